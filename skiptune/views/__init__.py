@@ -1,0 +1,1 @@
+"""Tables and text for a terminal: what a person sees, made from plain data."""
