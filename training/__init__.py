@@ -1,0 +1,1 @@
+"""Programs that made the bundled networks: not installed, run from a checkout."""
