@@ -1,0 +1,142 @@
+"""From pydantic's errors to problems that a person can mend, all at once.
+
+Every field of a skiptune model carries a description that says in words what it accepts; that is
+the `expected` of each of its problems. Validators that know more raise `refusal(...)`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from skiptune.errors import Problem
+from skiptune.search.document import Path_, shown
+
+__all__ = ["choices_text", "one_of", "problems_of", "refusal", "suggestion"]
+
+
+def refusal(expected: str, *, at: Path_ = ()) -> PydanticCustomError:
+    """Return the error a validator raises to say what would have been accepted.
+
+    Arguments:
+        expected: In words.
+        at: Path of the offending value below the validated one.
+    """
+    return PydanticCustomError("skiptune", "expected {expected}", {"expected": expected, "at": at})
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return ` (did you mean `x`?)` for the choice nearest to a word, or nothing."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def choices_text(word: str, choices: Sequence[str]) -> str:
+    """Return `one of a, b, c` with a suggestion for the word that was not among them."""
+    return f"one of {', '.join(choices)}{suggestion(word, choices)}"
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a validator that accepts only the given words."""
+
+    def check(word: str) -> str:
+        if word not in choices:
+            raise refusal(choices_text(word, choices))
+        return word
+
+    return check
+
+
+def problems_of(
+    error: ValidationError,
+    *,
+    model: type[BaseModel],
+    values: Any,
+    where: Callable[[Path_], str],
+) -> list[Problem]:
+    """Return one problem for each mistake in the values, in the order of the model's fields.
+
+    Arguments:
+        error: What pydantic said.
+        model: The model that was validated.
+        values: The plain data that was validated.
+        where: Names a path for a person.
+    """
+    found: dict[Path_, Problem] = {}
+    for item in error.errors(include_url=False):
+        kind = item["type"]
+        context = item.get("ctx", {})
+        path = (*_path(item["loc"], values), *context.get("at", ()))
+        if kind == "missing":
+            path = (*path, item["loc"][-1])
+        owner, info = _field(model, path)
+        value = _at(values, path)
+        expected = (info.description if info else None) or str(item["msg"])
+        text = "nothing" if value is _ABSENT else shown(value)
+        if kind == "extra_forbidden":
+            key = str(path[-1])
+            known = list(owner.model_fields) if owner else []
+            expected, text = choices_text(key, known), f"unknown key `{key}`"
+        elif kind == "skiptune":
+            expected = str(context["expected"])
+        elif kind.endswith("_type") and isinstance(value, str):
+            text += " (text)"
+        found.setdefault(path, Problem(where(path), expected, text))
+    # A union reports every branch: what is said inside a value is better than about the whole.
+    inner = {path[:end] for path in found for end in range(len(path))}
+    return [problem for path, problem in found.items() if path not in inner]
+
+
+_ABSENT = object()
+
+
+def _path(loc: Sequence[int | str], values: Any) -> Path_:
+    """Return pydantic's location without the names of union branches that it mixes in."""
+    path: list[int | str] = []
+    for step in loc:
+        below = _at(values, (*path, step))
+        if below is not _ABSENT:
+            path.append(step)
+    return tuple(path)
+
+
+def _at(values: Any, path: Path_) -> Any:
+    for step in path:
+        if isinstance(values, Mapping) and step in values:
+            values = values[step]
+        elif isinstance(values, list | tuple) and isinstance(step, int) and step < len(values):
+            values = values[step]
+        else:
+            return _ABSENT
+    return values
+
+
+def _field(model: type[BaseModel], path: Path_) -> tuple[type[BaseModel] | None, FieldInfo | None]:
+    """Return the model that owns the last key of a path, and the key's field if it is known."""
+    owner: type[BaseModel] | None = model
+    info: FieldInfo | None = None
+    inner: type[BaseModel] | None = model
+    for step in path:
+        if isinstance(step, int):
+            continue
+        owner, info = inner, inner.model_fields.get(step) if inner else None
+        inner = _model_in(info.annotation) if info else None
+    return owner, info
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model inside an annotation such as `tuple[M, ...]` or `M | str | None`."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    for part in typing.get_args(annotation):
+        inner = _model_in(part)
+        if inner is not None:
+            return inner
+    return None

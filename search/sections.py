@@ -1,0 +1,248 @@
+"""The sections of a study spec: what each key accepts, in types and in words.
+
+A field's description is what a person reads as `expected` when the value is wrong. Ranges that
+span two keys are checked at the second one, so that one wrong key hides no other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from skiptune.objectives.names import EXTRACTORS
+from skiptune.sampling.setting import GRIDS, SOLVERS, Churn, Setting
+from skiptune.search.document import shown
+from skiptune.search.problems import one_of, refusal
+
+__all__ = [
+    "CHUNK_IMAGES",
+    "METRICS",
+    "SAMPLERS",
+    "SPACES",
+    "ChurnSpec",
+    "ConfirmSpec",
+    "NetworkSpec",
+    "ObjectiveSpec",
+    "SearchSpec",
+    "Section",
+    "SettingSpec",
+    "SpaceSpec",
+    "WindowSpec",
+]
+
+CHUNK_IMAGES = 250  # the unit that is leased, sampled, stored and reused
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc", "nsgaii")
+SPACES = ("uniform", "linear", "per-resolution", "per-skip")
+METRICS = ("fd",)
+
+# Seeds of a study: the search owns 1,000,000 seeds, one confirm 100,000 for its two blocks.
+SEARCH_IMAGES = 1_000_000
+CONFIRM_IMAGES = 50_000
+
+
+class Section(BaseModel):
+    """A part of a study spec: immutable, strict about types, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+def _file_or_name(text: str, info: ValidationInfo) -> str:
+    """Make a file's path absolute: relative ones start at the folder that the context names."""
+    is_file = "/" in text or bool(Path(text).suffix)
+    if not is_file or "://" in text:
+        return text
+    folder = (info.context or {}).get(info.field_name, Path.cwd())
+    return str((folder / Path(text).expanduser()).absolute())
+
+
+def _whole_chunks(images: int) -> int:
+    if images % CHUNK_IMAGES:
+        raise refusal(f"whole chunks: a multiple of {CHUNK_IMAGES} images")
+    return images
+
+
+Images = Annotated[int, Field(ge=CHUNK_IMAGES), AfterValidator(_whole_chunks)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileOrName = Annotated[str, Field(min_length=1), AfterValidator(_file_or_name)]
+
+
+class NetworkSpec(Section):
+    """Which network is tuned."""
+
+    checkpoint: FileOrName = Field(
+        description="`fashion` (bundled) or the path of a .safetensors checkpoint"
+    )
+    sha256: Sha256 | None = Field(
+        None, description="64 lower-case hexadecimal digits of the checkpoint, or null"
+    )
+
+
+class ChurnSpec(Section):
+    """Noise added back by Heun's method (EDM, arXiv 2206.00364, Algorithm 2)."""
+
+    amount: float = Field(0.0, ge=0, description="a number of at least 0 (S_churn)")
+    low: float = Field(0.0, ge=0, description="a sigma of at least 0 (S_tmin)")
+    high: float | None = Field(
+        None, gt=0, description="a sigma above `low` (S_tmax), or null for no upper end"
+    )
+    noise: float = Field(1.0, gt=0, description="a number above 0 (S_noise)")
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float | None, info: ValidationInfo) -> float | None:
+        low = info.data.get("low")
+        if high is not None and low is not None and high <= low:
+            raise refusal(f"a sigma above `low` ({shown(low)}), or null for no upper end")
+        return high
+
+
+class SettingSpec(Section):
+    """How images are made apart from the schedule: the fields of `sampling.Setting`."""
+
+    solver: Annotated[str, AfterValidator(one_of(SOLVERS))] = Field(
+        "dpmpp_2m", description=f"one of {', '.join(SOLVERS)}"
+    )
+    steps: int = Field(6, ge=1, le=1000, description="a whole number of steps from 1 to 1000")
+    grid: Annotated[str, AfterValidator(one_of(GRIDS))] = Field(
+        "edm", description=f"one of {', '.join(GRIDS)}"
+    )
+    sigma_min: float = Field(0.002, gt=0, description="a sigma above 0")
+    sigma_max: float = Field(80.0, gt=0, description="a sigma above `sigma_min`")
+    exponent: float = Field(7.0, gt=0, description="a number above 0 (EDM's rho of the grid)")
+    guidance: float = Field(1.0, ge=0, description="a number of at least 0; 1 is no guidance")
+    churn: ChurnSpec = Field(ChurnSpec(), description="amount, low, high, noise")
+    epsilon_scale: float = Field(1.0, gt=0, description="a number above 0; 1 is untouched")
+    labels: Literal["random"] | Annotated[int, Field(ge=0)] | None = Field(
+        "random", description='"random", one class from 0, or null for unconditional'
+    )
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _above_min(cls, sigma_max: float, info: ValidationInfo) -> float:
+        sigma_min = info.data.get("sigma_min")
+        if sigma_min is not None and sigma_max <= sigma_min:
+            raise refusal(f"a sigma above `sigma_min` ({shown(sigma_min)})")
+        return sigma_max
+
+    def to_setting(self) -> Setting:
+        """Return the setting that sampling understands.
+
+        Raises:
+            SpecError: When the parts do not go together.
+        """
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        churn = self.churn.model_dump(exclude_none=True)
+        return Setting(**{**fields, "churn": Churn(**churn)})
+
+
+class WindowSpec(Section):
+    """The grid points at which every scale acts, counted from the noisiest (0)."""
+
+    first: int = Field(ge=0, description="a grid point from 0, the noisiest")
+    last: int = Field(ge=0, description="a grid point from `first` to steps - 1")
+
+    @field_validator("last")
+    @classmethod
+    def _not_before_first(cls, last: int, info: ValidationInfo) -> int:
+        first = info.data.get("first")
+        if first is not None and last < first:
+            raise refusal(f"a grid point from `first` ({first}) to steps - 1")
+        return last
+
+
+class SpaceSpec(Section):
+    """Which scales are searched, on a log scale from `low` to `high`."""
+
+    kind: Annotated[str, AfterValidator(one_of(SPACES))] = Field(
+        "per-skip", description=f"one of {', '.join(SPACES)}"
+    )
+    low: float = Field(
+        0.5, gt=0, le=1, description="a scale above 0 and at most 1: the baseline must be inside"
+    )
+    high: float = Field(
+        2.0, ge=1, description="a scale of at least 1 and above `low`: the baseline must be inside"
+    )
+    skips: Literal["all"] | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+        "all", description='"all" or a list of skip addresses, each once'
+    )
+    window: Literal["search"] | WindowSpec | None = Field(
+        None, description='null, "search", or {first: GRID POINT, last: GRID POINT}'
+    )
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float, info: ValidationInfo) -> float:
+        low = info.data.get("low")
+        if low is not None and high <= low:
+            raise refusal(f"a scale above `low` ({shown(low)})")
+        return high
+
+    @field_validator("skips")
+    @classmethod
+    def _each_once(cls, skips: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not isinstance(skips, str) and len(set(skips)) < len(skips):
+            raise refusal('"all" or a list of skip addresses, each once')
+        return skips
+
+
+class ObjectiveSpec(Section):
+    """What is measured."""
+
+    metric: Annotated[str, AfterValidator(one_of(METRICS))] = Field(
+        "fd", description=f"one of {', '.join(METRICS)}"
+    )
+    extractor: Annotated[str, AfterValidator(one_of(EXTRACTORS))] = Field(
+        description=f"one of {', '.join(EXTRACTORS)}"
+    )
+    weights: FileOrName | None = Field(
+        None, description="the path of the extractor's weights, or null for its own"
+    )
+    reference: FileOrName = Field(
+        description="`fashion-train` (bundled) or the path of reference statistics"
+    )
+
+
+class SearchSpec(Section):
+    """How schedules are proposed and how many images each one gets."""
+
+    sampler: Annotated[str, AfterValidator(one_of(SAMPLERS))] = Field(
+        "tpe", description=f"one of {', '.join(SAMPLERS)}"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")
+    evaluations: int = Field(40, ge=1, description="a whole number of at least 1")
+    rungs: Annotated[tuple[Images, ...], Field(strict=False, min_length=1)] = Field(
+        (500, 2000, 8000),
+        description=f"a list of increasing image counts, each a multiple of {CHUNK_IMAGES}",
+    )
+    promote: float = Field(
+        1 / 3, gt=0, le=1, description="the part of a rung that goes on, above 0 and at most 1"
+    )
+
+    @field_validator("rungs")
+    @classmethod
+    def _increasing(cls, rungs: tuple[int, ...]) -> tuple[int, ...]:
+        for index, (lower, higher) in enumerate(itertools.pairwise(rungs), start=1):
+            if higher <= lower:
+                raise refusal(f"more images than the rung before ({lower})", at=(index,))
+        if rungs[-1] > SEARCH_IMAGES:
+            raise refusal(f"at most {SEARCH_IMAGES:,} images", at=(len(rungs) - 1,))
+        return rungs
+
+
+class ConfirmSpec(Section):
+    """How the winner is proved on seeds that no decision has seen."""
+
+    candidates: int = Field(3, ge=1, description="a whole number of at least 1")
+    images: Annotated[Images, Field(le=CONFIRM_IMAGES)] = Field(
+        2000,
+        description=f"images of each of the two blocks: a multiple of {CHUNK_IMAGES}, "
+        f"at most {CONFIRM_IMAGES}",
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="a level above 0 and below 1")
+    min_gain: float = Field(0.01, ge=0, lt=1, description="a part from 0 to below 1 (0.01 is 1 %)")
+    controls: bool = Field(True, description="true or false")

@@ -1,0 +1,238 @@
+"""The study spec: one YAML screen that says what is tuned, how it is judged, and what it may cost.
+
+A spec is checked here against everything that can be known without loading a network; all
+problems come at once. `meaning` is the part of a spec that a study keeps for life: what may not
+change when it is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+
+from skiptune.canonical import canonical
+from skiptune.errors import Problem, SpecError
+from skiptune.search.document import Document, parse_yaml, read_text, shown
+from skiptune.search.problems import problems_of, refusal, suggestion
+from skiptune.search.sections import (
+    CHUNK_IMAGES,
+    METRICS,
+    SAMPLERS,
+    SPACES,
+    ConfirmSpec,
+    NetworkSpec,
+    ObjectiveSpec,
+    SearchSpec,
+    Section,
+    SettingSpec,
+    SpaceSpec,
+    WindowSpec,
+)
+
+__all__ = [
+    "CHUNK_IMAGES",
+    "METRICS",
+    "SAMPLERS",
+    "SPACES",
+    "ConfirmSpec",
+    "NetworkSpec",
+    "ObjectiveSpec",
+    "SearchSpec",
+    "SettingSpec",
+    "SpaceSpec",
+    "StudySpec",
+    "WindowSpec",
+    "difference",
+    "load_spec",
+    "preset_text",
+    "presets",
+]
+
+PRESETS = Path(__file__).parent / "presets"
+
+# Keys that may hold a file's path.
+FILE_KEYS = (("network", "checkpoint"), ("objective", "weights"), ("objective", "reference"))
+
+
+class StudySpec(Section):
+    """A whole study; see `search/presets/fashion.yaml` for the meaning of each key."""
+
+    study: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$",
+        description="a name of at most 100 letters, digits and . _ ~ -",
+    )
+    network: NetworkSpec = Field(description="a mapping with `checkpoint`")
+    setting: SettingSpec = Field(
+        SettingSpec(), description="a mapping with `solver`, `steps`, ..."
+    )
+    space: SpaceSpec = Field(SpaceSpec(), description="a mapping with `kind`, `low`, `high`, ...")
+    objective: ObjectiveSpec = Field(description="a mapping with `extractor` and `reference`")
+    search: SearchSpec = Field(SearchSpec(), description="a mapping with `sampler`, `rungs`, ...")
+    confirm: ConfirmSpec = Field(ConfirmSpec(), description="a mapping with `images`, ...")
+    microbatch: int = Field(
+        50,
+        ge=1,
+        description=f"images per forward, a divisor of the chunk ({CHUNK_IMAGES}): "
+        "1, 2, 5, 10, 25, 50, 125 or 250",
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _window_on_the_grid(cls, space: SpaceSpec, info: ValidationInfo) -> SpaceSpec:
+        setting, window = info.data.get("setting"), space.window
+        if setting is not None and isinstance(window, WindowSpec) and window.last >= setting.steps:
+            raise refusal(
+                f"a grid point from 0 to {setting.steps - 1} (setting.steps is {setting.steps})",
+                at=("window", "last"),
+            )
+        return space
+
+    @field_validator("microbatch")
+    @classmethod
+    def _divides_the_chunk(cls, microbatch: int) -> int:
+        if CHUNK_IMAGES % microbatch:
+            raise ValueError("does not divide the chunk")
+        return microbatch
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as plain data, every default written out."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, source: str = "spec") -> Self:
+        """Read plain data, e.g. what `to_json` gave.
+
+        Arguments:
+            values: Nested mappings.
+            source: Where the values come from, for messages.
+
+        Raises:
+            SpecError: With every problem at once.
+        """
+        return cls._checked(Document(source, dict(values)), folder=Path.cwd())
+
+    @classmethod
+    def _checked(cls, document: Document, *, folder: Path) -> Self:
+        problems = list(document.problems)
+        spec: Self | None = None
+        folders = {
+            path[-1]: Path.cwd() if document.is_overridden(path) else folder for path in FILE_KEYS
+        }
+        try:
+            spec = cls.model_validate(document.values, context=folders)
+        except ValidationError as error:
+            problems += problems_of(error, model=cls, values=document.values, where=document.where)
+        if spec is None or problems:
+            raise SpecError.of(
+                problems, hint="every key is explained in the file that `skiptune init` writes"
+            )
+        return spec
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what may not change on resume: dotted key to plain value.
+
+        The engine adds the hashes of what it loads (network, extractor, reference): those are
+        identities, paths are not. Budget, sampler, promotion, the size of a confirm and further
+        rungs are free. The decision rule is not: a level that may be raised afterwards is none.
+        """
+        meaning: dict[str, Any] = {}
+        for section in ("setting", "space"):
+            meaning |= _flat(getattr(self, section).model_dump(mode="json"), f"{section}.")
+        meaning["objective.metric"] = self.objective.metric
+        meaning["objective.extractor"] = self.objective.extractor
+        meaning["search.rungs"] = list(self.search.rungs)
+        meaning["confirm.alpha"] = self.confirm.alpha
+        meaning["confirm.min_gain"] = self.confirm.min_gain
+        meaning["microbatch"] = self.microbatch
+        return meaning
+
+
+def difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Problem]:
+    """Return one problem per field in which two meanings differ: expected stored, found given.
+
+    Rungs may be added at the end.
+
+    Arguments:
+        stored: The meaning that the study was created with, dotted key to plain value.
+        given: The meaning it is resumed with.
+    """
+    problems = []
+    for key in [*stored, *(key for key in given if key not in stored)]:
+        if key in stored and key in given:
+            old, new = stored[key], given[key]
+            if canonical(old) == canonical(new):
+                continue
+            if key == "search.rungs" and list(new[: len(old)]) == list(old):
+                continue
+        expected = f"{shown(stored[key])} (stored)" if key in stored else "nothing (stored)"
+        found = f"{shown(given[key])} (given)" if key in given else "nothing (given)"
+        problems.append(Problem(key, expected, found))
+    return problems
+
+
+def presets() -> tuple[str, ...]:
+    """Return the names of the bundled study files."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+
+
+def preset_text(name: str) -> str:
+    """Return a bundled study file with its comments.
+
+    Raises:
+        SpecError: When there is no preset of this name.
+    """
+    if name not in presets():
+        raise SpecError(
+            "preset",
+            expected=f"one of {', '.join(presets())}{suggestion(name, presets())}",
+            found=shown(name),
+            hint="name a preset, or write your own study file and pass its path",
+        )
+    return (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_spec(path: Path | str, *, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read a study from a YAML file or a preset.
+
+    Relative paths inside a file start at the file's folder; in a preset or an override, at the
+    working directory.
+
+    Arguments:
+        path: A preset's bare name, e.g. ``fashion``, or the path of a YAML file; a preset goes
+            before a file of the same name (write ``./fashion`` for that).
+        overrides: `KEY=VALUE` texts, e.g. ``space.low=0.7``; values are YAML, a later one wins.
+
+    Raises:
+        SpecError: With every problem at once: the line or option, what was expected, and what
+            was found.
+    """
+    name = str(path)
+    if name in presets():
+        document = parse_yaml(preset_text(name), name=f"preset {name}")
+        folder = Path.cwd()
+    else:
+        file = Path(path)
+        if not file.exists() and not file.suffix and file.name == name:
+            known = f"{', '.join(presets())}{suggestion(name, presets())}"
+            raise SpecError(
+                name,
+                expected=f"a study file or a preset: {known}",
+                found="neither",
+                hint="write a commented study file with `skiptune init study.yaml`",
+            )
+        document = parse_yaml(read_text(file), name=name)
+        folder = file.absolute().parent
+    return StudySpec._checked(document.overridden(overrides), folder=folder)
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
