@@ -1,0 +1,49 @@
+"""Embeddings of the noise level: sines, then cosines, of the label at several frequencies."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FourierEmbedding", "PositionalEmbedding"]
+
+
+class PositionalEmbedding(nn.Module):
+    """Geometric frequencies from 1 down to 1/10000, both included (Ho et al. 2020, DDPM).
+
+    Arguments:
+        channels: Length of the embedding, even, at least 4.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Map noise labels [B] to [B, channels]."""
+        half = self.channels // 2
+        steps = torch.arange(half, device=labels.device, dtype=torch.float32)
+        frequencies = torch.exp(steps * (-math.log(10_000) / (half - 1)))
+        angles = labels[:, None] * frequencies.to(labels.dtype)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Random frequencies, normal with standard deviation 16 turns (Song et al. 2021, NCSN++).
+
+    Arguments:
+        channels: Length of the embedding, even.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 16 * torch.randn(channels // 2))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Map noise labels [B] to [B, channels]."""
+        angles = labels[:, None] * (2 * math.pi * self.freqs).to(labels.dtype)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
