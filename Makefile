@@ -58,7 +58,7 @@ constraints:  ## pin anew what `make` installs (needs Python 3.11, the oldest su
 	extras=$$("$(PYTHON)" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"], sep=",")') && \
 	"$(PYTHON)" -m venv "$$scratch/venv" && \
 	"$$scratch/venv/bin/python" -m pip install --editable ".[$$extras]" && \
-	"$$scratch/venv/bin/python" -m pip freeze --exclude-editable > "$$scratch/frozen" && \
+	"$$scratch/venv/bin/python" -m pip freeze --all --exclude pip --exclude-editable > "$$scratch/frozen" && \
 	{ echo '# Made by `make constraints` with Python 3.11 on Linux: the versions that `make` installs.'; \
 	  echo '# What skiptune runs with is wider: see the lower bounds in pyproject.toml.'; \
 	  sed 's/+[^ ;]*//' "$$scratch/frozen"; } > "$$scratch/constraints.txt" && \

@@ -2,7 +2,8 @@
 
 Two descriptions are the same thing exactly when their canonical texts are equal. Floats are
 written as C99 hexadecimal literals, so a value survives any JSON reader bit for bit; keys are
-sorted; tuples and lists are the same thing; NaN and infinity are refused.
+sorted; tuples and lists are the same thing; NaN and infinity are refused, and so is a string
+that is the text of a float.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 __all__ = ["canonical", "digest", "file_digest"]
+
+# What float.hex writes for a finite number.
+_FLOAT_TEXT = re.compile(r"-?0x[01]\.(?:0|[0-9a-f]{13})p[+-][0-9]{1,4}")
 
 
 def canonical(value: Any) -> str:
@@ -25,7 +30,7 @@ def canonical(value: Any) -> str:
 
     Raises:
         TypeError: For anything that is not plain data.
-        ValueError: For NaN or infinite floats.
+        ValueError: For NaN or infinite floats, and for strings that would read as floats.
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -42,7 +47,11 @@ def file_digest(path: Path | str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        if _FLOAT_TEXT.fullmatch(value):
+            raise ValueError(f"{value!r} is a string and the canonical text of a float")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
