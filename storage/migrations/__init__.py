@@ -1,1 +1,1 @@
-"""Alembic migrations of the `skiptune_` tables."""
+"""Alembic's revisions of our tables; see `skiptune.storage.database.REVISIONS`."""

@@ -1,1 +1,1 @@
-"""One module per schema version, oldest first."""
+"""One file per revision of the schema."""

@@ -1,0 +1,263 @@
+"""What the functions of this room return: frozen plain data, never rows of a session.
+
+Digests are 64 hexadecimal digits, identifiers 32. Times are timezone-aware UTC, by the clock of
+the database. Numbers of images and seeds are in images, durations in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+__all__ = [
+    "CHUNK",
+    "LOST_LEASES",
+    "Artifact",
+    "Chunk",
+    "ChunkState",
+    "Claim",
+    "Evaluation",
+    "EvaluationState",
+    "Kind",
+    "Lease",
+    "Progress",
+    "Projection",
+    "Rung",
+    "RungState",
+    "Score",
+    "Spending",
+    "SpentBlock",
+    "Study",
+    "StudyState",
+    "Turn",
+]
+
+CHUNK: Final = 250
+"""Images in a chunk; the first seed of a chunk is a multiple of it."""
+
+LOST_LEASES: Final = 3
+"""After so many lost leases a chunk is poisoned: it takes its workers with it."""
+
+StudyState = Literal["running", "paused", "stopped", "complete"]
+Kind = Literal["baseline", "proposal", "control", "confirm"]
+EvaluationState = Literal["running", "complete", "diverged", "failed"]
+RungState = Literal["open", "complete"]
+ChunkState = Literal["open", "leased", "done", "poisoned"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study. `meaning` is the part of the spec that may not change; the rest is in `spec`."""
+
+    id: str
+    name: str
+    spec: dict[str, Any]
+    meaning: dict[str, Any]
+    state: StudyState
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One schedule of a study on one block of seeds, from `first_seed` on.
+
+    `number` is 0 for the study's first baseline and counts up. `series`, `measure`, `schedule`
+    are digests; `schedule_json` is the schedule itself. `params` is what Optuna proposed in the
+    trial of number `trial`, if it did.
+    """
+
+    id: str
+    study_id: str
+    number: int
+    kind: Kind
+    label: str
+    block: str
+    series: str
+    measure: str
+    schedule: str
+    schedule_json: dict[str, Any]
+    first_seed: int
+    params: dict[str, Any]
+    trial: int | None
+    state: EvaluationState
+    reason: str | None
+    created: datetime
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The first `images` images of an evaluation; level 0 is the lowest rung."""
+
+    id: str
+    evaluation_id: str
+    level: int
+    images: int
+    state: RungState
+    created: datetime
+    completed: datetime | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images with seeds `first_seed` to `first_seed + images - 1`.
+
+    `array` is the digest of the stored arrays once done, `seconds` what sampling them took, `nfe`
+    the network images per image made. `attempts` counts leases that were begun and not handed
+    back, `doubled_images` images that were sampled once more and dropped.
+    """
+
+    id: str
+    series: str
+    measure: str
+    schedule: str
+    first_seed: int
+    images: int
+    state: ChunkState
+    study_id: str | None
+    worker: str | None
+    fence: int
+    lease_until: datetime | None
+    attempts: int
+    seconds: float | None
+    nfe: float | None
+    array: str | None
+    provenance: dict[str, Any] | None
+    reason: str | None
+    doubled_images: int
+    committed: datetime | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right of one worker to sample one chunk until its lease ends.
+
+    `fence` grows with every claim of the chunk: a commit that carries an old one is refused.
+    `series`, `measure` and `schedule` are the descriptions themselves; `kind`, `label` and
+    `number` are those of the evaluation, and `opens_evaluation` marks its first chunk.
+    """
+
+    chunk_id: str
+    fence: int
+    worker: str
+    study_id: str
+    evaluation_id: str
+    number: int
+    kind: Kind
+    label: str
+    series: dict[str, Any]
+    measure: dict[str, Any]
+    schedule: dict[str, Any]
+    first_seed: int
+    images: int
+    opens_evaluation: bool
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A chunk that somebody holds; `remaining` seconds (negative: expired, anyone may claim)."""
+
+    chunk_id: str
+    fence: int
+    worker: str
+    first_seed: int
+    remaining: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The right of one worker to do a task of a study that one does at a time."""
+
+    study_id: str
+    task: str
+    worker: str
+    fence: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one rung; `difference` is paired with the baseline, negative is better."""
+
+    id: str
+    evaluation_id: str
+    level: int
+    metric: str
+    reference: str
+    images: int
+    value: float
+    standard_error: float
+    raw: float | None
+    difference: float | None
+    difference_error: float | None
+    baseline_images: int | None
+    created: datetime
+
+
+@dataclass(frozen=True)
+class SpentBlock:
+    """Seeds that one confirm alone may use, and the level `alpha` at which it may test."""
+
+    study_id: str
+    block: str
+    number: int
+    first_seed: int
+    images: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored file by the SHA-256 of its bytes."""
+
+    digest: str
+    kind: str
+    bytes: int
+    name: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The trial by which Optuna was told one rung of an evaluation."""
+
+    study_id: str
+    evaluation_id: str
+    level: int
+    optuna_study: str
+    trial_number: int
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a study, or one block of it, has spent.
+
+    Arguments:
+        images: Images stored that were sampled for this study.
+        seconds: What sampling them took, summed over workers.
+        network_images: Images through the network (images x NFE).
+        doubled_images: Images sampled once more after a lost lease, and dropped.
+        reused_images: Images stored that another study has paid for.
+    """
+
+    images: int
+    seconds: float
+    network_images: float
+    doubled_images: int
+    reused_images: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a study stands: how many evaluations and chunks are in which state.
+
+    Arguments:
+        evaluations: Count by (kind, state).
+        chunks: Count by state, of the chunks that its rungs ask for, each once.
+        workers: Names of the workers that hold an unexpired lease, sorted.
+    """
+
+    evaluations: Mapping[tuple[Kind, EvaluationState], int]
+    chunks: Mapping[ChunkState, int]
+    workers: tuple[str, ...]
