@@ -49,6 +49,11 @@ class Document:
             if path[:end] in self.overrides:
                 rest = path[end:]
                 return self.overrides[path[:end]] + (f": {dotted(path)}" if rest else "")
+        if path and path not in self.lines:
+            # A mapping that only an override has brought in.
+            for key, option in self.overrides.items():
+                if key[: len(path)] == path:
+                    return option
         line = next(
             (
                 self.lines[path[:end]]
@@ -106,14 +111,17 @@ class Document:
         return Document(self.name, values, self.lines, self.problems, origins)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, hint: str) -> str:
     """Read a small UTF-8 text file.
+
+    Arguments:
+        path: The file.
+        hint: What to do when it cannot be read.
 
     Raises:
         SpecError: When the file is missing, a folder, unreadable, too large or not text.
     """
     where = str(path)
-    hint = "write a commented study file with `skiptune init study.yaml`"
     try:
         size = path.stat().st_size
         data = path.read_bytes() if size <= MAX_BYTES else b""
@@ -175,7 +183,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "an alias (*name)", mark)
         return super().compose_node(parent, index)
 
@@ -239,13 +247,14 @@ def _value(
                     Problem(f"{name}:{line}: {dotted(path)}", "keys that are text", found)
                 )
                 continue
-            inner = (*path, str(key_node.value))
+            key = str(key_node.value)
+            inner = (*path, key)
             if inner in lines:
                 found = f"`{key_node.value}` again (first on line {lines[inner]})"
                 faults.append(Problem(f"{name}:{line}: {dotted(inner)}", "each key once", found))
                 continue
             lines[inner] = line
-            mapping[inner[-1]] = _value(value_node, inner, name, lines, faults)
+            mapping[key] = _value(value_node, inner, name, lines, faults)
         return mapping
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         items: list[Any] = []

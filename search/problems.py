@@ -73,13 +73,13 @@ def problems_of(
     for item in error.errors(include_url=False):
         kind = item["type"]
         context = item.get("ctx", {})
-        path = (*_path(item["loc"], values), *context.get("at", ()))
-        if kind == "missing":
-            path = (*path, item["loc"][-1])
+        path = (*_path(model, item["loc"], values), *context.get("at", ()))
         owner, info = _field(model, path)
         value = _at(values, path)
         expected = (info.description if info else None) or str(item["msg"])
         text = "nothing" if value is _ABSENT else shown(value)
+        if value is _ABSENT and kind != "missing":
+            text = f"{shown(item['input'])} (default)"
         if kind == "extra_forbidden":
             key = str(path[-1])
             known = list(owner.model_fields) if owner else []
@@ -97,14 +97,15 @@ def problems_of(
 _ABSENT = object()
 
 
-def _path(loc: Sequence[int | str], values: Any) -> Path_:
+def _path(model: type[BaseModel], loc: Sequence[int | str], values: Any) -> Path_:
     """Return pydantic's location without the names of union branches that it mixes in."""
-    path: list[int | str] = []
+    path: Path_ = ()
     for step in loc:
-        below = _at(values, (*path, step))
-        if below is not _ABSENT:
-            path.append(step)
-    return tuple(path)
+        longer = (*path, step)
+        is_key = isinstance(step, str) and _field(model, longer)[1] is not None
+        if is_key or _at(values, longer) is not _ABSENT:
+            path = longer
+    return path
 
 
 def _at(values: Any, path: Path_) -> Any:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from skiptune.objectives.names import EXTRACTORS
-from skiptune.sampling.setting import GRIDS, SOLVERS, Churn, Setting
+from skiptune.objectives.names import EXTRACTORS, REFERENCES
+from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Churn, Setting
 from skiptune.search.document import shown
-from skiptune.search.problems import one_of, refusal
+from skiptune.search.problems import one_of, refusal, suggestion
 
 __all__ = [
     "CHUNK_IMAGES",
@@ -51,13 +51,24 @@ class Section(BaseModel):
     )
 
 
+def _is_file(text: str) -> bool:
+    """Return whether a text names a file; bundled things have bare names."""
+    return "/" in text or bool(Path(text).suffix)
+
+
 def _file_or_name(text: str, info: ValidationInfo) -> str:
     """Make a file's path absolute: relative ones start at the folder that the context names."""
-    is_file = "/" in text or bool(Path(text).suffix)
-    if not is_file or "://" in text:
+    if not _is_file(text) or "://" in text:
         return text
     folder = (info.context or {}).get(info.field_name, Path.cwd())
     return str((folder / Path(text).expanduser()).absolute())
+
+
+def _known_reference(text: str) -> str:
+    if not _is_file(text) and text not in REFERENCES:
+        known = ", ".join(REFERENCES)
+        raise refusal(f"{known} or the path of a file{suggestion(text, REFERENCES)}")
+    return text
 
 
 def _whole_chunks(images: int) -> int:
@@ -78,26 +89,28 @@ class NetworkSpec(Section):
         description="`fashion` (bundled) or the path of a .safetensors checkpoint"
     )
     sha256: Sha256 | None = Field(
-        None, description="64 lower-case hexadecimal digits of the checkpoint, or null"
+        default=None, description="64 lower-case hexadecimal digits of the checkpoint, or null"
     )
 
 
 class ChurnSpec(Section):
     """Noise added back by Heun's method (EDM, arXiv 2206.00364, Algorithm 2)."""
 
-    amount: float = Field(0.0, ge=0, description="a number of at least 0 (S_churn)")
-    low: float = Field(0.0, ge=0, description="a sigma of at least 0 (S_tmin)")
+    amount: float = Field(default=0.0, ge=0, description="a number of at least 0 (S_churn)")
+    low: float = Field(default=0.0, ge=0, description="a sigma of at least 0 (S_tmin)")
     high: float | None = Field(
-        None, gt=0, description="a sigma above `low` (S_tmax), or null for no upper end"
+        default=None,
+        ge=0,
+        description="a sigma of at least `low` (S_tmax), or null for no upper end",
     )
-    noise: float = Field(1.0, gt=0, description="a number above 0 (S_noise)")
+    noise: float = Field(default=1.0, gt=0, description="a number above 0 (S_noise)")
 
     @field_validator("high")
     @classmethod
     def _above_low(cls, high: float | None, info: ValidationInfo) -> float | None:
         low = info.data.get("low")
-        if high is not None and low is not None and high <= low:
-            raise refusal(f"a sigma above `low` ({shown(low)}), or null for no upper end")
+        if high is not None and low is not None and high < low:
+            raise refusal(f"a sigma of at least `low` ({shown(low)}), or null for no upper end")
         return high
 
 
@@ -105,20 +118,26 @@ class SettingSpec(Section):
     """How images are made apart from the schedule: the fields of `sampling.Setting`."""
 
     solver: Annotated[str, AfterValidator(one_of(SOLVERS))] = Field(
-        "dpmpp_2m", description=f"one of {', '.join(SOLVERS)}"
+        default="dpmpp_2m", description=f"one of {', '.join(SOLVERS)}"
     )
-    steps: int = Field(6, ge=1, le=1000, description="a whole number of steps from 1 to 1000")
+    steps: int = Field(
+        default=6, ge=1, le=1000, description="a whole number of steps from 1 to 1000"
+    )
     grid: Annotated[str, AfterValidator(one_of(GRIDS))] = Field(
-        "edm", description=f"one of {', '.join(GRIDS)}"
+        default="edm", description=f"one of {', '.join(GRIDS)}"
     )
-    sigma_min: float = Field(0.002, gt=0, description="a sigma above 0")
-    sigma_max: float = Field(80.0, gt=0, description="a sigma above `sigma_min`")
-    exponent: float = Field(7.0, gt=0, description="a number above 0 (EDM's rho of the grid)")
-    guidance: float = Field(1.0, ge=0, description="a number of at least 0; 1 is no guidance")
-    churn: ChurnSpec = Field(ChurnSpec(), description="amount, low, high, noise")
-    epsilon_scale: float = Field(1.0, gt=0, description="a number above 0; 1 is untouched")
+    sigma_min: float = Field(default=0.002, gt=0, description="a sigma above 0")
+    sigma_max: float = Field(default=80.0, gt=0, description="a sigma above `sigma_min`")
+    exponent: float = Field(
+        default=7.0, gt=0, description="a number above 0 (EDM's rho of the grid)"
+    )
+    guidance: float = Field(
+        default=1.0, ge=0, description="a number of at least 0; 1 is no guidance"
+    )
+    churn: ChurnSpec = Field(default=ChurnSpec(), description="amount, low, high, noise")
+    epsilon_scale: float = Field(default=1.0, gt=0, description="a number above 0; 1 is untouched")
     labels: Literal["random"] | Annotated[int, Field(ge=0)] | None = Field(
-        "random", description='"random", one class from 0, or null for unconditional'
+        default="random", description='"random", one class from 0, or null for unconditional'
     )
 
     @field_validator("sigma_max")
@@ -128,6 +147,22 @@ class SettingSpec(Section):
         if sigma_min is not None and sigma_max <= sigma_min:
             raise refusal(f"a sigma above `sigma_min` ({shown(sigma_min)})")
         return sigma_max
+
+    @field_validator("churn")
+    @classmethod
+    def _where_noise_can_be_added(cls, churn: ChurnSpec, info: ValidationInfo) -> ChurnSpec:
+        solver = info.data.get("solver", STOCHASTIC_SOLVERS[0])
+        if churn.amount > 0 and solver not in STOCHASTIC_SOLVERS:
+            able = " and ".join(STOCHASTIC_SOLVERS)
+            raise refusal(f"0: only {able} add noise, not {solver}", at=("amount",))
+        return churn
+
+    @field_validator("labels")
+    @classmethod
+    def _a_label_to_guide_to(cls, labels: str | int | None, info: ValidationInfo) -> Any:
+        if labels is None and info.data.get("guidance", 1.0) != 1:
+            raise refusal('"random" or one class from 0, because guidance is asked for')
+        return labels
 
     def to_setting(self) -> Setting:
         """Return the setting that sampling understands.
@@ -159,19 +194,24 @@ class SpaceSpec(Section):
     """Which scales are searched, on a log scale from `low` to `high`."""
 
     kind: Annotated[str, AfterValidator(one_of(SPACES))] = Field(
-        "per-skip", description=f"one of {', '.join(SPACES)}"
+        default="per-skip", description=f"one of {', '.join(SPACES)}"
     )
     low: float = Field(
-        0.5, gt=0, le=1, description="a scale above 0 and at most 1: the baseline must be inside"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="a scale above 0 and at most 1: the baseline must be inside",
     )
     high: float = Field(
-        2.0, ge=1, description="a scale of at least 1 and above `low`: the baseline must be inside"
+        default=2.0,
+        ge=1,
+        description="a scale of at least 1 and above `low`: the baseline must be inside",
     )
     skips: Literal["all"] | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        "all", description='"all" or a list of skip addresses, each once'
+        default="all", description='"all" or a list of skip addresses, each once'
     )
     window: Literal["search"] | WindowSpec | None = Field(
-        None, description='null, "search", or {first: GRID POINT, last: GRID POINT}'
+        default=None, description='null, "search", or {first: GRID POINT, last: GRID POINT}'
     )
 
     @field_validator("high")
@@ -194,15 +234,15 @@ class ObjectiveSpec(Section):
     """What is measured."""
 
     metric: Annotated[str, AfterValidator(one_of(METRICS))] = Field(
-        "fd", description=f"one of {', '.join(METRICS)}"
+        default="fd", description=f"one of {', '.join(METRICS)}"
     )
     extractor: Annotated[str, AfterValidator(one_of(EXTRACTORS))] = Field(
         description=f"one of {', '.join(EXTRACTORS)}"
     )
     weights: FileOrName | None = Field(
-        None, description="the path of the extractor's weights, or null for its own"
+        default=None, description="the path of the extractor's weights, or null for its own"
     )
-    reference: FileOrName = Field(
+    reference: Annotated[FileOrName, AfterValidator(_known_reference)] = Field(
         description="`fashion-train` (bundled) or the path of reference statistics"
     )
 
@@ -211,16 +251,19 @@ class SearchSpec(Section):
     """How schedules are proposed and how many images each one gets."""
 
     sampler: Annotated[str, AfterValidator(one_of(SAMPLERS))] = Field(
-        "tpe", description=f"one of {', '.join(SAMPLERS)}"
+        default="tpe", description=f"one of {', '.join(SAMPLERS)}"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")
-    evaluations: int = Field(40, ge=1, description="a whole number of at least 1")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")
+    evaluations: int = Field(default=40, ge=1, description="a whole number of at least 1")
     rungs: Annotated[tuple[Images, ...], Field(strict=False, min_length=1)] = Field(
-        (500, 2000, 8000),
+        default=(500, 2000, 8000),
         description=f"a list of increasing image counts, each a multiple of {CHUNK_IMAGES}",
     )
     promote: float = Field(
-        1 / 3, gt=0, le=1, description="the part of a rung that goes on, above 0 and at most 1"
+        default=1 / 3,
+        gt=0,
+        le=1,
+        description="the part of a rung that goes on, above 0 and at most 1",
     )
 
     @field_validator("rungs")
@@ -237,12 +280,14 @@ class SearchSpec(Section):
 class ConfirmSpec(Section):
     """How the winner is proved on seeds that no decision has seen."""
 
-    candidates: int = Field(3, ge=1, description="a whole number of at least 1")
+    candidates: int = Field(default=3, ge=1, description="a whole number of at least 1")
     images: Annotated[Images, Field(le=CONFIRM_IMAGES)] = Field(
-        2000,
+        default=2000,
         description=f"images of each of the two blocks: a multiple of {CHUNK_IMAGES}, "
         f"at most {CONFIRM_IMAGES}",
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="a level above 0 and below 1")
-    min_gain: float = Field(0.01, ge=0, lt=1, description="a part from 0 to below 1 (0.01 is 1 %)")
-    controls: bool = Field(True, description="true or false")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="a level above 0 and below 1")
+    min_gain: float = Field(
+        default=0.01, ge=0, lt=1, description="a part from 0 to below 1 (0.01 is 1 %)"
+    )
+    controls: bool = Field(default=True, description="true or false")

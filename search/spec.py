@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 PRESETS = Path(__file__).parent / "presets"
+INIT = "write a commented study file with `skiptune init study.yaml`"
 
 # Keys that may hold a file's path.
 FILE_KEYS = (("network", "checkpoint"), ("objective", "weights"), ("objective", "reference"))
@@ -66,14 +67,18 @@ class StudySpec(Section):
     )
     network: NetworkSpec = Field(description="a mapping with `checkpoint`")
     setting: SettingSpec = Field(
-        SettingSpec(), description="a mapping with `solver`, `steps`, ..."
+        default=SettingSpec(), description="a mapping with `solver`, `steps`, ..."
     )
-    space: SpaceSpec = Field(SpaceSpec(), description="a mapping with `kind`, `low`, `high`, ...")
+    space: SpaceSpec = Field(
+        default=SpaceSpec(), description="a mapping with `kind`, `low`, `high`, ..."
+    )
     objective: ObjectiveSpec = Field(description="a mapping with `extractor` and `reference`")
-    search: SearchSpec = Field(SearchSpec(), description="a mapping with `sampler`, `rungs`, ...")
-    confirm: ConfirmSpec = Field(ConfirmSpec(), description="a mapping with `images`, ...")
+    search: SearchSpec = Field(
+        default=SearchSpec(), description="a mapping with `sampler`, `rungs`, ..."
+    )
+    confirm: ConfirmSpec = Field(default=ConfirmSpec(), description="a mapping with `images`, ...")
     microbatch: int = Field(
-        50,
+        default=50,
         ge=1,
         description=f"images per forward, a divisor of the chunk ({CHUNK_IMAGES}): "
         "1, 2, 5, 10, 25, 50, 125 or 250",
@@ -221,9 +226,9 @@ def load_spec(path: Path | str, *, overrides: Sequence[str] = ()) -> StudySpec:
                 name,
                 expected=f"a study file or a preset: {known}",
                 found="neither",
-                hint="write a commented study file with `skiptune init study.yaml`",
+                hint=INIT,
             )
-        document = parse_yaml(read_text(file), name=name)
+        document = parse_yaml(read_text(file, hint=INIT), name=name)
         folder = file.absolute().parent
     return StudySpec._checked(document.overridden(overrides), folder=folder)
 

@@ -1,0 +1,108 @@
+"""The evidence in `tuned.json`: what was measured, how sure it is, and on which seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from skiptune.search.problems import refusal
+from skiptune.search.sections import Section, Sha256
+
+__all__ = ["Measure", "Provenance", "Score", "SeedBlock", "Verdict"]
+
+Interval = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class Measure(Section):
+    """What the scores mean."""
+
+    metric: str = Field(min_length=1, description="features, image count and correction")
+    extractor: str = Field(min_length=1, description="the name of the feature extractor")
+    extractor_sha256: Sha256 = Field(description="64 lower-case hexadecimal digits")
+    reference: str = Field(min_length=1, description="the name of the reference statistics")
+    reference_sha256: Sha256 = Field(description="64 lower-case hexadecimal digits")
+
+
+class Score(Section):
+    """One measured row."""
+
+    label: str = Field(min_length=1, description="what was measured")
+    images: int = Field(ge=1, description="the number of images")
+    nfe: float = Field(gt=0, description="network evaluations per image")
+    value: float = Field(description="the metric, lower is better")
+    standard_error: float = Field(ge=0, description="the standard error of `value`, at least 0")
+    interval: Interval = Field(description="the two ends of the 95 % interval of `value`")
+    difference: float | None = Field(
+        default=None, description="paired difference to the baseline, negative is better, or null"
+    )
+    difference_error: float | None = Field(
+        default=None, ge=0, description="the standard error of `difference`, or null"
+    )
+
+    @field_validator("interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        return _ends(interval)
+
+
+class Verdict(Section):
+    """What was proved on seeds that took no part in choosing."""
+
+    verdict: Literal["win", "no significant gain", "not confirmed"] = Field(
+        description="win, no significant gain, or not confirmed"
+    )
+    gain: float | None = Field(
+        default=None, description="percent of the baseline's value, above 0 better"
+    )
+    interval: Interval | None = Field(
+        default=None,
+        description="the two ends of the interval of `gain` at level 1 - alpha, percent",
+    )
+    alpha: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="the level of the two-sided test, above 0 and below 1",
+    )
+
+    @field_validator("interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if interval is None else _ends(interval)
+
+    @model_validator(mode="after")
+    def _has_evidence(self) -> Self:
+        for key in ("gain", "interval", "alpha"):
+            if self.verdict == "win" and getattr(self, key) is None:
+                raise refusal(f"`{key}`: a win carries its evidence", at=(key,))
+        if self.verdict == "win" and self.interval is not None and self.interval[0] <= 0:
+            raise refusal("an interval above 0 for a win", at=("interval",))
+        return self
+
+
+class SeedBlock(Section):
+    """Consecutive image seeds."""
+
+    first: int = Field(ge=0, description="the first image seed")
+    images: int = Field(ge=1, description="how many seeds")
+
+
+class Provenance(Section):
+    """Where the file came from; nothing here is identity."""
+
+    skiptune: str = Field(description="the version of skiptune")
+    created: str = Field(description="when, ISO 8601 in UTC")
+    evaluations: int | None = Field(default=None, ge=0, description="schedules tried, or null")
+    images: int | None = Field(default=None, ge=0, description="images sampled in all, or null")
+    seconds: float | None = Field(default=None, ge=0, description="worker seconds in all, or null")
+    device: str | None = Field(default=None, description="the device that sampled, or null")
+    versions: dict[str, str] = Field(
+        default={}, description="versions of the packages used, by name"
+    )
+
+
+def _ends(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise refusal("the lower end first")
+    return interval

@@ -1,0 +1,352 @@
+"""`tuned.json`: what a study found, in a form that other software runs, with its evidence.
+
+The file holds one row per skip of the network (also the untouched ones), the setting the scales
+were tuned at, the verdict with its interval, the seeds behind it and where it came from. It is
+bound to its network: the checkpoint's hash and every skip's address and channels. The schedule's
+hash stands beside the rows, because evidence for one schedule says nothing about an edited one.
+`tuned.schema.json` is its JSON Schema (of `Tuned`, a test keeps them equal).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+
+from skiptune.errors import NetworkError, Problem, SpecError
+from skiptune.sampling.schedule import Schedule, Term
+from skiptune.search.document import Document, read_text, shown
+from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
+from skiptune.search.output import write_whole
+from skiptune.search.problems import problems_of, refusal
+from skiptune.search.sections import Section, SettingSpec, Sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from skiptune.sampling.hooks import Handle
+    from skiptune.sampling.skips import Skip
+
+__all__ = [
+    "FORMAT",
+    "SCHEMA_VERSION",
+    "Measure",
+    "Provenance",
+    "Score",
+    "SeedBlock",
+    "Tuned",
+    "TunedNetwork",
+    "TunedSkip",
+    "TunedWindow",
+    "Verdict",
+    "json_schema",
+    "load",
+]
+
+FORMAT = "skiptune.tuned"
+SCHEMA_VERSION = 1
+
+EXPORT = "export it again with `skiptune export STUDY -o tuned.json`"
+
+Scale = Annotated[float, Field(ge=0, description="a factor of at least 0; 1 is untouched")]
+
+
+class TunedNetwork(Section):
+    """The network that the scales belong to."""
+
+    name: str = Field(min_length=1, description="the name of the checkpoint")
+    sha256: Sha256 = Field(description="64 lower-case hexadecimal digits of the checkpoint file")
+
+
+class TunedWindow(Section):
+    """Noise levels low <= sigma < high at which a skip has a scale of its own."""
+
+    low: float = Field(ge=0, description="a sigma of at least 0")
+    high: float | None = Field(description="a sigma above `low`, or null for no upper end")
+    scale: Scale
+
+
+class TunedSkip(Section):
+    """One skip and what it is multiplied by."""
+
+    address: str = Field(
+        min_length=1, description="the decoder block that receives the skip, e.g. 16x16_block0"
+    )
+    index: int = Field(ge=0, description="the place of the skip, 0 is the deepest")
+    resolution: int = Field(ge=1, description="height and width of the skip's feature map")
+    main_channels: int = Field(ge=1, description="channels of the main path")
+    skip_channels: int = Field(ge=1, description="channels of the skip: the last of the block's")
+    scale: Scale
+    windows: Annotated[tuple[TunedWindow, ...], Field(strict=False)] = Field(
+        default=(), description="noise levels with another scale; `scale` must then be 1"
+    )
+
+    @field_validator("windows")
+    @classmethod
+    def _either_or(
+        cls, windows: tuple[TunedWindow, ...], info: ValidationInfo
+    ) -> tuple[TunedWindow, ...]:
+        if windows and info.data.get("scale", 1.0) != 1:
+            raise refusal("no windows where `scale` is not 1")
+        return windows
+
+    def terms(self) -> list[Term]:
+        """Return the terms of the schedule that this row stands for."""
+        if not self.windows:
+            return [Term(self.address, self.scale)]
+        return [
+            Term(self.address, w.scale, w.low, float("inf") if w.high is None else w.high)
+            for w in self.windows
+        ]
+
+
+class Tuned(Section):
+    """Tuned skip scales with their evidence; `schedule`, `apply` and `write` act on them."""
+
+    format: Literal["skiptune.tuned"] = Field(default="skiptune.tuned", description=FORMAT)
+    schema_version: Literal[1] = Field(default=1, description=f"{SCHEMA_VERSION}")
+    study: str = Field(min_length=1, description="the name of the study")
+    network: TunedNetwork = Field(description="a mapping with `name` and `sha256`")
+    setting: SettingSpec = Field(description="the setting that the scales were tuned at")
+    skips: Annotated[tuple[TunedSkip, ...], Field(strict=False, min_length=1)] = Field(
+        description="every skip of the network, once, deepest first"
+    )
+    schedule_sha256: Sha256 = Field(description="the hash of the schedule that the rows stand for")
+    verdict: Verdict = Field(description="a mapping with `verdict`, `gain`, `interval`, `alpha`")
+    measure: Measure = Field(description="a mapping with `metric`, `extractor`, `reference`, ...")
+    baseline: Score = Field(description="the score of the untouched network")
+    tuned: Score = Field(description="the score of these scales on the same seeds")
+    controls: Annotated[tuple[Score, ...], Field(strict=False)] = Field(
+        default=(), description="scores of what is not skips, on the same seeds"
+    )
+    seeds: dict[str, SeedBlock] = Field(description="image seeds by what they were used for")
+    provenance: Provenance = Field(description="a mapping with `skiptune` and `created`")
+
+    @field_validator("skips")
+    @classmethod
+    def _every_skip_once(cls, skips: tuple[TunedSkip, ...]) -> tuple[TunedSkip, ...]:
+        seen: set[str] = set()
+        for place, skip in enumerate(skips):
+            if skip.index != place:
+                raise refusal(f"{place}: every skip once, deepest first", at=(place, "index"))
+            if skip.address in seen:
+                raise refusal("an address that stands here once", at=(place, "address"))
+            seen.add(skip.address)
+            try:
+                Schedule(skip.terms())
+            except SpecError as error:
+                raise refusal(error.problems[0].expected, at=(place, "windows")) from None
+        return skips
+
+    @field_validator("schedule_sha256")
+    @classmethod
+    def _of_these_rows(cls, sha256: str, info: ValidationInfo) -> str:
+        skips = info.data.get("skips")
+        if skips is not None and sha256 != _schedule(skips).digest:
+            raise refusal("the hash of the rows in `skips`: the scales were edited by hand")
+        return sha256
+
+    @classmethod
+    def of(cls, schedule: Schedule, *, skips: Sequence[Skip], **sections: Any) -> Self:
+        """Make the rows and the hash of a schedule; everything else is passed as it stands.
+
+        Arguments:
+            schedule: The tuned schedule.
+            skips: All skips of the network.
+            sections: `study`, `network`, `setting`, `verdict`, `measure`, `baseline`, `tuned`,
+                `seeds`, `provenance`, and `controls` if any: models or plain data.
+
+        Raises:
+            SpecError: For a schedule with an address that is no skip, or values out of range.
+        """
+        known = [skip.address for skip in skips]
+        problems = [
+            Problem(f"schedule: {address}", f"an address among {', '.join(known)}", "no such skip")
+            for address in schedule.addresses
+            if address not in known
+        ]
+        if problems:
+            raise SpecError.of(problems, hint="list the skips with `skiptune skips CHECKPOINT`")
+        rows = [_row(skip, schedule) for skip in sorted(skips, key=lambda skip: skip.index)]
+        values = {key: _plain(value) for key, value in sections.items()}
+        return cls.from_json({**values, "skips": rows, "schedule_sha256": schedule.digest})
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], *, source: str = "tuned.json") -> Self:
+        """Read plain data, e.g. what `to_json` gave.
+
+        Raises:
+            SpecError: With every problem at once.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            document = Document(source, values)
+            problems = problems_of(error, model=cls, values=values, where=document.where)
+            raise SpecError.of(problems, hint=EXPORT) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return self.model_dump(mode="json")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that the rows stand for."""
+        return _schedule(self.skips)
+
+    def check(self, skips: Sequence[Skip], *, sha256: str | None = None) -> None:
+        """Refuse any other network than the tuned one.
+
+        Arguments:
+            skips: The skips of the network at hand.
+            sha256: Hash of its checkpoint file, if known.
+
+        Raises:
+            NetworkError: Naming the hash, and every skip that is missing, unknown or different.
+        """
+        problems = []
+        if sha256 is not None and sha256 != self.network.sha256:
+            expected = f"the weights of {self.network.name} (sha256 {self.network.sha256})"
+            problems.append(Problem("network", expected, f"sha256 {sha256}"))
+        tuned = {skip.address: _fingerprint(skip) for skip in self.skips}
+        found = {skip.address: _fingerprint(skip) for skip in skips}
+        for address in dict.fromkeys([*tuned, *found]):
+            if tuned.get(address) != found.get(address):
+                problems.append(
+                    Problem(
+                        f"network: {address}",
+                        tuned.get(address, "no such skip"),
+                        found.get(address, "no such skip"),
+                    )
+                )
+        if problems:
+            hint = f"load {self.network.name}, or tune this network: `skiptune init study.yaml`"
+            raise NetworkError.of(problems, hint=hint)
+
+    def apply(self, network: torch.nn.Module, *, sha256: str | None = None) -> Handle:
+        """Install the scales on the network they were tuned on.
+
+        Arguments:
+            network: An EDM-style network.
+            sha256: Hash of its checkpoint file, if known: the weights are then checked too.
+
+        Returns:
+            The handle whose `remove()` takes the scales off again.
+
+        Raises:
+            NetworkError: When this is another network; nothing has been installed.
+        """
+        from skiptune.sampling.hooks import apply
+        from skiptune.sampling.skips import find_skips
+
+        self.check(find_skips(network), sha256=sha256)
+        return apply(network, self.schedule)
+
+    def write(self, path: Path | str, *, force: bool = False) -> None:
+        """Write the file; it is there whole or not at all.
+
+        Arguments:
+            path: Where.
+            force: Replace an existing file.
+
+        Raises:
+            OutputError: When the file exists and `force` is not set, or it cannot be written.
+        """
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(Path(path), text.encode("utf-8"), force=force)
+
+
+def load(path: Path | str) -> Tuned:
+    """Read `tuned.json`.
+
+    Arguments:
+        path: The file.
+
+    Raises:
+        SpecError: When the file is missing, cut short, of a newer schema or edited by hand, with
+            every problem at once.
+    """
+    name = str(path)
+    text = read_text(Path(path), hint=EXPORT)
+    try:
+        values = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        where = f"{name}:{error.lineno}"
+        found = "the end of the file" if not text[error.pos :].strip() else error.msg
+        raise SpecError(where, expected="complete JSON", found=found, hint=EXPORT) from None
+    except (ValueError, RecursionError) as error:
+        found = str(error).splitlines()[0]
+        raise SpecError(name, expected="plain JSON", found=found, hint=EXPORT) from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = shown(values.get("format") if isinstance(values, dict) else values)
+        raise SpecError(f"{name}: format", expected=FORMAT, found=found, hint=EXPORT)
+    version = values.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SpecError(
+            f"{name}: schema_version",
+            expected=f"at most {SCHEMA_VERSION}",
+            found=f"{version}, written by a newer skiptune",
+            hint="pip install --upgrade skiptune",
+        )
+    return Tuned.from_json(values, source=name)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `tuned.json`: the content of `tuned.schema.json`."""
+    return Tuned.model_json_schema()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _schedule(skips: Sequence[TunedSkip]) -> Schedule:
+    return Schedule(term for skip in skips for term in skip.terms())
+
+
+def _row(skip: Skip, schedule: Schedule) -> dict[str, Any]:
+    terms = [term for term in schedule.terms if term.address == skip.address]
+    constant = len(terms) == 1 and terms[0].low == 0 and terms[0].high == float("inf")
+    return {
+        "address": skip.address,
+        "index": skip.index,
+        "resolution": skip.resolution,
+        "main_channels": skip.main_channels,
+        "skip_channels": skip.skip_channels,
+        "scale": terms[0].scale if constant else 1.0,
+        "windows": []
+        if constant
+        else [
+            {
+                "low": term.low,
+                "high": None if term.high == float("inf") else term.high,
+                "scale": term.scale,
+            }
+            for term in terms
+        ],
+    }
+
+
+def _fingerprint(skip: Skip | TunedSkip) -> str:
+    channels = f"{skip.main_channels} + {skip.skip_channels} channels"
+    return f"skip {skip.index} with {channels} at {skip.resolution}x{skip.resolution}"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {shown(key)} twice in one object")
+        values[key] = value
+    return values
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"the number {text}")
