@@ -113,7 +113,7 @@ def batch_indices(*, seed: int, first: int, count: int, size: int) -> Tensor:
     """
     places = torch.arange(first, first + count)
     indices = torch.empty_like(places)
-    for epoch in (places // size).unique().tolist():
+    for epoch in range(first // size, (first + count - 1) // size + 1):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(size, generator=generator)
         chosen = places // size == epoch
@@ -131,7 +131,11 @@ def learning_rate(run: Run, *, peak: float, warmup: int) -> float:
 
 
 def save_weights(
-    path: Path, weights: Mapping[str, Tensor], *, config: Mapping[str, Any], facts: Mapping[str, Any]
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
     """Write weights as safetensors with the network's configuration, replacing the file at once.
 
@@ -248,7 +252,7 @@ class Trainer:
         )
         loss = edm_loss(self.network, self.images[indices], self.labels[indices]).mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
         gradients = [parameter.grad for parameter in self.parameters]
         flat = torch.cat([g.flatten() for g in gradients if g is not None])
@@ -259,7 +263,8 @@ class Trainer:
         norm = float(message[:-2].norm())
         if math.isfinite(norm):
             message[:-2] *= min(1.0, CLIP_NORM / max(norm, 1e-12))
-            parts = message[:-2].split([parameter.numel() for parameter in self.parameters])
+            sizes = [parameter.numel() for parameter in self.parameters]
+            parts = torch.split(message[:-2], sizes)
             for parameter, part in zip(self.parameters, parts, strict=True):
                 # `flatten` above reads in logical order, so `view` writes in logical order.
                 parameter.grad = part.view(parameter.shape)
@@ -346,10 +351,20 @@ def main() -> None:
     add("--threads", type=int, default=1, help="threads of each process")
     add("--minutes", type=float, default=0.0, help="end this session after so many minutes")
     add("--checkpoint-minutes", type=float, default=3.0)
-    add("--snapshots", type=int, nargs="*", default=None, help="images at which to keep the EMA "
-        "(default: at 25 and 50 percent of --images)")
-    add("--decay-to", type=int, default=-1, help="let the learning rate fall from now on, to zero "
-        "at this number of images, and end there")
+    add(
+        "--snapshots",
+        type=int,
+        nargs="*",
+        default=None,
+        help="images at which to keep the EMA (default: at 25 and 50 percent of --images)",
+    )
+    add(
+        "--decay-to",
+        type=int,
+        default=-1,
+        help="let the learning rate fall from now on, to zero "
+        "at this number of images, and end there",
+    )
     options = parser.parse_args()
     if options.snapshots is None:
         options.snapshots = [options.images // 4, options.images // 2]

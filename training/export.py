@@ -28,9 +28,7 @@ def main() -> None:
     largest = max(float(value.abs().max()) for value in weights.values())
     if not math.isfinite(largest):
         raise SystemExit("a weight does not fit half precision")
-    options_kept = {
-        key: state["options"][key] for key in ("batch", "lr", "warmup", "ema", "seed")
-    }
+    options_kept = {key: state["options"][key] for key in ("batch", "lr", "warmup", "ema", "seed")}
     facts = {**state["run"], **options_kept, "processes": state["world"]}
     save_weights(options.out, weights, config=state["config"], facts=facts)
     print(f"{options.out}: {state['run']['images']} images, largest weight {largest:.3f}")

@@ -89,7 +89,9 @@ def _read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
 
 
 def _read_folder(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    parts = [(_read_idx(folder, images), _read_idx(folder, labels)) for images, labels in _IDX_FILES]
+    parts = [
+        (_read_idx(folder, images), _read_idx(folder, labels)) for images, labels in _IDX_FILES
+    ]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 

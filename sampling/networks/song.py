@@ -1,4 +1,4 @@
-"""The U-Net of DDPM++ and NCSN++ (Song et al. 2021, arXiv 2011.13456) in EDM's configuration space.
+"""The U-Net of DDPM++ and NCSN++ (Song et al. 2021, arXiv 2011.13456), configured by EDM's keys.
 
 Module and parameter names, shapes and numbers are those of the checkpoints published with Karras
 et al. 2022 (arXiv 2206.00364, table 7), so these load with `load_state_dict(strict=True)`.
@@ -101,9 +101,7 @@ class SongUNet(nn.Module):
         embedding = PositionalEmbedding if embedding_type == "positional" else FourierEmbedding
         self.map_noise: PositionalEmbedding | FourierEmbedding = embedding(noise_channels)
         self.map_label = linear(label_dim, noise_channels) if label_dim else None
-        self.map_augment = (
-            linear(augment_dim, noise_channels, bias=False) if augment_dim else None
-        )
+        self.map_augment = linear(augment_dim, noise_channels, bias=False) if augment_dim else None
         self.map_layer0 = linear(noise_channels, emb_channels)
         self.map_layer1 = linear(emb_channels, emb_channels)
 
@@ -120,7 +118,12 @@ class SongUNet(nn.Module):
                 self.enc[f"{at}_conv"] = ResampledConv2d(in_channels, x_channels, 3)
             else:
                 self.enc[f"{at}_down"] = ResidualBlock(
-                    x_channels, x_channels, emb_channels, direction="down", row=row, dropout=dropout
+                    x_channels,
+                    x_channels,
+                    emb_channels,
+                    direction="down",
+                    row=row,
+                    dropout=dropout,
                 )
                 if encoder_type == "skip":
                     self.enc[f"{at}_aux_down"] = Resample2d("down", row)
