@@ -16,9 +16,9 @@ from skiptune.objectives.names import EXTRACTORS, REFERENCES
 from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Churn, Setting
 from skiptune.search.document import shown
 from skiptune.search.problems import one_of, refusal, suggestion
+from skiptune.storage.records import CHUNK
 
 __all__ = [
-    "CHUNK_IMAGES",
     "METRICS",
     "SAMPLERS",
     "SPACES",
@@ -33,7 +33,6 @@ __all__ = [
     "WindowSpec",
 ]
 
-CHUNK_IMAGES = 250  # the unit that is leased, sampled, stored and reused
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc", "nsgaii")
 SPACES = ("uniform", "linear", "per-resolution", "per-skip")
 METRICS = ("fd",)
@@ -72,12 +71,12 @@ def _known_reference(text: str) -> str:
 
 
 def _whole_chunks(images: int) -> int:
-    if images % CHUNK_IMAGES:
-        raise refusal(f"whole chunks: a multiple of {CHUNK_IMAGES} images")
+    if images % CHUNK:
+        raise refusal(f"whole chunks: a multiple of {CHUNK} images")
     return images
 
 
-Images = Annotated[int, Field(ge=CHUNK_IMAGES), AfterValidator(_whole_chunks)]
+Images = Annotated[int, Field(ge=CHUNK), AfterValidator(_whole_chunks)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileOrName = Annotated[str, Field(min_length=1), AfterValidator(_file_or_name)]
 
@@ -257,7 +256,7 @@ class SearchSpec(Section):
     evaluations: int = Field(default=40, ge=1, description="a whole number of at least 1")
     rungs: Annotated[tuple[Images, ...], Field(strict=False, min_length=1)] = Field(
         default=(500, 2000, 8000),
-        description=f"a list of increasing image counts, each a multiple of {CHUNK_IMAGES}",
+        description=f"a list of increasing image counts, each a multiple of {CHUNK}",
     )
     promote: float = Field(
         default=1 / 3,
@@ -283,7 +282,7 @@ class ConfirmSpec(Section):
     candidates: int = Field(default=3, ge=1, description="a whole number of at least 1")
     images: Annotated[Images, Field(le=CONFIRM_IMAGES)] = Field(
         default=2000,
-        description=f"images of each of the two blocks: a multiple of {CHUNK_IMAGES}, "
+        description=f"images of each of the two blocks: a multiple of {CHUNK}, "
         f"at most {CONFIRM_IMAGES}",
     )
     alpha: float = Field(default=0.05, gt=0, lt=1, description="a level above 0 and below 1")

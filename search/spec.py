@@ -18,7 +18,6 @@ from skiptune.errors import Problem, SpecError
 from skiptune.search.document import Document, parse_yaml, read_text, shown
 from skiptune.search.problems import problems_of, refusal, suggestion
 from skiptune.search.sections import (
-    CHUNK_IMAGES,
     METRICS,
     SAMPLERS,
     SPACES,
@@ -31,9 +30,9 @@ from skiptune.search.sections import (
     SpaceSpec,
     WindowSpec,
 )
+from skiptune.storage.records import CHUNK
 
 __all__ = [
-    "CHUNK_IMAGES",
     "METRICS",
     "SAMPLERS",
     "SPACES",
@@ -80,7 +79,7 @@ class StudySpec(Section):
     microbatch: int = Field(
         default=50,
         ge=1,
-        description=f"images per forward, a divisor of the chunk ({CHUNK_IMAGES}): "
+        description=f"images per forward, a divisor of the chunk ({CHUNK}): "
         "1, 2, 5, 10, 25, 50, 125 or 250",
     )
 
@@ -98,7 +97,7 @@ class StudySpec(Section):
     @field_validator("microbatch")
     @classmethod
     def _divides_the_chunk(cls, microbatch: int) -> int:
-        if CHUNK_IMAGES % microbatch:
+        if CHUNK % microbatch:
             raise ValueError("does not divide the chunk")
         return microbatch
 
