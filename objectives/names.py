@@ -1,0 +1,72 @@
+"""The names of what comes with this room: feature networks and references. No torch.
+
+A study file is checked against these names before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "ASSETS",
+    "EXTRACTORS",
+    "FASHION_CNN",
+    "FASHION_CNN_SHA256",
+    "INCEPTION",
+    "INCEPTION_SHA256",
+    "REFERENCES",
+    "known_extractors",
+    "metric_name",
+    "remember_extractor",
+]
+
+ASSETS = Path(__file__).parent / "assets"
+
+FASHION_CNN = "fashion-cnn"
+INCEPTION = "inception"
+
+EXTRACTORS: tuple[str, ...] = (FASHION_CNN, INCEPTION)
+"""Extractors that `load_extractor` knows without `register_extractor`."""
+
+_registered: list[str] = []
+
+FASHION_CNN_SHA256 = "8f3205e8651d141dd341f81e171fe3f2f853bcdccf9a12184fd9ea0af93e40be"
+"""Of the weights file in this package."""
+
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth` (its release v0.2.0)."""
+
+REFERENCES: tuple[str, ...] = ("fashion-train",)
+"""References that `load_reference` finds in this package."""
+
+_FID_IMAGES = 50_000
+
+
+def known_extractors() -> tuple[str, ...]:
+    """Return the extractors that a study may name: the bundled ones and the registered ones."""
+    return (*EXTRACTORS, *_registered)
+
+
+def remember_extractor(name: str) -> None:
+    """Let studies name an extractor that this process has registered."""
+    if name not in known_extractors():
+        _registered.append(name)
+
+
+def metric_name(extractor_name: str, images: int, *, corrected: bool) -> str:
+    """Return the name of a Frechet metric: features, image count and correction.
+
+    Arguments:
+        extractor_name: Of the feature network.
+        images: Image count N.
+        corrected: Whether the value is corrected for its bias in N.
+
+    Returns:
+        `FID-50k` for the uncorrected Inception value at 50000 images, which is the only number
+        the literature means by it; otherwise e.g. `FD(fashion-cnn)-2k-corrected`. Counts are
+        written in thousands where that is exact, `FD(fashion-cnn)-500`.
+    """
+    if extractor_name == INCEPTION and images == _FID_IMAGES and not corrected:
+        return "FID-50k"
+    count = f"{images // 1000}k" if images >= 1000 and images % 1000 == 0 else str(images)
+    return f"FD({extractor_name})-{count}" + ("-corrected" if corrected else "")
