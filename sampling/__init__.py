@@ -1,1 +1,82 @@
-"""Room."""
+"""From a network, a schedule, a setting and seeds to images.
+
+Here live the skips of a network and the hooks that scale them, noise-level grids, solvers, one
+random stream per image, checkpoints, and the networks that skiptune itself can build. The way
+from scales to float images is differentiable. This room imports no other room.
+
+Names are imported on first use: `schedule`, `setting`, `grids` and `skips` cost no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
+    from skiptune.sampling.describe import describe
+    from skiptune.sampling.hooks import Handle, apply, check_effect, effect, scaled
+    from skiptune.sampling.images import Batch, sample, sample_float, to_uint8
+    from skiptune.sampling.noise import ImageStreams
+    from skiptune.sampling.schedule import Schedule, Term
+    from skiptune.sampling.setting import Churn, Setting, sigmas
+    from skiptune.sampling.skips import Skip, find_skips
+    from skiptune.sampling.solvers import solve
+
+_HOME = {
+    "Batch": "images",
+    "Checkpoint": "checkpoint",
+    "Churn": "setting",
+    "Handle": "hooks",
+    "ImageStreams": "noise",
+    "Schedule": "schedule",
+    "Setting": "setting",
+    "Skip": "skips",
+    "Term": "schedule",
+    "apply": "hooks",
+    "check_effect": "hooks",
+    "describe": "describe",
+    "effect": "hooks",
+    "find_skips": "skips",
+    "load_checkpoint": "checkpoint",
+    "sample": "images",
+    "sample_float": "images",
+    "scaled": "hooks",
+    "sigmas": "setting",
+    "solve": "solvers",
+    "to_uint8": "images",
+}
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Churn",
+    "Handle",
+    "ImageStreams",
+    "Schedule",
+    "Setting",
+    "Skip",
+    "Term",
+    "apply",
+    "check_effect",
+    "describe",
+    "effect",
+    "find_skips",
+    "load_checkpoint",
+    "sample",
+    "sample_float",
+    "scaled",
+    "sigmas",
+    "solve",
+    "to_uint8",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"skiptune.sampling.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'skiptune.sampling' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

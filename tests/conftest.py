@@ -1,11 +1,19 @@
-"""What every test shares: the device, one thread count, and a database in a fresh folder."""
+"""What every test shares: the device, one thread count, networks, and a fresh database."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from skiptune.sampling.networks import EDMPrecond
 
 # A spinning thread pool makes two busy torch processes on two cores run many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -25,3 +33,71 @@ def device(request: pytest.FixtureRequest) -> str:
 def database_url(tmp_path: Path) -> str:
     """The URL of a SQLite database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'skiptune.db'}"
+
+
+@pytest.fixture
+def tiny_config() -> dict[str, Any]:
+    """What `tiny_network` is built from: 8x8 images, 2 resolutions, 3 classes, 4 skips."""
+    return {
+        "precond": "edm",
+        "sigma_data": 0.5,
+        "img_resolution": 8,
+        "img_channels": 1,
+        "label_dim": 3,
+        "model_channels": 8,
+        "channel_mult": [1, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [4],
+        "dropout": 0.0,
+    }
+
+
+@pytest.fixture
+def mixed_config(tiny_config: dict[str, Any]) -> dict[str, Any]:
+    """What `mixed_network` is built from: 128 + 64 channels in 32 groups of 6."""
+    return {**tiny_config, "model_channels": 32, "channel_mult": [2, 4]}
+
+
+@pytest.fixture
+def tiny_network(tiny_config: dict[str, Any], device: str) -> EDMPrecond:
+    """A network of under 50,000 random weights in which every path matters."""
+    return _random_network(tiny_config, device)
+
+
+@pytest.fixture
+def mixed_network(mixed_config: dict[str, Any], device: str) -> EDMPrecond:
+    """A wider network in which a normalisation group holds main path and skip together."""
+    return _random_network(mixed_config, device)
+
+
+@pytest.fixture
+def write_checkpoint(tiny_config: dict[str, Any]) -> Callable[..., Path]:
+    """A function (network, path, config=tiny_config) that writes a checkpoint, and its path."""
+
+    def write(network: nn.Module, path: Path, config: Mapping[str, Any] = tiny_config) -> Path:
+        from safetensors.torch import save_file
+
+        tensors = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
+        save_file(tensors, path, metadata={"skiptune.network": json.dumps(dict(config))})
+        return path
+
+    return write
+
+
+def _random_network(config: Mapping[str, Any], device: str) -> EDMPrecond:
+    # Imported here, because most tests of other rooms need no torch.
+    import torch
+
+    from skiptune.sampling.networks import build
+
+    network = build(config)
+    generator = torch.Generator().manual_seed(20240219)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            # New networks end their branches almost at zero; every path shall matter here.
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.1 * noise + float("norm" in name and "weight" in name))
+    return network.to(device).eval().requires_grad_(False)
