@@ -52,23 +52,26 @@ class Database:
     """A database with our tables. Use `open_database` to get one.
 
     Arguments:
-        url: SQLAlchemy URL; printed with its password masked.
+        url: The URL of a SQLite file.
+
+    Raises:
+        StorageError: The URL names no SQLite file.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._engine = _engine(url)
+        self._engine = _engine(_parse(url))
         self._writer = self._engine.execution_options(**{_WRITES: True})
 
     @property
     def url(self) -> str:
         """The URL with its password: for opening, never for printing."""
-        return self._url.render_as_string(hide_password=False)
+        return self._url
 
     @property
     def name(self) -> str:
         """The URL as it may be printed."""
-        return self._url.render_as_string(hide_password=True)
+        return masked_url(self._url)
 
     def __repr__(self) -> str:
         return f"Database({self.name!r})"
@@ -116,10 +119,13 @@ class Database:
                 fail_point(f"{step}.after")
 
     @contextmanager
-    def write_connection(self) -> Iterator[Connection]:
-        """A writing transaction below the ORM, for the migrations."""
-        with _explained(self._url), self._writer.begin() as connection:
-            yield connection
+    def migrate(self) -> Iterator[Connection]:
+        """One writing transaction below the ORM, for Alembic."""
+        with _explained(self._url):
+            with self._writer.begin() as connection:
+                yield connection
+                fail_point("upgrade.before")
+            fail_point("upgrade.after")
 
     def revision(self) -> str | None:
         """The revision of our schema in this database, None where our tables are missing."""
@@ -143,15 +149,14 @@ def open_database(url: str, *, create: bool = False) -> Database:
     """
     if create:
         return init_database(url)
-    parsed = _parse(url)
-    if not _path(parsed).exists():
+    if not _path(_parse(url)).exists():
         raise StorageError(
             masked_url(url),
             expected="an existing database",
             found="no such file",
             hint="make it with `skiptune tune`, or name another one with --storage",
         )
-    database = Database(parsed)
+    database = Database(url)
     try:
         _check_revision(database, database.revision())
     except BaseException:
@@ -172,10 +177,9 @@ def init_database(url: str) -> Database:
     from skiptune.storage.migrations.upgrade import upgrade
     from skiptune.storage.optuna_rows import create_optuna_tables
 
-    parsed = _parse(url)
-    database = Database(parsed)
+    database = Database(url)
     try:
-        with _folder_lock(parsed):
+        with _folder_lock(_parse(url)):
             revision = database.revision()
             if revision is None:
                 _write_ahead(database)
@@ -191,10 +195,9 @@ def init_database(url: str) -> Database:
 
 def masked_url(url: str) -> str:
     """Return the URL with its password replaced by ``***``, also where it does not parse."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return re.sub(r"(?<=:)[^:/@]*(?=@)", "***", url)
+    # By pattern and not by parsing, which would leave the rest of a password after its own `@`.
+    masked = re.sub(r"^([\w+]+://[^:/@]*|[^:/]*):(?!//).*@", r"\1:***@", url)
+    return re.sub(r"(?i)(?<=password=)[^&#\s]*", "***", masked)
 
 
 def sqlite_pragmas(connection: sqlite3.Connection) -> None:
@@ -378,7 +381,7 @@ _FAULTS: Final = (
 
 
 @contextmanager
-def _explained(url: URL) -> Iterator[None]:
+def _explained(url: str) -> Iterator[None]:
     """Turn what the driver says about the database into a StorageError."""
     try:
         yield
@@ -391,6 +394,4 @@ def _explained(url: URL) -> Iterator[None]:
             ((expected, hint) for part, expected, hint in _FAULTS if part in found),
             ("a working database", "run the same command again"),
         )
-        raise StorageError(
-            url.render_as_string(hide_password=True), expected=expected, found=found, hint=hint
-        ) from error
+        raise StorageError(masked_url(url), expected=expected, found=found, hint=hint) from error

@@ -18,6 +18,7 @@ VARIABLE: Final = "SKIPTUNE_FAIL_POINT"
 
 STEPS: Final = (
     # one commit each: see the function of this name
+    "upgrade",
     "create_study",
     "set_study_state",
     "set_study_spec",

@@ -30,6 +30,6 @@ def upgrade(database: Database) -> None:
         StorageError: The database cannot be written.
     """
     config = configuration()
-    with database.write_connection() as connection:
+    with database.migrate() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
