@@ -29,7 +29,7 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
         found="an existing file",
         hint="choose another path, or replace the file with --force",
     )
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(str(path), expected="a file", found="a folder", hint="name a file in it")
     if not force and os.path.lexists(path):
         raise taken

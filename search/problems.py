@@ -124,11 +124,14 @@ def _field(model: type[BaseModel], path: Path_) -> tuple[type[BaseModel] | None,
     owner: type[BaseModel] | None = model
     info: FieldInfo | None = None
     inner: type[BaseModel] | None = model
+    free_key = False
     for step in path:
-        if isinstance(step, int):
+        if isinstance(step, int) or free_key:
+            free_key = False
             continue
         owner, info = inner, inner.model_fields.get(step) if inner else None
         inner = _model_in(info.annotation) if info else None
+        free_key = info is not None and typing.get_origin(info.annotation) is dict
     return owner, info
 
 

@@ -7,6 +7,7 @@ change when it is resumed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -219,7 +220,7 @@ def load_spec(path: Path | str, *, overrides: Sequence[str] = ()) -> StudySpec:
         folder = Path.cwd()
     else:
         file = Path(path)
-        if not file.exists() and not file.suffix and file.name == name:
+        if not os.path.lexists(file) and not file.suffix and file.name == name:
             known = f"{', '.join(presets())}{suggestion(name, presets())}"
             raise SpecError(
                 name,

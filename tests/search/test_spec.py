@@ -392,7 +392,7 @@ def test_a_stored_spec_reads_back() -> None:
 def test_specs_are_immutable() -> None:
     spec = load_spec("fashion")
     with pytest.raises(ValueError, match="frozen"):
-        spec.study = "other"
+        spec.study = "other"  # type: ignore[misc]
     assert isinstance(hash(spec), int)
 
 
