@@ -82,7 +82,7 @@ $(VENV)/bin/python:
 	    echo 'error: PYTHON=$(PYTHON)' >&2; \
 	    echo '       expected: Python 3.11 or newer' >&2; \
 	    echo "       found: $$("$(PYTHON)" --version 2>&1 | head -n 1)" >&2; \
-	    echo >&2; echo 'hint: make PYTHON=python3.12, or whatever your Python is called' >&2; exit 1; }
+	    echo >&2; echo 'hint: make $(MAKECMDGOALS) PYTHON=python3.12, or whatever your Python is called' >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo 'error: PYTHON=$(PYTHON)' >&2; \
 	    echo '       expected: a Python that can make environments with pip in them' >&2; \
