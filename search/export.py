@@ -1,0 +1,90 @@
+"""From a study's result to `tuned.json`: the scales with everything that speaks for them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from skiptune import __version__
+from skiptune.errors import OutputError
+from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
+from skiptune.search.result import Measured, Result
+from skiptune.search.study import SEARCH_SEED, OpenStudy
+from skiptune.search.tuned import Tuned, TunedNetwork
+
+__all__ = ["tuned_of"]
+
+# What a score may depend on beyond the stored arrays' own identity.
+PACKAGES = ("torch", "numpy", "optuna")
+
+
+def tuned_of(study: OpenStudy, result: Result) -> Tuned:
+    """Return the document of a confirmed study.
+
+    Arguments:
+        study: The study.
+        result: What one of its confirms found, a win or not: the verdict says which.
+
+    Raises:
+        OutputError: No candidate could be measured, so there are no scales to hand over.
+    """
+    if result.winner is None:
+        raise OutputError(
+            f"study {result.study}",
+            expected="a schedule that was measured on fresh seeds",
+            found="none: every candidate diverged, or the search proposed none",
+            hint=f"look at them with `skiptune status {result.study}`",
+        )
+    gain = result.winner.gain(result.baseline.value)
+    ends = result.winner.gain_interval(result.baseline.value, 1 - result.alpha)
+    images = result.baseline.images
+    return Tuned.of(
+        result.schedule,
+        skips=study.checkpoint.skips,
+        study=result.study,
+        network=TunedNetwork(name=study.spec.network.checkpoint, sha256=study.checkpoint.sha256),
+        setting=study.spec.setting,
+        verdict=Verdict(
+            verdict="win" if result.verdict == "win" else "no significant gain",
+            gain=None if gain is None else 100 * gain,
+            interval=None if ends is None else (100 * ends[0], 100 * ends[1]),
+            alpha=result.alpha,
+        ),
+        measure=Measure(
+            metric=result.metric,
+            extractor=study.extractor.name,
+            extractor_sha256=study.extractor.sha256,
+            reference=study.reference.name,
+            reference_sha256=study.reference.digest,
+        ),
+        baseline=_score(result.baseline),
+        tuned=_score(result.winner),
+        controls=[_score(row) for row in result.controls],
+        seeds={
+            "search": SeedBlock(first=SEARCH_SEED, images=study.rungs[-1]),
+            "confirm A": SeedBlock(first=result.seeds[0], images=images),
+            "confirm B": SeedBlock(first=result.seeds[1], images=images),
+        },
+        provenance=Provenance(
+            skiptune=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            evaluations=result.evaluations,
+            images=result.images,
+            seconds=result.seconds,
+            device=str(next(study.checkpoint.network.parameters()).device),
+            versions={package: version(package) for package in PACKAGES},
+        ),
+    )
+
+
+def _score(row: Measured) -> Score:
+    return Score(
+        label=row.label,
+        images=row.images,
+        nfe=row.nfe,
+        value=row.value,
+        standard_error=row.standard_error,
+        interval=row.interval(),
+        difference=row.difference,
+        difference_error=row.difference_error,
+    )

@@ -1,0 +1,316 @@
+"""Where studies stand, read from the database alone: no network is loaded, nothing is written.
+
+Whatever is printed between two runs of a study comes from here: its counts, what it has cost,
+the best schedules so far, and what its confirms decided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from skiptune.errors import SpecError
+from skiptune.sampling.schedule import Schedule
+from skiptune.search.result import NO_GAIN, WIN, Measured, is_win
+from skiptune.search.spec import StudySpec
+from skiptune.storage import ledger
+from skiptune.storage.database import Database
+from skiptune.storage.records import Evaluation, Score, Spending, SpentBlock, Study
+
+__all__ = ["Confirmed", "Leader", "Overview", "confirms", "leaders", "overview", "overviews"]
+
+BASELINE = "baseline"
+TUNED = "tuned"
+SCORED = "scored"
+OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Leader:
+    """One of the best schedules of a search.
+
+    Arguments:
+        number: Its evaluation's number in the study.
+        schedule: What it multiplies each skip by.
+        params: What Optuna proposed.
+        measured: Its score on the search's seeds, at the highest rung it has reached.
+        baseline: The untouched network on these seeds, at its full number of images.
+        metric: Name of the metric behind `measured`.
+        confirmed: Whether a confirm has proved a gain on seeds that no decision had seen.
+    """
+
+    number: int
+    schedule: Schedule
+    params: Mapping[str, float]
+    measured: Measured
+    baseline: Measured
+    metric: str
+    confirmed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        plain = asdict(self)
+        plain["schedule"] = self.schedule.to_json()
+        plain["gain"] = self.measured.gain(self.baseline.value)
+        plain["gain_interval"] = self.measured.gain_interval(self.baseline.value)
+        return plain
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One confirm of a study.
+
+    Arguments:
+        number: Which one, from 1 on.
+        first_seed: Where its block of seeds begins.
+        alpha: Its level, two-sided.
+        finished: Whether all of its measurements are there.
+        schedule: The chosen schedule, None where none is chosen yet.
+        baseline: The untouched network on the deciding seeds, None before it is scored.
+        winner: The chosen schedule on the same seeds, None before it is scored.
+        verdict: ``win``, ``no significant gain``, or ``running``.
+    """
+
+    number: int
+    first_seed: int
+    alpha: float
+    finished: bool
+    schedule: Schedule | None
+    baseline: Measured | None
+    winner: Measured | None
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        plain = asdict(self)
+        plain["schedule"] = None if self.schedule is None else self.schedule.to_json()
+        if self.winner is not None and self.baseline is not None:
+            plain["gain"] = self.winner.gain(self.baseline.value)
+            plain["gain_interval"] = self.winner.gain_interval(self.baseline.value)
+        return plain
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Where a study stands.
+
+    Arguments:
+        study: Its name.
+        created: When it was created, UTC.
+        metric: Name of the metric at the highest rung that has a score; None before the first.
+        evaluations: Proposals entered so far.
+        budget: Proposals that the spec allows.
+        states: Proposals by state: ``scored`` (at every rung they have entered), ``open``,
+            ``diverged``, ``failed``.
+        chunks: Chunks by state, of all that the study has asked for.
+        workers: Workers that hold a lease now.
+        baseline: The search's baseline at its full size, None before it is scored.
+        best: The best schedule of the search, None before one is scored.
+        confirms: What has been confirmed, in order.
+        spending: Images and seconds spent.
+    """
+
+    study: str
+    created: datetime
+    metric: str | None
+    evaluations: int
+    budget: int
+    states: Mapping[str, int]
+    chunks: Mapping[str, int]
+    workers: tuple[str, ...]
+    baseline: Measured | None
+    best: Leader | None
+    confirms: tuple[Confirmed, ...]
+    spending: Spending
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        plain = asdict(self)
+        plain["created"] = self.created.isoformat()
+        plain["best"] = None if self.best is None else self.best.to_json()
+        plain["confirms"] = [confirmed.to_json() for confirmed in self.confirms]
+        return plain
+
+
+def overviews(database: Database) -> tuple[Overview, ...]:
+    """Return where every study of a database stands, oldest first."""
+    return tuple(overview(database, study.name) for study in ledger.list_studies(database))
+
+
+def overview(database: Database, name: str) -> Overview:
+    """Return where a study stands.
+
+    Raises:
+        StorageError: There is no study of this name.
+    """
+    study = ledger.require_study(database, name)
+    progress = ledger.progress(database, study.id)
+    board = _Board(database, study)
+    states = board.states()
+    base = board.baseline()
+    leaders_now = board.leaders(1)
+    return Overview(
+        study=study.name,
+        created=study.created,
+        metric=None if base is None else base.metric,
+        evaluations=sum(states.values()),
+        budget=board.spec.search.evaluations,
+        states=states,
+        chunks={str(state): number for state, number in progress.chunks.items()},
+        workers=progress.workers,
+        baseline=None if base is None else board.measured(base, BASELINE),
+        best=leaders_now[0] if leaders_now else None,
+        confirms=board.confirms,
+        spending=ledger.spending(database, study.id),
+    )
+
+
+def leaders(database: Database, name: str, top: int = 5) -> tuple[Leader, ...]:
+    """Return the best schedules of a study: those with most images first, then the best value.
+
+    Arguments:
+        database: Where the study lives.
+        name: Its name.
+        top: How many at most.
+
+    Raises:
+        StorageError: There is no study of this name.
+    """
+    return _Board(database, ledger.require_study(database, name)).leaders(top)
+
+
+def confirms(database: Database, name: str) -> tuple[Confirmed, ...]:
+    """Return what a study's confirms decided, in order.
+
+    Raises:
+        StorageError: There is no study of this name.
+    """
+    return _Board(database, ledger.require_study(database, name)).confirms
+
+
+class _Board:
+    """The rows of one study, read once."""
+
+    def __init__(self, database: Database, study: Study) -> None:
+        self.spec = _spec_of(study)
+        self._database = database
+        self._evaluations = ledger.evaluations(database, study.id)
+        self._scores: dict[str, Score] = {}
+        for score in sorted(ledger.scores(database, study.id), key=lambda s: s.level):
+            self._scores[score.evaluation_id] = score  # the highest rung stays
+        # The highest rung that each evaluation has entered.
+        self._entered = {
+            rung.evaluation_id: rung.level for rung in ledger.rungs(database, study.id)
+        }
+        self.confirms = tuple(
+            self._confirmed(block) for block in ledger.spent_blocks(database, study.id)
+        )
+
+    def baseline(self) -> Score | None:
+        """Return the score of the search's baseline."""
+        return next(
+            (
+                self._scores[e.id]
+                for e in self._evaluations
+                if e.kind == "baseline" and e.block == "search" and e.id in self._scores
+            ),
+            None,
+        )
+
+    def states(self) -> dict[str, int]:
+        """Return how many proposals are in which state."""
+        proposals = (e for e in self._evaluations if e.kind == "proposal")
+        return dict(Counter(self._state(e) for e in proposals))
+
+    def leaders(self, top: int) -> tuple[Leader, ...]:
+        """Return the best schedules of the search."""
+        base = self.baseline()
+        if base is None:
+            return ()
+        scored = [
+            (e, self._scores[e.id])
+            for e in self._evaluations
+            if e.kind == "proposal"
+            and e.state not in ("diverged", "failed")
+            and e.id in self._scores
+            and self._scores[e.id].difference is not None
+        ]
+        scored.sort(key=lambda pair: (-pair[1].level, pair[1].difference, pair[0].number))
+        proved = {c.schedule for c in self.confirms if c.verdict == WIN}
+        return tuple(
+            Leader(
+                number=e.number,
+                schedule=(schedule := Schedule.from_json(e.schedule_json)),
+                params=e.params,
+                measured=self.measured(score, e.label),
+                baseline=self.measured(base, BASELINE),
+                metric=score.metric,
+                confirmed=schedule in proved,
+            )
+            for e, score in scored[:top]
+        )
+
+    def measured(self, score: Score, label: str) -> Measured:
+        """Return a score as a row of a table."""
+        chunk = ledger.chunks_of(self._database, score.evaluation_id, score.images)[0]
+        return Measured(
+            label=label,
+            images=score.images,
+            nfe=chunk.nfe or 0.0,
+            value=score.value,
+            standard_error=score.standard_error or 0.0,
+            difference=score.difference,
+            difference_error=score.difference_error,
+        )
+
+    def _confirmed(self, block: SpentBlock) -> Confirmed:
+        here = [e for e in self._evaluations if e.block == f"{block.block}/B"]
+        base = self._in(here, BASELINE)
+        chosen = next((e for e in here if e.label == TUNED), None)
+        winner = None if chosen is None else self._scored(chosen, TUNED)
+        finished = bool(here) and all(self._state(e) != OPEN for e in here)
+        verdict = "running"
+        if finished:
+            won = (
+                winner is not None
+                and base is not None
+                and is_win(winner, base, alpha=block.alpha, min_gain=self.spec.confirm.min_gain)
+            )
+            verdict = WIN if won else NO_GAIN
+        return Confirmed(
+            number=block.number,
+            first_seed=block.first_seed,
+            alpha=block.alpha,
+            finished=finished,
+            schedule=None if chosen is None else Schedule.from_json(chosen.schedule_json),
+            baseline=base,
+            winner=winner,
+            verdict=verdict,
+        )
+
+    def _state(self, evaluation: Evaluation) -> str:
+        if evaluation.state in ("diverged", "failed"):
+            return evaluation.state
+        score = self._scores.get(evaluation.id)
+        return SCORED if score and score.level == self._entered[evaluation.id] else OPEN
+
+    def _in(self, evaluations: Sequence[Evaluation], label: str) -> Measured | None:
+        found = next((e for e in evaluations if e.label == label), None)
+        return None if found is None else self._scored(found, label)
+
+    def _scored(self, evaluation: Evaluation, label: str) -> Measured | None:
+        score = self._scores.get(evaluation.id)
+        return None if score is None else self.measured(score, label)
+
+
+def _spec_of(study: Study) -> StudySpec:
+    try:
+        return StudySpec.from_json(study.spec, source=f"study {study.name}")
+    except SpecError as error:
+        raise SpecError.of(
+            error.problems,
+            hint="update this installation, which is older than the one that stored the study",
+        ) from None

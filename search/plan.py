@@ -1,0 +1,32 @@
+"""What a study will cost, in images, before it begins: counted from the spec alone."""
+
+from __future__ import annotations
+
+from skiptune.search import controls
+from skiptune.search.spec import StudySpec
+
+__all__ = ["confirm_images", "search_images"]
+
+
+def search_images(spec: StudySpec) -> int:
+    """Return the images of a search whose budget is spent: the baseline's and all rungs'."""
+    rungs = spec.search.rungs
+    images = rungs[-1]
+    entered = spec.search.evaluations
+    for level, size in enumerate(rungs):
+        if level:
+            # The same slack as in promotion: 6 evaluations at 0.3333 promote two.
+            entered = int(entered * spec.search.promote + 1e-3)
+        images += entered * (size - (rungs[level - 1] if level else 0))
+    return images
+
+
+def confirm_images(spec: StudySpec) -> int:
+    """Return the images of one confirm: block A with all candidates and options, then block B."""
+    images = spec.confirm.images
+    setting = spec.setting.to_setting()
+    families = controls.options(setting) if spec.confirm.controls else {}
+    options = sum(map(len, families.values()))
+    block_a = images * (1 + spec.confirm.candidates)
+    block_a += min(spec.search.rungs[0], images) * options
+    return block_a + images * (2 + len(families))

@@ -1,0 +1,148 @@
+"""The command line: parses, calls the library, prints, and chooses the exit code.
+
+Exit codes: 0 done, 1 a bug of skiptune, 2 something the user can mend, 130 after Ctrl-C, 143
+after SIGTERM or SIGUSR1. stdout is data, stderr is talk.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from skiptune import __version__
+from skiptune.commands.interruption import INTERRUPTED, Stopped
+from skiptune.commands.options import Options, shared
+from skiptune.errors import SkiptuneError, SpecError, render
+
+__all__ = ["cli", "main"]
+
+# Where each command lives, in the order of `skiptune --help`.
+COMMANDS = {
+    "tune": "tuning",
+    "status": "reading",
+    "best": "reading",
+    "confirm": "tuning",
+    "export": "exporting",
+    "sample": "exporting",
+    "init": "preparing",
+    "check": "preparing",
+    "skips": "preparing",
+    "env": "preparing",
+}
+
+
+class _Commands(click.Group):
+    """The group of commands; the module of a command is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, or None where there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"skiptune.commands.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+)
+@click.version_option(__version__, prog_name="skiptune", message="%(prog)s %(version)s")
+@shared
+def cli() -> None:
+    """Find the skip-connection scales that make a diffusion U-Net sample better.
+
+    \b
+    Examples:
+      skiptune tune fashion            tune the bundled network: search, confirm, export
+      skiptune status fashion          where the study stands
+      skiptune best fashion            the best scales so far, one row per skip
+      skiptune init study.yaml         write a study file for your own network
+
+    An interrupted command goes on where it stood when it is run again.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process.
+
+    Arguments:
+        arguments: The words after the program's name; by default those of this process.
+    """
+    words = tuple(sys.argv[1:] if arguments is None else arguments)
+    options = Options(words=words)
+    try:
+        code = cli.main(list(words), prog_name="skiptune", standalone_mode=False, obj=options)
+        # click returns the code of `ctx.exit()` (--help, --version) and a command's own value.
+        sys.exit(code if isinstance(code, int) else 0)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print(f"Stopped. Run it again: {command_text(words)}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except SkiptuneError as error:
+        _fail(error, options)
+    except click.ClickException as error:
+        _fail(_as_problem(error, words), options)
+    except BrokenPipeError:
+        # Whoever read our data, `head` perhaps, has read enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"skiptune failed: {type(error).__name__}: {error}", file=sys.stderr)
+        if not options.debug:
+            print(
+                f"\nhint: run it with --debug for a bug report: {command_text(words)} --debug",
+                file=sys.stderr,
+            )
+        sys.exit(1)
+
+
+def command_text(words: Sequence[str]) -> str:
+    """Return a command line that can be pasted."""
+    return shlex.join(["skiptune", *words])
+
+
+def _fail(error: SkiptuneError, options: Options) -> NoReturn:
+    if options.debug:
+        traceback.print_exc()
+    print(render(error), file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _as_problem(error: click.ClickException, words: Sequence[str]) -> SkiptuneError:
+    """Say what click found wrong in the shape of all our errors."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "skiptune"
+    usage = "" if context is None else " ".join(context.command.collect_usage_pieces(context))
+    expected = f"{path} {usage}".rstrip()
+    where, found = path, error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        where, found = f"{path} {error.option_name}", "an unknown option"
+        known = error.possibilities or ()
+        if known:
+            expected = f"an option it knows, e.g. {', '.join(sorted(known))}"
+    elif isinstance(error, click.MissingParameter) and error.param is not None:
+        where = f"{path} {error.param.make_metavar(context)}" if context else path
+        found = "nothing"
+    elif isinstance(error, click.BadParameter) and error.param is not None and context:
+        where = f"{path} {error.param.get_error_hint(context)}".replace("'", "")
+        found = error.message.rstrip(".")
+    elif context is not None and context.command is cli and words:
+        expected = f"one of {', '.join(COMMANDS)}"
+        found = found[:1].lower() + found[1:]
+    return SpecError(where, expected=expected, found=found, hint=f"see `{path} --help`")

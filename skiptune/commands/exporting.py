@@ -1,0 +1,170 @@
+"""Commands that hand results over: tuned.json, pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from skiptune.commands.options import Options, device_option, pass_options, shared
+from skiptune.errors import SpecError, StorageError
+
+__all__ = ["export", "sample"]
+
+MOST_IMAGES = 10_000  # a picture of more is not looked at
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=Path("tuned.json"),
+    show_default=True,
+    help="The file to write.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@shared
+@pass_options
+def export(options: Options, study: str, output: Path, *, force: bool) -> None:
+    """Write the confirmed schedule with its evidence.
+
+    The file holds one scale per skip, the setting, scores with intervals, seeds, and the verdict,
+    also where that is `no significant gain`.
+
+    \b
+    Examples:
+      skiptune export fashion -o tuned.json
+      skiptune export fashion -o tuned.json --force
+      skiptune export fashion --storage sqlite:////scratch/studies.db
+    """
+    from skiptune.commands.output import check_writable, print_json, say
+    from skiptune.commands.studies import stored_spec
+    from skiptune.search.overview import confirms
+    from skiptune.storage.database import open_database
+
+    spec = stored_spec(options, study)
+    check_writable(output, force=force)
+    with open_database(options.storage) as database:
+        finished = [c.number for c in confirms(database, spec.study) if c.finished]
+    if not finished:
+        raise StorageError(
+            f"study {spec.study}",
+            expected="a finished confirm",
+            found="none",
+            hint=f"finish it with `skiptune tune {study}` or `skiptune confirm {study}`",
+        )
+    from skiptune.search.confirm import confirm
+    from skiptune.search.export import tuned_of
+    from skiptune.search.study import open_study
+
+    opened = open_study(spec, storage=options.storage, source=f"study {spec.study}")
+    try:
+        # A finished confirm is read, not run.
+        result = confirm(opened, number=finished[-1])
+        tuned_of(opened, result).write(output, force=force)
+    finally:
+        opened.database.close()
+    if options.json:
+        print_json({"written": output, "verdict": result.verdict, "confirm": result.confirm})
+    say(options, f"Wrote {output}: {result.verdict}")
+    say(options, f"Next: skiptune sample {output} --compare -o grid.png")
+
+
+@click.command()
+@click.argument("tuned", metavar="TUNED.json", type=click.Path(path_type=Path))
+@click.option(
+    "--seeds", metavar="LIST", default="0-15", show_default=True, help="Image seeds: 0-15,20."
+)
+@click.option("--compare", is_flag=True, help="Baseline row above tuned row, same seeds.")
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="The network, where it is not at the place that TUNED.json names.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=Path("grid.png"),
+    show_default=True,
+    help="The picture to write.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@device_option
+@shared
+@pass_options
+def sample(
+    options: Options,
+    tuned: Path,
+    seeds: str,
+    checkpoint: str | None,
+    output: Path,
+    device: str,
+    *,
+    compare: bool,
+    force: bool,
+) -> None:
+    """Make images with tuned scales in one picture.
+
+    \b
+    Examples:
+      skiptune sample tuned.json
+      skiptune sample tuned.json --seeds 0-7 --compare -o before-after.png
+      skiptune sample tuned.json --checkpoint network.safetensors --device cuda
+    """
+    from skiptune.commands.output import check_writable, print_json, say
+    from skiptune.search.tuned import load
+
+    wanted = _seeds(seeds)
+    document = load(tuned)
+    check_writable(output, force=force)
+    from skiptune.commands.device import check_device
+    from skiptune.commands.pictures import images_of
+    from skiptune.sampling.checkpoint import load_checkpoint
+    from skiptune.views.picture import Row, folded, write_picture
+
+    check_device(device)
+    loaded = load_checkpoint(checkpoint or document.network.name, device=device)
+    document.check(loaded.skips, sha256=loaded.sha256)
+    setting = document.setting.to_setting()
+    images = images_of(loaded.network, setting, document.schedule, wanted)
+    rows = folded(Row("", images))
+    if compare:
+        base = images_of(loaded.network, setting, None, wanted)
+        columns = min(len(wanted), 16)
+        rows = [
+            row
+            for pair in zip(
+                folded(Row("baseline", base), columns),
+                folded(Row("tuned", images), columns),
+                strict=True,
+            )
+            for row in pair
+        ]
+    write_picture(output, rows, force=force)
+    if options.json:
+        print_json({"written": output, "seeds": wanted, "compare": compare})
+    say(options, f"Wrote {output}: {len(wanted)} seeds")
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the numbers of a list such as ``0-15,20``."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,12})(?:-(\d{1,12}))?\s*", part)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or first) if match else -1
+        if match is None or last < first or last - first >= MOST_IMAGES:
+            raise SpecError(
+                f"--seeds {text}",
+                expected=f"numbers and ranges of at most {MOST_IMAGES:,} images, e.g. 0-15,20",
+                found=repr(part),
+                hint="leave --seeds out for the first 16",
+            )
+        seeds.extend(range(first, last + 1))
+    return seeds

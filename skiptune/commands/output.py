@@ -1,0 +1,121 @@
+"""Where words go: data to stdout, talk to stderr; and files that must be writable before work."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skiptune.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from skiptune.commands.options import Options
+
+__all__ = ["check_writable", "print_json", "print_text", "say", "stderr_console", "stdout_console"]
+
+WIDEST = 100  # columns; wider tables are harder to read, not easier
+PIPED = 80  # columns where there is no terminal to ask
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout; numbers that JSON has no word for become null."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_text(*parts: RenderableType) -> None:
+    """Print tables and paragraphs on stdout."""
+    console = stdout_console()
+    for part in parts:
+        console.print(part)
+
+
+def say(options: Options, text: str) -> None:
+    """Print one line for a person on stderr, unless --quiet."""
+    if not options.quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def stdout_console() -> Console:
+    """Return the console of data."""
+    return _console(stderr=False)
+
+
+def stderr_console() -> Console:
+    """Return the console of talk."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    # No markup and no highlighting: names of files and studies are printed as they are.
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if "COLUMNS" not in os.environ and not console.is_terminal:
+        console.width = PIPED
+    console.width = min(console.width, WIDEST)
+    return console
+
+
+def check_writable(path: Path, *, force: bool, option: str = "-o") -> None:
+    """Refuse a file that cannot be written, before any work is done for it.
+
+    Arguments:
+        path: The file to be written.
+        force: Whether a file that is there may be replaced.
+        option: How the user chose the path.
+
+    Raises:
+        OutputError: The folder is missing, is none, cannot be written, or the file is there.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise OutputError(
+            f"{option} {path}",
+            expected=f"an existing folder {folder}",
+            found=found,
+            hint=f"make it with `mkdir -p {folder}`, or choose another place with {option}",
+        )
+    if path.is_dir():
+        raise OutputError(
+            f"{option} {path}",
+            expected="the path of a file",
+            found="a folder",
+            hint=f"name a file in it: {option} {path / 'NAME'}",
+        )
+    try:
+        # Tried, not asked: root passes every check of modes, and some file systems take no file.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"{option} {path}",
+            expected="a folder that can be written",
+            found=f"{folder}: {error.strerror}",
+            hint=f"choose another place with {option}",
+        ) from None
+    if path.exists() and not force:
+        raise OutputError(
+            f"{option} {path}",
+            expected="no file there yet",
+            found="a file",
+            hint=f"choose another name with {option}, or replace it with --force",
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

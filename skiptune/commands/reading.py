@@ -1,0 +1,84 @@
+"""Commands that read the database: no network is loaded, nothing is written."""
+
+from __future__ import annotations
+
+import click
+
+from skiptune.commands.options import Options, pass_options, shared
+
+__all__ = ["best", "status"]
+
+
+@click.command()
+@click.argument("study", required=False)
+@shared
+@pass_options
+def status(options: Options, study: str | None) -> None:
+    """Show where a study stands, or all studies.
+
+    \b
+    Examples:
+      skiptune status
+      skiptune status fashion
+      skiptune status fashion --json
+    """
+    from skiptune.commands.output import print_json, print_text, say
+    from skiptune.search.overview import overview, overviews
+    from skiptune.storage.database import open_database
+    from skiptune.views.study import overview_view, studies_table
+
+    with open_database(options.storage) as database:
+        if study is not None:
+            one = overview(database, study)
+            if options.json:
+                print_json(one.to_json())
+            else:
+                print_text(*overview_view(one))
+            return
+        found = overviews(database)
+    if options.json:
+        print_json({"studies": [each.to_json() for each in found]})
+    elif found:
+        print_text(studies_table(found))
+        say(options, f"Next: skiptune status {found[-1].study}")
+    else:
+        say(options, "No study yet. Start one: skiptune tune fashion")
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--top",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many schedules.",
+)
+@shared
+@pass_options
+def best(options: Options, study: str, top: int) -> None:
+    """Show the best schedules, one row per skip.
+
+    A schedule that only the search has measured is marked `not confirmed`: it was chosen for its
+    value on these seeds, so the gain shown is too good on average.
+
+    \b
+    Examples:
+      skiptune best fashion
+      skiptune best fashion --top 5
+      skiptune best fashion --top 3 --json
+    """
+    from skiptune.commands.output import print_json, print_text, say
+    from skiptune.search.overview import leaders
+    from skiptune.storage.database import open_database
+    from skiptune.views.study import leaders_view
+
+    with open_database(options.storage) as database:
+        found = leaders(database, study, top)
+    if options.json:
+        print_json({"study": study, "schedules": [leader.to_json() for leader in found]})
+    elif found:
+        print_text(*leaders_view(found))
+    else:
+        say(options, f"Nothing scored yet. Go on with: skiptune tune {study}")

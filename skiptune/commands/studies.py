@@ -1,0 +1,41 @@
+"""Which study a word on the command line means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skiptune.commands.options import Options
+    from skiptune.search.spec import StudySpec
+
+__all__ = ["stored_spec"]
+
+
+def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ()) -> StudySpec:
+    """Return the spec of a study that is in the database.
+
+    Arguments:
+        options: Where the database is.
+        target: The study's name, or a study file: then the file is what counts, and its study
+            must exist.
+        overrides: `KEY=VALUE` texts.
+
+    Raises:
+        StorageError: There is no such study in the database.
+        SpecError: The study file or an override is wrong.
+    """
+    from skiptune.search.document import Document
+    from skiptune.search.spec import StudySpec, load_spec
+    from skiptune.storage import ledger
+    from skiptune.storage.database import open_database
+
+    from_file = Path(target).suffix in (".yaml", ".yml") or "/" in target
+    spec = load_spec(target, overrides=overrides) if from_file else None
+    with open_database(options.storage) as database:
+        row = ledger.require_study(database, target if spec is None else spec.study)
+    if spec is not None:
+        return spec
+    document = Document(f"study {target}", dict(row.spec)).overridden(overrides)
+    return StudySpec.from_json(document.values, source=f"study {target}")

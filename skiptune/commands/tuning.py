@@ -1,0 +1,214 @@
+"""Commands that work on a study: search, confirm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skiptune.commands.interruption import stoppable
+from skiptune.commands.options import (
+    Options,
+    device_option,
+    pass_options,
+    shared,
+    study_option,
+)
+
+if TYPE_CHECKING:
+    from skiptune.search.result import Result
+    from skiptune.search.spec import StudySpec
+    from skiptune.search.study import OpenStudy
+
+__all__ = ["confirm", "tune"]
+
+TUNED, PICTURE = "tuned.json", "before-after.png"
+
+
+@click.command()
+@click.argument("spec", metavar="[SPEC|PRESET]", default="fashion")
+@study_option
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    show_default=True,
+    help=f"Folder for {TUNED} and {PICTURE}.",
+)
+@click.option("--force", is_flag=True, help="Replace the results of another study there.")
+@device_option
+@shared
+@pass_options
+def tune(
+    options: Options,
+    spec: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    device: str,
+    *,
+    force: bool,
+) -> None:
+    """Tune a network: search, confirm, export.
+
+    SPEC is a study file or the name of a preset. A study that exists goes on where it stood; one
+    that is finished shows what it found. While it runs, ± stands for one standard error.
+
+    \b
+    Examples:
+      skiptune tune fashion
+      skiptune tune study.yaml -o results
+      skiptune tune study.yaml -s search.evaluations=100 -s space.kind=linear
+      skiptune tune study.yaml --storage sqlite:////scratch/studies.db --device cuda
+    """
+    from skiptune.commands.device import check_device
+    from skiptune.commands.output import print_json, print_text, say
+    from skiptune.search.spec import load_spec
+
+    study_spec = load_spec(spec, overrides=overrides)
+    _check_output(output, study_spec, force=force)
+    check_device(device)
+    from skiptune.search.tune import run
+
+    with _opened(options, study_spec, device=device, source=spec) as study:
+        with _watched(options, study) as listener:
+            result = run(study, on_event=listener)
+        written = _write(study, result, output)
+        if options.json:
+            print_json({**result.to_json(), "written": written})
+            return
+        from skiptune.views.result import result_view
+
+        addresses = [skip.address for skip in study.checkpoint.skips]
+        print_text(*result_view(result, addresses=addresses))
+    say(options, "")
+    for path in written:
+        say(options, f"Wrote {path}")
+    say(options, _next(study_spec.study, written))
+
+
+@click.command()
+@click.argument("study", metavar="SPEC|STUDY")
+@study_option
+@device_option
+@shared
+@pass_options
+def confirm(options: Options, study: str, overrides: tuple[str, ...], device: str) -> None:
+    """Confirm a study once more on fresh seeds.
+
+    The k-th confirm tests at level alpha / 2^k, so that all confirms together stay below alpha.
+    One that was interrupted goes on.
+
+    \b
+    Examples:
+      skiptune confirm fashion
+      skiptune confirm fashion -s confirm.images=8000
+      skiptune confirm study.yaml --device cuda
+    """
+    from skiptune.commands.device import check_device
+    from skiptune.commands.output import print_json, print_text, say
+    from skiptune.commands.studies import stored_spec
+    from skiptune.search.overview import confirms
+
+    study_spec = stored_spec(options, study, overrides=overrides)
+    check_device(device)
+    from skiptune.search.confirm import confirm as run
+
+    with _opened(options, study_spec, device=device, source=study) as opened:
+        before = confirms(opened.database, study_spec.study)
+        number = len(before) + 1 if not before or before[-1].finished else len(before)
+        with _watched(options, opened) as listener:
+            result = run(opened, number=number, on_event=listener)
+        if options.json:
+            print_json(result.to_json())
+            return
+        from skiptune.views.result import result_view
+
+        addresses = [skip.address for skip in opened.checkpoint.skips]
+        print_text(*result_view(result, addresses=addresses))
+    say(options, f"\nNext: skiptune export {study_spec.study} -o {TUNED}")
+
+
+@contextmanager
+def _opened(options: Options, spec: StudySpec, *, device: str, source: str) -> Iterator[OpenStudy]:
+    from skiptune.search.study import open_study
+
+    study = open_study(spec, storage=options.storage, device=device, source=source)
+    try:
+        yield study
+    finally:
+        study.database.close()
+
+
+@contextmanager
+def _watched(options: Options, study: OpenStudy) -> Iterator[Any]:
+    """Watch the study, and turn signals into an orderly end."""
+    from skiptune.cli import command_text
+    from skiptune.commands.watching import watching
+
+    message = (
+        "Stopping: the open chunk goes back to the queue. "
+        f"Go on with: {command_text(options.words)}"
+    )
+    with stoppable(message), watching(options, study) as listener:
+        yield listener
+
+
+def _check_output(folder: Path, spec: StudySpec, *, force: bool) -> None:
+    """Refuse a folder that cannot be written or holds another study's results."""
+    from skiptune.commands.output import check_writable
+    from skiptune.errors import OutputError, SpecError
+    from skiptune.search.tuned import load
+
+    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    if not there.is_dir():
+        raise OutputError(
+            f"-o {folder}",
+            expected="a folder",
+            found=f"a file: {there}",
+            hint="choose another folder with -o",
+        )
+    # Folders below `there` are made when there is something to write.
+    check_writable(there / TUNED, force=True)
+    check_writable(there / PICTURE, force=True)
+    if force or not (folder / TUNED).exists():
+        return
+    try:
+        owner = f"the results of study {load(folder / TUNED).study}"
+        if owner == f"the results of study {spec.study}":
+            return
+    except SpecError:
+        owner = "a file that is no tuned.json of this version"
+    raise OutputError(
+        f"-o {folder / TUNED}",
+        expected=f"no file, or the results of study {spec.study}",
+        found=owner,
+        hint="choose another folder with -o, or replace the file with --force",
+    )
+
+
+def _write(study: OpenStudy, result: Result, folder: Path) -> list[Path]:
+    """Write what the study found; return the paths."""
+    if result.winner is None:
+        return []
+    from skiptune.commands.pictures import before_after
+    from skiptune.search.export import tuned_of
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tuned_of(study, result).write(folder / TUNED, force=True)
+    before_after(study, result, folder / PICTURE)
+    return [folder / TUNED, folder / PICTURE]
+
+
+def _next(study: str, written: list[Path]) -> str:
+    lines = [
+        f"skiptune best {study}                 the best schedules of the search",
+        f"skiptune confirm {study}              test again on fresh seeds",
+    ]
+    if written:
+        lines.append(f"skiptune sample {written[0]} --compare -o grid.png")
+    return "Next:\n" + "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,124 @@
+"""The table at the end of a tune: baseline, tuned, controls, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from skiptune.sampling.setting import Setting
+from skiptune.search.result import WIN, Measured, Result
+from skiptune.views import numbers
+from skiptune.views.scales import scale_table
+from skiptune.views.tables import listing, paragraph
+
+__all__ = ["result_view", "setting_text", "verdict_text"]
+
+
+def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[RenderableType]:
+    """Yield the parts of the page that a finished study shows.
+
+    Arguments:
+        result: What the study found.
+        addresses: All skips of the network, deepest first.
+    """
+    yield Text(f"{result.study}: {result.metric}, lower is better", style="bold")
+    yield paragraph(
+        f"{setting_text(result.setting)}; measured on fresh seeds from "
+        f"{numbers.count(result.seeds[1])} on, which took no part in any choice",
+        style="dim",
+    )
+    yield score_table(result)
+    won = result.verdict == WIN
+    yield paragraph(verdict_text(result), style="bold green" if won else "bold")
+    for note in notes(result):
+        yield paragraph(note, style="yellow")
+    if not result.schedule.is_baseline:
+        yield scale_table(result.schedule, addresses=addresses)
+    yield paragraph(
+        f"{numbers.count(result.evaluations)} schedules tried, "
+        f"{numbers.count(result.images)} images in {numbers.duration(result.seconds)} of sampling"
+    )
+
+
+def score_table(result: Result) -> Table:
+    """Return the rows baseline, tuned and controls with intervals and gains."""
+    rows = [_row("baseline", result.baseline, result.baseline)]
+    if result.winner is not None:
+        rows.append(_row("tuned", result.winner, result.baseline))
+    # "solver: heun on edm, 3 steps" says its family by itself, and 80 columns are narrow.
+    rows += [
+        _row(c.label.partition(": ")[2] or c.label, c, result.baseline) for c in result.controls
+    ]
+    return listing(
+        ("", "FD [95 % interval]", "gain [95 % interval]", "NFE", "images"),
+        rows,
+        right=("NFE", "images"),
+    )
+
+
+def verdict_text(result: Result) -> str:
+    """Return the verdict in words, with the level of the test and what it rests on."""
+    test = (
+        f"Test at level {result.alpha:g} (confirm {result.confirm}), "
+        f"least gain that counts {100 * result.min_gain:g} %."
+    )
+    winner, base = result.winner, result.baseline.value
+    measured = None if winner is None else winner.gain(base)
+    ends = None if winner is None else winner.gain_interval(base, 1 - result.alpha)
+    if winner is None or measured is None or ends is None:
+        return f"No significant gain: no candidate could be measured. {test}"
+    evidence = (
+        f"gain {numbers.gain(measured, *ends)} ({100 * (1 - result.alpha):g} % interval) "
+        f"on {numbers.count(winner.images)} images"
+    )
+    if result.verdict == WIN:
+        return f"The tuned schedule is better: {evidence}. {test}"
+    reason = (
+        "the interval reaches zero"
+        if ends[0] <= 0
+        else "the gain is smaller than the least that counts"
+    )
+    return (
+        f"No significant gain: {evidence}, and {reason}. "
+        f"This is a valid answer: keep the baseline. {test}"
+    )
+
+
+def notes(result: Result) -> Iterator[str]:
+    """Yield what qualifies the verdict: better controls, optima at the edge of their range."""
+    base = result.baseline.value
+    tuned = (result.winner.gain(base) if result.winner is not None else None) or 0.0
+    better = [c for c in result.controls if (c.gain(base) or 0.0) > max(tuned, 0.0)]
+    if better:
+        names = ", ".join(f"{c.label} ({numbers.percent(c.gain(base) or 0.0)} %)" for c in better)
+        yield f"Note: without touching a skip, more is gained by {names}."
+    if result.edges:
+        yield (
+            f"Warning: the optimum touches the edge of its range at {', '.join(result.edges)}: "
+            "a better one may lie beyond. Widen space.low or space.high under a new study name."
+        )
+
+
+def setting_text(setting: Setting) -> str:
+    """Return how images were made in a few words."""
+    text = f"{setting.solver}, {setting.steps} steps, {setting.grid} grid"
+    if setting.guidance != 1:
+        text += f", guidance {setting.guidance:g}"
+    if setting.labels is None:
+        return f"{text}, no labels"
+    return text if setting.labels == "random" else f"{text}, class {setting.labels}"
+
+
+def _row(label: str, measured: Measured, baseline: Measured) -> tuple[str, ...]:
+    fraction = measured.gain(baseline.value)
+    ends = measured.gain_interval(baseline.value)
+    return (
+        label,
+        f"{numbers.value(measured.value)} {numbers.interval(*measured.interval())}",
+        "" if fraction is None or ends is None else numbers.gain(fraction, *ends),
+        numbers.nfe(measured.nfe),
+        numbers.count(measured.images),
+    )

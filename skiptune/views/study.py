@@ -1,0 +1,143 @@
+"""Studies as a person reads them between two runs: where they stand, and their best schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from skiptune.search.overview import Confirmed, Leader, Overview
+from skiptune.search.result import WIN
+from skiptune.views import numbers
+from skiptune.views.scales import scale_table
+from skiptune.views.tables import listing, paragraph
+
+__all__ = ["leaders_view", "overview_view", "studies_table"]
+
+
+def studies_table(studies: Sequence[Overview]) -> Table:
+    """Return one row per study of a database."""
+    return listing(
+        ("study", "schedules", "images", "best gain so far", "confirmed"),
+        [
+            (
+                study.study,
+                f"{study.evaluations}/{study.budget}",
+                numbers.count(study.spending.images),
+                "" if study.best is None else _short_gain(study.best),
+                _confirmed_word(study.confirms),
+            )
+            for study in studies
+        ],
+        right=("schedules", "images"),
+    )
+
+
+def overview_view(study: Overview) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows where one study stands."""
+    yield Text(f"{study.study}: {study.metric or 'nothing scored yet'}", style="bold")
+    rows = [
+        ("created", study.created.strftime("%Y-%m-%d %H:%M UTC")),
+        (
+            "schedules",
+            f"{study.evaluations} of {study.budget} ({_counts(study.states) or 'none yet'})",
+        ),
+        (
+            "chunks",
+            ", ".join(f"{n} {state}" for state, n in sorted(study.chunks.items())) or "none",
+        ),
+        ("workers now", ", ".join(study.workers) or "none"),
+        ("spent", _spent(study)),
+    ]
+    if study.baseline is not None:
+        base = study.baseline
+        rows.append(
+            (
+                "baseline",
+                f"{numbers.value(base.value)} {numbers.interval(*base.interval())}, "
+                f"{numbers.count(base.images)} images, NFE {numbers.nfe(base.nfe)}",
+            )
+        )
+    if study.best is not None:
+        rows.append(("best so far", f"{_evidence(study.best)} ({study.best.measured.label})"))
+    rows += [(f"confirm {c.number}", _confirm_text(c)) for c in study.confirms]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, words in rows:
+        table.add_row(Text(name), Text(words))
+    yield table
+
+
+def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
+    """Yield the best schedules: one row per skip, then what they gain and how sure that is."""
+    for leader in leaders:
+        word = "confirmed" if leader.confirmed else "not confirmed"
+        yield Text(f"{leader.measured.label}: {word}", style="bold")
+        if leader.schedule.is_baseline:
+            yield paragraph("no skip is scaled")
+        else:
+            yield scale_table(leader.schedule)
+        base = leader.baseline
+        yield paragraph(
+            f"{leader.metric} {numbers.value(leader.measured.value)} "
+            f"{numbers.interval(*leader.measured.interval())}, baseline "
+            f"{numbers.value(base.value)} on {numbers.count(base.images)} images; "
+            f"{_evidence(leader)}"
+        )
+        yield Text("")
+
+
+def _evidence(leader: Leader) -> str:
+    fraction = leader.measured.gain(leader.baseline.value)
+    ends = leader.measured.gain_interval(leader.baseline.value)
+    if fraction is None or ends is None:
+        return "no paired difference"
+    word = "confirmed" if leader.confirmed else "not confirmed"
+    return (
+        f"gain {numbers.gain(fraction, *ends)} on {numbers.count(leader.measured.images)} images, "
+        f"{word}"
+    )
+
+
+def _short_gain(leader: Leader) -> str:
+    fraction = leader.measured.gain(leader.baseline.value)
+    ends = leader.measured.gain_interval(leader.baseline.value)
+    return "" if fraction is None or ends is None else numbers.gain(fraction, *ends)
+
+
+def _confirm_text(confirmed: Confirmed) -> str:
+    if confirmed.baseline is None or confirmed.winner is None:
+        return f"{confirmed.verdict} (level {confirmed.alpha:g})"
+    level = 1 - confirmed.alpha
+    fraction = confirmed.winner.gain(confirmed.baseline.value)
+    ends = confirmed.winner.gain_interval(confirmed.baseline.value, level)
+    if fraction is None or ends is None:
+        return f"{confirmed.verdict} (level {confirmed.alpha:g})"
+    return (
+        f"{confirmed.verdict}: gain {numbers.gain(fraction, *ends)} "
+        f"({100 * level:g} % interval) on {numbers.count(confirmed.winner.images)} images"
+    )
+
+
+def _confirmed_word(confirms: Sequence[Confirmed]) -> str:
+    if any(c.verdict == WIN for c in confirms):
+        return "yes"
+    return confirms[-1].verdict if confirms else "no"
+
+
+def _counts(states: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+
+
+def _spent(study: Overview) -> str:
+    spending = study.spending
+    seconds = numbers.duration(spending.seconds)
+    text = f"{numbers.count(spending.images)} images, {seconds} of sampling"
+    if spending.reused_images:
+        text += f", {numbers.count(spending.reused_images)} images taken over from other studies"
+    if spending.doubled_images:
+        text += f", {numbers.count(spending.doubled_images)} sampled twice"
+    return text

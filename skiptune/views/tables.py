@@ -1,0 +1,46 @@
+"""The one style of all tables: no frames, a line under the heading, numbers to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["hint", "listing", "paragraph"]
+
+
+def listing(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
+) -> Table:
+    """Return a table of texts.
+
+    Arguments:
+        columns: Headings.
+        rows: One text per column.
+        right: Headings of the columns that are aligned to the right.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, heading in enumerate(columns):
+        # The first column names things and may be long: it is the one that folds.
+        table.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            no_wrap=index > 0,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def paragraph(text: str, *, style: str = "", indent: int = 0) -> Padding:
+    """Return a paragraph that wraps at words."""
+    return Padding(Text(text, style=style), (0, 0, 0, indent))
+
+
+def hint(text: str) -> Text:
+    """Return a line that holds a command, which must not be wrapped to be pasted."""
+    return Text(text, no_wrap=True, overflow="ignore")
