@@ -12,6 +12,7 @@ N <= d the nonzero eigenvalues come from the N x N Gram matrix instead (Mathiase
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -184,5 +185,5 @@ def _gram(centred: Array, reference: Reference) -> Array:
     return gram
 
 
-def _sum_of_roots(values: Array) -> float:
+def _sum_of_roots(values: NDArray[np.floating[Any]]) -> float:
     return float(np.sqrt(np.clip(values, 0, None)).sum())
