@@ -44,6 +44,7 @@ __all__ = [
     "evaluation",
     "evaluations",
     "finish_evaluation",
+    "open_rungs",
     "promote",
     "ready_rungs",
     "reopen_chunks",
@@ -258,6 +259,13 @@ def rungs(
     query = _rungs_of(study_id)
     if evaluation_id is not None:
         query = query.where(EvaluationRow.id == evaluation_id)
+    with database.read() as session:
+        return tuple(rung_of(row) for row in session.scalars(query))
+
+
+def open_rungs(database: Database, study_id: str) -> tuple[Rung, ...]:
+    """Return the rungs of running evaluations that have no score yet, by number and level."""
+    query = _rungs_of(study_id).where(EvaluationRow.state == "running", RungRow.state == "open")
     with database.read() as session:
         return tuple(rung_of(row) for row in session.scalars(query))
 

@@ -1,0 +1,259 @@
+"""Leases: one holder at a time, by the database's clock; whoever comes late stores nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from skiptune.errors import LeaseLostError
+from skiptune.storage import leases, ledger
+from skiptune.storage.database import Database
+from tests.storage.conftest import Add, Work
+
+ARRAY = "1" * 64
+
+
+def claim(
+    database: Database, study: ledger.Study, *, worker: str = "w", seconds: float = 60.0
+) -> leases.Claim:
+    """Claim a chunk that is known to be there."""
+    found = leases.claim_chunk(database, study.id, worker=worker, seconds=seconds)
+    assert found is not None
+    return found
+
+
+def commit(database: Database, held: leases.Claim, array: str = ARRAY) -> None:
+    leases.commit_chunk(
+        database,
+        held,
+        array=array,
+        seconds=2.5,
+        nfe=6.0,
+        provenance={"torch": "2", "device": "cpu"},
+    )
+
+
+def chunk_of(database: Database, held: leases.Claim) -> ledger.Chunk:
+    chunks = ledger.chunks_of(database, held.evaluation_id)
+    return next(chunk for chunk in chunks if chunk.id == held.chunk_id)
+
+
+def test_a_claim_carries_all_that_sampling_needs(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    made = add(0.8)
+    first, second = (claim(database, study, worker=name) for name in "ab")
+    assert (first.series, first.measure) == ({"network": "n", "steps": 6}, {"extractor": "e"})
+    assert first.schedule == made.schedule_json
+    assert (first.evaluation_id, first.study_id, first.fence) == (made.id, study.id, 1)
+    assert (first.kind, first.label, first.number) == ("proposal", "x0.8", made.number)
+    assert (first.first_seed, first.images, first.opens_evaluation) == (1_000_000, 250, True)
+    assert (second.first_seed, second.opens_evaluation) == (1_000_250, False)
+    held = chunk_of(database, first)
+    assert (held.state, held.worker, held.study_id, held.attempts) == ("leased", "a", study.id, 1)
+    assert held.lease_until is not None
+    assert abs(held.lease_until - datetime.now(UTC) - timedelta(seconds=60)) < timedelta(
+        seconds=30
+    )
+
+
+def test_the_baseline_comes_first_then_number_then_seed(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    early, late, baseline = add(0.8), add(0.9), add(1.0)
+    done = [(item.evaluation_id, item.first_seed) for item in work()]
+    assert done == [
+        (made.id, seed) for made in (baseline, early, late) for seed in (1_000_000, 1_000_250)
+    ]
+
+
+def test_a_commit_is_kept_whole(database: Database, study: ledger.Study, add: Add) -> None:
+    add(0.8)
+    held = claim(database, study)
+    commit(database, held)
+    chunk = chunk_of(database, held)
+    assert (chunk.state, chunk.array, chunk.seconds, chunk.nfe) == ("done", ARRAY, 2.5, 6.0)
+    assert chunk.provenance == {"torch": "2", "device": "cpu"}
+    assert chunk.committed is not None and chunk.lease_until is None
+    commit(database, held)
+    assert chunk_of(database, held) == chunk
+
+
+def test_a_held_chunk_is_not_claimed(database: Database, study: ledger.Study, add: Add) -> None:
+    add(0.8)
+    assert claim(database, study).chunk_id != claim(database, study).chunk_id
+    assert leases.claim_chunk(database, study.id, worker="c", seconds=60.0) is None
+
+
+@pytest.mark.parametrize("seconds", [0.0, -100.0])
+def test_an_expired_lease_is_claimed_by_others_and_the_loser_is_told(
+    database: Database, study: ledger.Study, add: Add, seconds: float
+) -> None:
+    add(0.8, images=250)
+    slow = claim(database, study, worker="slow", seconds=seconds)
+    quick = claim(database, study, worker="quick")
+    assert (quick.chunk_id, quick.fence) == (slow.chunk_id, slow.fence + 1)
+    with pytest.raises(LeaseLostError):
+        leases.renew(database, slow, seconds=60.0)
+    assert not leases.release(database, slow)
+    with pytest.raises(LeaseLostError):
+        leases.poison(database, slow, "mine is broken")
+    with pytest.raises(LeaseLostError) as raised:
+        commit(database, slow, array="2" * 64)
+    assert "seed 1000000" in raised.value.problems[0].where
+    chunk = chunk_of(database, quick)
+    assert (chunk.state, chunk.worker, chunk.array) == ("leased", "quick", None)
+    assert chunk.doubled_images == 250
+    commit(database, quick)
+    with pytest.raises(LeaseLostError):
+        commit(database, slow, array="2" * 64)
+    chunk = chunk_of(database, quick)
+    assert (chunk.state, chunk.array, chunk.doubled_images) == ("done", ARRAY, 500)
+
+
+def test_a_slow_worker_whose_chunk_nobody_took_may_commit(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    add(0.8, images=250)
+    slow = claim(database, study, seconds=0.0)
+    commit(database, slow)
+    assert chunk_of(database, slow).state == "done"
+
+
+def test_a_renewed_lease_is_not_claimed(database: Database, study: ledger.Study, add: Add) -> None:
+    add(0.8, images=250)
+    held = claim(database, study, seconds=0.0)
+    leases.renew(database, held, seconds=60.0)
+    assert leases.claim_chunk(database, study.id, worker="b", seconds=60.0) is None
+    commit(database, held)
+
+
+def test_a_released_chunk_is_open_at_once_and_nothing_is_held_against_it(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    add(0.8, images=250)
+    for _ in range(5):
+        held = claim(database, study)
+        assert leases.release(database, held)
+        assert not leases.release(database, held)
+    chunk = chunk_of(database, held)
+    assert (chunk.state, chunk.worker, chunk.attempts) == ("open", None, 0)
+    with pytest.raises(LeaseLostError):
+        commit(database, held)
+    assert claim(database, study).fence == 6
+
+
+def test_the_third_lost_lease_poisons_the_chunk_and_fails_who_needs_it(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+    bad, also = add(0.8, images=250), add(0.8, images=250, study_id=other.id)
+    good = add(0.9, images=250)
+    lost = [claim(database, study, worker=f"w{n}", seconds=0.0) for n in range(3)]
+    assert {item.chunk_id for item in lost} == {lost[0].chunk_id}
+    assert [item.evaluation_id for item in work()] == [good.id]
+    for made in (bad, also):
+        ended = ledger.evaluation(database, made.id)
+        assert ended.state == "failed" and ended.finished is not None
+        assert ended.reason == (
+            "chunk from seed 1000000: 3 leases of this chunk were lost, the last by w2"
+        )
+    chunk = chunk_of(database, lost[0])
+    assert (chunk.state, chunk.attempts) == ("poisoned", 3)
+    with pytest.raises(LeaseLostError):
+        commit(database, lost[2])
+    assert leases.claim_chunk(database, study.id, worker="w", seconds=60.0) is None
+    # A study that asks for the chunk later gets three leases of its own.
+    third = ledger.create_study(database, name="mice", spec={}, meaning={})
+    add(0.8, images=250, study_id=third.id)
+    assert len(work(study_id=third.id)) == 1
+    assert ledger.evaluation(database, bad.id).state == "failed"
+
+
+def test_poison(database: Database, study: ledger.Study, add: Add) -> None:
+    made, far = add(0.8), add(0.8, block="A", first_seed=2_100_000, images=250)
+    held = claim(database, study)
+    leases.poison(database, held, "one microbatch needs 90 GiB")
+    leases.poison(database, held, "said again")
+    chunk = chunk_of(database, held)
+    assert (chunk.state, chunk.reason) == ("poisoned", "one microbatch needs 90 GiB")
+    ended = ledger.evaluation(database, made.id)
+    assert ended.state == "failed"
+    assert ended.reason == "chunk from seed 1000000: one microbatch needs 90 GiB"
+    assert ledger.evaluation(database, far.id).state == "running"
+    assert claim(database, study).evaluation_id == far.id
+    with pytest.raises(LeaseLostError):
+        commit(database, held)
+
+
+@pytest.mark.parametrize("state", ["paused", "stopped"])
+def test_a_paused_study_hands_out_nothing(
+    database: Database, study: ledger.Study, add: Add, work: Work, state: ledger.StudyState
+) -> None:
+    add(0.8)
+    held = claim(database, study)
+    ledger.set_study_state(database, study.id, state)
+    assert leases.claim_chunk(database, study.id, worker="w", seconds=60.0) is None
+    commit(database, held)
+    ledger.set_study_state(database, study.id, "running")
+    assert len(work()) == 1
+
+
+def test_leases_and_breaking_one(database: Database, study: ledger.Study, add: Add) -> None:
+    add(0.8)
+    held = claim(database, study, worker="dead", seconds=60.0)
+    gone = claim(database, study, worker="gone", seconds=-5.0)
+    expired, alive = leases.leases(database, study.id)
+    assert (expired.worker, expired.first_seed) == ("gone", gone.first_seed)
+    assert expired.remaining <= -5.0 and 0.0 < alive.remaining <= 60.0
+    assert leases.break_lease(database, alive)
+    again = claim(database, study, worker="heir")
+    assert (again.chunk_id, again.fence) == (held.chunk_id, 2)
+    assert not leases.break_lease(database, alive)
+    assert chunk_of(database, again).attempts == 2
+
+
+def test_the_clock_is_the_databases(
+    database: Database, study: ledger.Study, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose own clock is an hour off neither takes nor loses a lease."""
+    add(0.8, images=250)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    claim(database, study, seconds=60.0)
+    assert leases.claim_chunk(database, study.id, worker="w", seconds=60.0) is None
+
+
+PROGRAM = """
+import sys
+from skiptune.storage import leases
+from skiptune.storage.database import open_database
+database, worker = open_database(sys.argv[1]), sys.argv[3]
+while claim := leases.claim_chunk(database, sys.argv[2], worker=worker, seconds=600.0):
+    print(claim.chunk_id, claim.first_seed, flush=True)
+    leases.commit_chunk(database, claim, array="0" * 64, seconds=0.0, nfe=1.0)
+"""
+
+
+def test_processes_never_get_the_same_chunk(
+    database: Database, url: str, study: ledger.Study, add: Add
+) -> None:
+    made = [add(scale, images=25_000) for scale in (1.0, 0.8, 0.9)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, url, study.id, f"worker {n}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(3)
+    ]
+    printed = [process.communicate(timeout=300)[0].splitlines() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    taken = [line for lines in printed for line in lines]
+    assert len(taken) == len(set(taken)) == 300
+    assert sum(map(bool, printed)) >= 2, "only one process came to work: nothing was tested"
+    chunks = [chunk for item in made for chunk in ledger.chunks_of(database, item.id)]
+    assert {f"{chunk.id} {chunk.first_seed}" for chunk in chunks} == set(taken)
+    assert {(chunk.state, chunk.fence) for chunk in chunks} == {("done", 1)}

@@ -1,0 +1,96 @@
+"""Scores and what Optuna was told: the first of a key stays, and a rung is done with its score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from skiptune.errors import StorageError
+from skiptune.storage import ledger
+from skiptune.storage.database import Database
+from tests.storage.conftest import Add, Work
+
+VALUES: dict[str, Any] = {
+    "metric": "FD(e)-500-corrected",
+    "reference": "r",
+    "images": 500,
+    "value": 0.1 + 0.2,
+    "standard_error": 1e-300,
+    "raw": 4.0,
+    "difference": -0.25,
+    "difference_error": 0.125,
+    "baseline_images": 500,
+}
+
+
+def test_a_score_completes_its_rung_and_the_evaluation(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    made = add(0.8)
+    work()
+    score = ledger.put_score(database, made.id, level=0, **VALUES)
+    assert {key: getattr(score, key) for key in VALUES} == VALUES
+    assert ledger.ready_rungs(database, study.id) == ()
+    [rung] = ledger.rungs(database, study.id, evaluation_id=made.id)
+    assert rung.state == "complete" and rung.completed is not None
+    ended = ledger.evaluation(database, made.id)
+    assert ended.state == "complete" and ended.finished is not None
+    assert ledger.scores(database, study.id) == (score,)
+
+
+def test_the_first_score_stays(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    made = add(0.8)
+    work()
+    score = ledger.put_score(database, made.id, level=0, **VALUES)
+    rungs = ledger.rungs(database, study.id)
+    again = ledger.put_score(database, made.id, level=0, **{**VALUES, "value": 9.0})
+    assert again == score
+    assert ledger.rungs(database, study.id) == rungs
+    other = ledger.put_score(database, made.id, level=0, **{**VALUES, "reference": "s"})
+    assert ledger.scores(database, study.id, evaluation_id=made.id) == (score, other)
+
+
+def test_an_evaluation_with_an_open_rung_runs_on(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    made = add(0.8)
+    work()
+    ledger.promote(database, made.id, 1000)
+    ledger.put_score(database, made.id, level=0, **VALUES)
+    assert ledger.evaluation(database, made.id).state == "running"
+    assert len(work()) == 2
+
+
+def test_a_score_does_not_undo_an_end(database: Database, add: Add, work: Work) -> None:
+    made = add(0.8)
+    work()
+    ended = ledger.finish_evaluation(database, made.id, "diverged", "NaN")
+    ledger.put_score(database, made.id, level=0, **VALUES)
+    assert ledger.evaluation(database, made.id) == ended
+
+
+@pytest.mark.parametrize("key", ["value", "standard_error", "raw", "difference_error"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_are_finite(database: Database, add: Add, key: str, number: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        ledger.put_score(database, add(0.8).id, level=0, **{**VALUES, key: number})
+
+
+def test_a_score_needs_its_rung(database: Database, add: Add) -> None:
+    with pytest.raises(StorageError, match="no rung of level 3"):
+        ledger.put_score(database, add(0.8).id, level=3, **VALUES)
+    with pytest.raises(StorageError, match="an evaluation of this database"):
+        ledger.put_score(database, "0" * 32, level=0, **VALUES)
+
+
+def test_the_first_projection_stays(database: Database, study: ledger.Study, add: Add) -> None:
+    made, other = add(0.8), add(0.9)
+    key: dict[str, Any] = {"study_id": study.id, "level": 0, "optuna_study": "cats"}
+    second = ledger.put_projection(database, evaluation_id=other.id, trial_number=5, **key)
+    first = ledger.put_projection(database, evaluation_id=made.id, trial_number=4, **key)
+    assert ledger.put_projection(database, evaluation_id=made.id, trial_number=9, **key) == first
+    assert first.trial_number == 4
+    assert ledger.projections(database, study.id) == (first, second)

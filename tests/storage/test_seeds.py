@@ -1,0 +1,92 @@
+"""Spent seeds: no two confirms of a study ever see the same image, and their levels stay small."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skiptune.errors import StorageError
+from skiptune.storage import ledger
+from skiptune.storage.database import Database, open_database
+
+CALLS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from("pqrst"), st.integers(1, 400)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(calls=CALLS)
+def test_concurrent_callers_never_share_seeds(
+    empty_file: Path, calls: list[tuple[str, str, int]]
+) -> None:
+    most = {key: max(n for *k, n in calls if tuple(k) == key) for key in {c[:2] for c in calls}}
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(empty_file, f"{folder}/skiptune.db")
+        with open_database(f"sqlite:///{folder}/skiptune.db") as database:
+            ids = {
+                name: ledger.create_study(database, name=name, spec={}, meaning={}).id
+                for name in "ab"
+            }
+
+            def spend(call: tuple[str, str, int]) -> ledger.SpentBlock:
+                study, block, _ = call
+                return ledger.spend_block(
+                    database,
+                    ids[study],
+                    block=block,
+                    images=250 * most[study, block],
+                    alpha=0.05,
+                )
+
+            with ThreadPoolExecutor(4) as pool:
+                handed = list(pool.map(spend, calls))
+            for call, block in zip(calls, handed, strict=True):
+                assert spend(call) == block
+            for name, study_id in ids.items():
+                spent = ledger.spent_blocks(database, study_id)
+                assert {block.block for block in spent} == {c[1] for c in calls if c[0] == name}
+                assert [block.number for block in spent] == list(range(1, len(spent) + 1))
+                for block, following in pairwise(spent):
+                    assert block.first_seed + block.images <= following.first_seed
+                assert all(block.first_seed >= 2_100_000 for block in spent)
+                assert sum(block.alpha for block in spent) < 0.05
+
+
+def test_the_kth_confirm(database: Database, study: ledger.Study) -> None:
+    for k in (1, 2, 3):
+        block = ledger.spend_block(
+            database, study.id, block=f"confirm-{k}", images=4000, alpha=0.05
+        )
+        assert block.number == k
+        assert block.first_seed == 2_000_000 + k * 100_000
+        assert block.alpha == 0.05 / 2**k
+
+
+def test_the_same_block_is_the_same_seeds(database: Database, study: ledger.Study) -> None:
+    first = ledger.spend_block(database, study.id, block="c", images=4000, alpha=0.05)
+    assert ledger.spend_block(database, study.id, block="c", images=2000, alpha=0.5) == first
+    with pytest.raises(ValueError, match="another block"):
+        ledger.spend_block(database, study.id, block="c", images=8000, alpha=0.05)
+
+
+@pytest.mark.parametrize(
+    "images, alpha", [(0, 0.05), (100, 0.05), (100_250, 0.05), (250, 0.0), (250, 1.0)]
+)
+def test_out_of_range(database: Database, study: ledger.Study, images: int, alpha: float) -> None:
+    with pytest.raises(ValueError):
+        ledger.spend_block(database, study.id, block="c", images=images, alpha=alpha)
+    assert ledger.spent_blocks(database, study.id) == ()
+
+
+def test_an_unknown_study_spends_nothing(database: Database) -> None:
+    with pytest.raises(StorageError, match="a study of this database"):
+        ledger.spend_block(database, "0" * 32, block="c", images=250, alpha=0.05)
