@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from skiptune.objectives.names import EXTRACTORS, REFERENCES
+from skiptune.objectives.names import EXTRACTORS, REFERENCES, known_extractors
 from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Churn, Setting
 from skiptune.search.document import shown
 from skiptune.search.problems import one_of, refusal, suggestion
@@ -61,6 +61,11 @@ def _file_or_name(text: str, info: ValidationInfo) -> str:
         return text
     folder = (info.context or {}).get(info.field_name, Path.cwd())
     return str((folder / Path(text).expanduser()).absolute())
+
+
+def _known_extractor(text: str) -> str:
+    # Asked at each reading: a program may have registered its own meanwhile.
+    return one_of(known_extractors())(text)
 
 
 def _known_reference(text: str) -> str:
@@ -235,7 +240,7 @@ class ObjectiveSpec(Section):
     metric: Annotated[str, AfterValidator(one_of(METRICS))] = Field(
         default="fd", description=f"one of {', '.join(METRICS)}"
     )
-    extractor: Annotated[str, AfterValidator(one_of(EXTRACTORS))] = Field(
+    extractor: Annotated[str, AfterValidator(_known_extractor)] = Field(
         description=f"one of {', '.join(EXTRACTORS)}"
     )
     weights: FileOrName | None = Field(

@@ -1,0 +1,55 @@
+"""Control rows: is it the skips, or would any knob have done it?
+
+Three knobs that have nothing to do with skips get the same chance as a schedule, at equal images
+and at no more network evaluations: the solver (with its grid), one scalar on the predicted
+noise, and the exponent of the time steps. Each family picks its best option on block A and is
+measured on block B beside the winner.
+
+References:
+    Ning et al., Elucidating the Exposure Bias in Diffusion Models, 2023,
+    https://arxiv.org/abs/2308.15321 (epsilon scaling).
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022,
+    https://arxiv.org/abs/2206.00364, equation 5 (exponent of the time steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from skiptune.sampling.setting import GRIDS, Setting
+
+__all__ = ["EPSILON_SCALES", "GRID_EXPONENTS", "options"]
+
+# Both sides of 1: few-step solvers err in either direction.
+EPSILON_SCALES = (0.985, 0.995, 1.005, 1.015)
+GRID_EXPONENTS = (5.0, 6.0, 8.5, 10.0)  # EDM's default is 7
+
+
+def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
+    """Return the options of each control family as (label, setting), the study's own left out.
+
+    Arguments:
+        setting: The study's setting. No option costs more network evaluations per image.
+    """
+    nfe = 2 * setting.steps - 1 if setting.solver == "heun" else setting.steps
+    # Heun spends two evaluations a step and one on the last (EDM, Algorithm 1).
+    steps = {"euler": nfe, "dpmpp_2m": nfe, "heun": (nfe + 1) // 2}
+    solvers = tuple(
+        (f"{solver} on {grid}, {steps[solver]} steps", other)
+        for solver in steps
+        for grid in GRIDS
+        if steps[solver] >= 2
+        and (other := replace(setting, solver=solver, grid=grid, steps=steps[solver])) != setting
+    )
+    scales = tuple(
+        (f"epsilon x {scale:g}", replace(setting, epsilon_scale=scale))
+        for scale in EPSILON_SCALES
+        if scale != setting.epsilon_scale
+    )
+    exponents = tuple(
+        (f"exponent {exponent:g}", replace(setting, exponent=exponent))
+        for exponent in GRID_EXPONENTS
+        if setting.grid == "edm" and exponent != setting.exponent
+    )
+    return {"solver": solvers, "epsilon scale": scales, "grid exponent": exponents}

@@ -1,0 +1,68 @@
+"""Workers of this host that are gone: their leases end now, not when their time runs out.
+
+A process that was killed cannot hand its chunk back. On its own host that is a fact anyone can
+check, so a resumed study does not wait for the lease; leases of other hosts run out by the
+database's clock.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from skiptune.storage import leases
+from skiptune.storage.database import Database
+
+__all__ = ["break_dead_leases", "worker_name"]
+
+
+def worker_name() -> str:
+    """Return host, process and the process's start, e.g. ``node7:4711:892201``.
+
+    The start tells a worker from a later process that was given the same number.
+    """
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{_start(pid)}"
+
+
+def break_dead_leases(database: Database, study_id: str) -> int:
+    """End the leases of this host's dead workers; return how many."""
+    dead = [
+        lease
+        for lease in leases.leases(database, study_id)
+        if lease.worker and _dead(lease.worker)
+    ]
+    return sum(leases.break_lease(database, lease) for lease in dead)
+
+
+def _dead(worker: str) -> bool:
+    host, _, rest = worker.rpartition(":")
+    host, _, pid = host.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    return _start(int(pid)) != rest
+
+
+def _start(pid: int) -> str:
+    """Return the kernel's start time of a process in clock ticks, or nothing if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return _start_elsewhere(pid)
+    # The command's name may hold spaces and brackets; field 22 counts from after the last one.
+    state, *fields = text.rpartition(")")[2].split()
+    return "" if state == "Z" else fields[18]
+
+
+def _start_elsewhere(pid: int) -> str:
+    """Return whether a process lives where there is no /proc, e.g. on macOS."""
+    if Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "alive"

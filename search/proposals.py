@@ -1,0 +1,55 @@
+"""Proposals: Optuna is asked, and the answer becomes one evaluation with its first chunks.
+
+Each question gets a sampler seeded from (study seed, number of the proposal), so what is proposed
+is a function of the finished rows alone: a study that was killed and resumed proposes what the
+undisturbed one would have proposed (for the samplers that keep no state of their own: tpe,
+random, gp).
+"""
+
+from __future__ import annotations
+
+from optuna.trial import TrialState
+
+from skiptune.canonical import digest
+from skiptune.search.projection import Board
+from skiptune.search.samplers import make_sampler
+from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
+from skiptune.storage import ledger
+from skiptune.storage.failpoints import fail_point
+from skiptune.storage.records import Evaluation
+
+__all__ = ["propose"]
+
+ATTEMPTS = 20  # proposals of known schedules in a row before the space counts as exhausted
+
+
+def propose(study: OpenStudy, board: Board) -> Evaluation | None:
+    """Ask Optuna for one schedule that has not been evaluated, and enter it.
+
+    Returns:
+        The new evaluation, or None where Optuna proposed only known schedules.
+    """
+    entered = ledger.evaluations(study.database, study.id, block=SEARCH)
+    known = {evaluation.schedule for evaluation in entered}
+    number = sum(evaluation.kind == "proposal" for evaluation in entered) + 1
+    for attempt in range(ATTEMPTS):
+        seed = int(digest([study.spec.search.seed, number, attempt])[:8], 16)
+        board.lowest.sampler = make_sampler(study.spec.search.sampler, seed=seed)
+        trial = board.lowest.ask(fixed_distributions=board.distributions)
+        schedule = study.space.schedule(trial.params)
+        key = digest(schedule.to_json())
+        if key in known:
+            board.lowest.tell(trial, state=TrialState.FAIL)
+            continue
+        board.enter(trial, key)
+        fail_point("search.asked")
+        return study.evaluate(
+            schedule,
+            kind="proposal",
+            label=f"proposal {number}",
+            block=SEARCH,
+            first_seed=SEARCH_SEED,
+            images=study.rungs[0],
+            params=trial.params,
+        )
+    return None

@@ -1,0 +1,150 @@
+"""Scores: what the stored arrays of an evaluation say, at any later time, on any worker.
+
+Every number is a pure function of the arrays in seed order. What the search decides on, and what
+Optuna is told, is the bias-corrected paired difference to the baseline on the same seeds plus
+the baseline's value at full size, so that all rungs share one scale.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skiptune.errors import NetworkError
+from skiptune.objectives.paired import corrected, metric_name, paired_difference, raw
+from skiptune.search.events import Listener, Scored, silent
+from skiptune.search.study import OpenStudy
+from skiptune.storage import ledger
+from skiptune.storage.records import Evaluation, Rung, Score
+
+__all__ = ["DivergedError", "NotSampledError", "features_of", "score_ready", "told_value"]
+
+
+class DivergedError(Exception):
+    """An image behind a score is not finite."""
+
+
+class NotSampledError(Exception):
+    """A chunk behind a score is still being sampled, perhaps by another worker."""
+
+
+def features_of(study: OpenStudy, evaluation: Evaluation, images: int) -> NDArray[np.float32]:
+    """Return the features of an evaluation's first images.
+
+    Arguments:
+        study: The open study.
+        evaluation: Whose images.
+        images: How many, whole chunks.
+
+    Returns:
+        float32 array of shape [images, dim], in seed order.
+
+    Raises:
+        DivergedError: An image among them is not finite.
+        NotSampledError: A chunk is missing.
+        StorageError: A chunk's file is missing or damaged.
+    """
+    parts = []
+    for chunk in ledger.chunks_of(study.database, evaluation.id, images):
+        if chunk.array is None:
+            raise NotSampledError(f"the chunk from seed {chunk.first_seed} is not sampled yet")
+        arrays = study.arrays.read(chunk.array)
+        if not arrays["finite"].all():
+            raise DivergedError(
+                f"an image in the chunk from seed {chunk.first_seed} is not finite"
+            )
+        parts.append(arrays["features"])
+    return np.concatenate(parts)
+
+
+def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
+    """Score every rung whose chunks are all there; return how many.
+
+    A baseline is scored before whatever is compared with it: its chunks are claimed first.
+    """
+    done = 0
+    for rung in ledger.ready_rungs(study.database, study.id):
+        evaluation = ledger.evaluation(study.database, rung.evaluation_id)
+        try:
+            score = _score(study, evaluation, rung)
+        except NotSampledError:
+            _refuse_lost_baseline(study, evaluation)
+            continue  # its baseline is on its way
+        except DivergedError as reason:
+            ledger.finish_evaluation(
+                study.database, evaluation.id, state="diverged", reason=str(reason)
+            )
+            on_event(_scored(evaluation, rung.images, None))
+        else:
+            on_event(_scored(evaluation, rung.images, score))
+        done += 1
+    return done
+
+
+def told_value(score: Score, baseline: Score) -> float:
+    """Return what Optuna is told: the baseline's value at full size plus the difference.
+
+    Arguments:
+        score: Of the evaluation, at any rung.
+        baseline: Of the search's baseline, at full size.
+    """
+    return baseline.value + (score.difference or 0.0)
+
+
+def _score(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> Score:
+    features = features_of(study, evaluation, rung.images)
+    value = corrected(features, study.reference)
+    plain = raw(features, study.reference)
+    difference = None
+    baseline = _baseline_of(study, evaluation)
+    if baseline is not None and baseline.id != evaluation.id:
+        difference = paired_difference(
+            features, features_of(study, baseline, rung.images), study.reference
+        )
+    return ledger.put_score(
+        study.database,
+        evaluation.id,
+        level=rung.level,
+        metric=metric_name(study.extractor.name, rung.images, corrected=True),
+        reference=study.reference.digest,
+        images=rung.images,
+        value=value.value,
+        standard_error=value.standard_error,
+        raw=plain.value,
+        difference=None if difference is None else difference.value,
+        difference_error=None if difference is None else difference.standard_error,
+    )
+
+
+def _baseline_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:
+    found = ledger.evaluations(study.database, study.id, kind="baseline", block=evaluation.block)
+    return found[0] if found else None
+
+
+def _refuse_lost_baseline(study: OpenStudy, evaluation: Evaluation) -> None:
+    baseline = _baseline_of(study, evaluation)
+    if baseline is not None and baseline.state in ("diverged", "failed"):
+        raise NetworkError(
+            f"study {study.spec.study}: baseline",
+            expected="finite images of the untouched network",
+            found=baseline.reason or baseline.state,
+            hint="try more steps or another solver under a new study name: the setting itself "
+            "does not work",
+        )
+
+
+def _scored(evaluation: Evaluation, images: int, score: Score | None) -> Scored:
+    return Scored(
+        number=evaluation.number,
+        kind=evaluation.kind,
+        label=evaluation.label,
+        images=images,
+        value=math.nan if score is None else score.value,
+        standard_error=math.nan if score is None else score.standard_error,
+        difference=None if score is None else score.difference,
+        difference_error=None if score is None else score.difference_error,
+        params=evaluation.params,
+        state="diverged" if score is None else "complete",
+    )

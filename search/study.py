@@ -1,0 +1,270 @@
+"""An open study: the spec, what it means exactly, and everything a worker needs to serve it.
+
+Opening comes first and refuses everything that can be refused: the network, the extractor and
+the reference are loaded, hashed and compared with each other and with what the database holds
+under this name, before an image is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from skiptune.errors import Problem, SpecError, StudyChangedError
+from skiptune.objectives.describe import describe as describe_measure
+from skiptune.objectives.extractors import Extractor, load_extractor
+from skiptune.objectives.reference import Reference, load_reference
+from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
+from skiptune.sampling.describe import describe as describe_series
+from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.setting import Setting, sigmas
+from skiptune.search.space import Space
+from skiptune.search.spec import StudySpec, difference
+from skiptune.storage import ledger
+from skiptune.storage.arrays import ArrayStore
+from skiptune.storage.database import Database, open_database
+from skiptune.storage.records import Evaluation, Kind, Study
+
+__all__ = ["SEARCH", "SEARCH_SEED", "OpenStudy", "check_study", "default_artifacts", "open_study"]
+
+SEARCH = "search"  # the block of seeds on which a search compares its evaluations
+SEARCH_SEED = 1_000_000  # its first seed, the same for every study: all are paired
+VERDICT_IMAGES_PER_FEATURE = 8  # Frechet verdicts need about 8 images per feature
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study that is ready to be worked on.
+
+    Arguments:
+        spec: What the user asked for.
+        row: The study in the database.
+        database: Where rows go.
+        arrays: Where per-image arrays go.
+        checkpoint: The network under study, baseline weights, eval mode.
+        extractor: Images to features.
+        reference: The distribution that features are compared with.
+        space: Parameters to schedules.
+        url: The database as Optuna's engine needs it.
+    """
+
+    spec: StudySpec
+    row: Study
+    database: Database
+    arrays: ArrayStore
+    checkpoint: Checkpoint
+    extractor: Extractor
+    reference: Reference
+    space: Space
+    url: str
+
+    @property
+    def id(self) -> str:
+        """The study's identity in our tables."""
+        return self.row.id
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Images at which evaluations are compared, increasing."""
+        return tuple(self.spec.search.rungs)
+
+    @cached_property
+    def setting(self) -> Setting:
+        """How the study makes images."""
+        return self.spec.setting.to_setting()
+
+    @cached_property
+    def series(self) -> dict[str, Any]:
+        """The series of the study's own setting, plain data."""
+        return self.series_of(self.setting)
+
+    @cached_property
+    def measure(self) -> dict[str, Any]:
+        """What turns images into arrays, plain data."""
+        return describe_measure(self.extractor)
+
+    def series_of(self, setting: Setting) -> dict[str, Any]:
+        """Return the series that another setting of the same network makes, plain data."""
+        return describe_series(self.checkpoint, setting, microbatch=self.spec.microbatch)
+
+    def evaluate(
+        self,
+        schedule: Schedule,
+        *,
+        kind: Kind,
+        label: str,
+        block: str,
+        first_seed: int,
+        images: int,
+        setting: Setting | None = None,
+        params: Mapping[str, float] | None = None,
+    ) -> Evaluation:
+        """Enter one evaluation with its first rung's chunks; the same again is the same row."""
+        return ledger.add_evaluation(
+            self.database,
+            self.id,
+            kind=kind,
+            label=label,
+            block=block,
+            series=self.series if setting is None else self.series_of(setting),
+            measure=self.measure,
+            schedule=schedule.to_json(),
+            first_seed=first_seed,
+            images=images,
+            params=dict(params or {}),
+        )
+
+    def baseline(self, *, block: str, first_seed: int, images: int) -> Evaluation:
+        """Enter the untouched network on a block: every comparison there is paired with it."""
+        return self.evaluate(
+            Schedule.baseline(),
+            kind="baseline",
+            label="baseline",
+            block=block,
+            first_seed=first_seed,
+            images=images,
+        )
+
+
+def check_study(
+    spec: StudySpec, *, device: str = "cpu", source: str = "spec"
+) -> tuple[Checkpoint, Extractor, Reference, Space]:
+    """Load everything that a spec names and refuse what does not fit together.
+
+    Arguments:
+        spec: The study.
+        device: Torch device for network and extractor.
+        source: Name of the file the spec came from, for messages.
+
+    Raises:
+        SkiptuneError: One of its kinds, naming what is wrong; nothing has been written.
+    """
+    checkpoint = load_checkpoint(
+        spec.network.checkpoint, sha256=spec.network.sha256, device=device
+    )
+    extractor = load_extractor(
+        spec.objective.extractor, weights=spec.objective.weights, device=device
+    )
+    reference = load_reference(spec.objective.reference, extractor=extractor)
+    setting = spec.setting.to_setting()
+    space = Space.of(spec.space, checkpoint.skips, sigmas(setting))
+    problems: list[Problem] = []
+    label_dim = int(checkpoint.config.get("label_dim", 0))
+    if isinstance(setting.labels, int) and not 0 <= setting.labels < label_dim:
+        choices = f"a class from 0 to {label_dim - 1}" if label_dim else "null"
+        problems.append(Problem(f"{source}: setting.labels", choices, f"{setting.labels}"))
+    if setting.guidance != 1.0 and label_dim == 0:
+        problems.append(
+            Problem(
+                f"{source}: setting.guidance",
+                "1 for a network without labels",
+                f"{setting.guidance}",
+            )
+        )
+    fewest = VERDICT_IMAGES_PER_FEATURE * extractor.dim
+    for key, images in (
+        ("search.rungs", spec.search.rungs[0]),
+        ("confirm.images", spec.confirm.images),
+    ):
+        # Half a chunk of slack: 500 images serve d = 64, whose 8 d are 512.
+        if images + 125 < fewest:
+            problems.append(
+                Problem(
+                    f"{source}: {key}",
+                    f"at least {fewest} images (8 per feature of {extractor.name}, rounded to "
+                    "chunks of 250)",
+                    f"{images}",
+                )
+            )
+    if problems:
+        raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {source}`")
+    return checkpoint, extractor, reference, space
+
+
+def default_artifacts(storage: str) -> Path:
+    """Return the folder of per-image arrays that belongs to a SQLite database: beside it."""
+    file = make_url(storage).database
+    return Path(file or ".").absolute().parent / "skiptune-artifacts"
+
+
+def study_meaning(
+    spec: StudySpec, checkpoint: Checkpoint, extractor: Extractor, reference: Reference
+) -> dict[str, Any]:
+    """Return what a study keeps for life: the spec's part, and the hashes of what it loads."""
+    return {
+        **spec.meaning(),
+        "network.sha256": checkpoint.sha256,
+        "objective.extractor.sha256": extractor.sha256,
+        "objective.reference.digest": reference.digest,
+        "seeds": f"one CPU generator per image, search from {SEARCH_SEED}",
+    }
+
+
+def check_unchanged(row: ledger.Study, meaning: Mapping[str, Any], *, source: str) -> None:
+    """Refuse to go on with a study that means something else.
+
+    Arguments:
+        row: The stored study.
+        meaning: What the spec at hand means, from `study_meaning`.
+        source: Name of the file the spec came from, for messages.
+
+    Raises:
+        StudyChangedError: Naming every field that differs.
+    """
+    problems = difference(row.meaning, meaning)
+    if problems:
+        raise StudyChangedError.of(
+            [replace(p, where=f"{source}: {p.where}") for p in problems],
+            hint=f"give the changed study a new name (`study:`), or go on with the stored one: "
+            f"`skiptune status {row.name}`",
+        )
+
+
+def open_study(
+    spec: StudySpec,
+    *,
+    storage: str,
+    artifacts: Path | None = None,
+    device: str = "cpu",
+    source: str = "spec",
+) -> OpenStudy:
+    """Create the study or resume the one of the same name and meaning.
+
+    Arguments:
+        spec: The study.
+        storage: Database URL, e.g. ``sqlite:///skiptune.db``.
+        artifacts: Folder of the per-image arrays; by default ``skiptune-artifacts`` beside a
+            SQLite database.
+        device: Torch device.
+        source: Name of the file the spec came from, for messages.
+
+    Raises:
+        StudyChangedError: A study of this name exists with another meaning; every differing
+            field is named.
+        SkiptuneError: Anything else that is wrong with the spec or its files.
+    """
+    checkpoint, extractor, reference, space = check_study(spec, device=device, source=source)
+    meaning = study_meaning(spec, checkpoint, extractor, reference)
+    database = open_database(storage, create=True)
+    row = ledger.create_study(database, name=spec.study, spec=spec.to_json(), meaning=meaning)
+    check_unchanged(row, meaning, source=source)
+    if row.spec != spec.to_json():
+        # A new budget, for example: `status` and `confirm` read the spec that is stored.
+        row = ledger.set_study_spec(database, row.id, spec.to_json())
+    folder = artifacts or default_artifacts(storage)
+    return OpenStudy(
+        spec=spec,
+        row=row,
+        database=database,
+        arrays=ArrayStore(folder),
+        checkpoint=checkpoint,
+        extractor=extractor,
+        reference=reference,
+        space=space,
+        url=storage,
+    )
