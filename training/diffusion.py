@@ -30,6 +30,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skiptune.sampling.networks import EDMPrecond, build
@@ -47,7 +48,6 @@ FASHION: Mapping[str, Any] = {
     "channel_mult_emb": 4,
     "num_blocks": 2,
     "attn_resolutions": [],
-    "dropout": 0.05,
     "label_dropout": 0.1,
     "embedding_type": "positional",
     "channel_mult_noise": 1,
@@ -181,7 +181,11 @@ class Trainer:
         self.labels = torch.nn.functional.one_hot(
             torch.from_numpy(labels[:TRAINING_IMAGES]), len(CLASSES)
         ).float()
-        self.config = {**FASHION, "sigma_data": round(float(self.images.double().std()), 4)}
+        self.config = {
+            **FASHION,
+            "dropout": options.dropout,
+            "sigma_data": round(float(self.images.double().std()), 4),
+        }
         torch.manual_seed(options.seed)
         self.network = build(self.config)
         self.say(json.dumps(self.config))
@@ -202,7 +206,7 @@ class Trainer:
     def resume(self) -> None:
         """Take over everything from the checkpoint of an earlier session."""
         state = torch.load(self.file, weights_only=True)
-        if state["config"] != self.config:
+        if {**state["config"], "dropout": self.options.dropout} != self.config:
             raise SystemExit(f"{self.file}: another network; choose another --out")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -233,6 +237,23 @@ class Trainer:
             path = self.file.with_name(f"snapshot-{self.run.images}.safetensors")
             save_weights(path, self.average, config=self.config, facts=asdict(self.run))
             self.say(f"wrote {path}")
+            if self.options.fd:
+                self.score()
+
+    def score(self) -> None:
+        """Print the Frechet distance of images made with the averaged weights."""
+        # The feature network's room is needed only here.
+        from skiptune.sampling.setting import Setting
+        from training.quality import frechet
+
+        network = build(self.config).eval()
+        network.load_state_dict(self.average)
+        setting = Setting(solver="dpmpp_2m", steps=6)
+        found, nfe = frechet(network, setting, images=self.options.fd)
+        self.say(
+            f"FD(fashion-cnn) {found.value:.3f} +- {1.96 * found.standard_error:.3f} at "
+            f"{self.options.fd} images, {setting.solver} {nfe:.0f} NFE"
+        )
 
     def step(self, *, stop: bool) -> tuple[float, float, bool]:
         """Make one step on this process's share of the batch.
@@ -286,8 +307,8 @@ class Trainer:
         """Move the averaged weights towards the present ones."""
         half_life = self.options.ema * self.run.images
         keep = 0.5 ** (self.options.batch / half_life)
-        for name, value in self.network.state_dict().items():
-            self.average[name].lerp_(value, 1 - keep)
+        present = list(self.network.state_dict().values())
+        get_ema_multi_avg_fn(keep)(list(self.average.values()), present, None)
 
     def train(self) -> None:
         """Run until the planned images or minutes are done, or a signal arrives."""
@@ -347,6 +368,7 @@ def main() -> None:
     add("--lr", type=float, default=1.5e-3, help="peak learning rate")
     add("--warmup", type=int, default=20_000, help="images until the peak")
     add("--ema", type=float, default=0.05, help="half-life as a share of the images seen")
+    add("--dropout", type=float, default=0.0, help="may change when a run is resumed")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=1, help="threads of each process")
     add("--minutes", type=float, default=0.0, help="end this session after so many minutes")
@@ -357,6 +379,12 @@ def main() -> None:
         nargs="*",
         default=None,
         help="images at which to keep the EMA (default: at 25 and 50 percent of --images)",
+    )
+    add(
+        "--fd",
+        type=int,
+        default=0,
+        help="at each snapshot, print the Frechet distance of this many images (0: never)",
     )
     add(
         "--decay-to",
