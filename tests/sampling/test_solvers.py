@@ -95,7 +95,7 @@ def test_dpmpp_2m_is_the_papers_algorithm_2() -> None:
 
 
 def _linear_heun_step(x: float, t: float, t_next: float) -> float:
-    """Algorithm 2 of Karras et al. 2022, lines 6 to 11, for the Gaussian denoiser, in plain floats."""
+    """Karras et al. 2022, algorithm 2, lines 6 to 11, for the Gaussian, in plain floats."""
 
     def slope(y: float, s: float) -> float:
         return (y - (0.3 * s * s + y * _SPREAD**2) / (_SPREAD**2 + s * s)) / s

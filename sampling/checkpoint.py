@@ -1,0 +1,180 @@
+"""Checkpoints: safetensors files that carry their network's configuration. No code is executed.
+
+The metadata entry ``skiptune.network`` holds the JSON configuration for
+`skiptune.sampling.networks.build`. The tensors are the network's state, of any floating dtype.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from skiptune.canonical import file_digest
+from skiptune.errors import NetworkError
+from skiptune.sampling.networks import build
+from skiptune.sampling.skips import Skip, find_skips
+
+__all__ = ["CHECKPOINTS", "METADATA_KEY", "Checkpoint", "load_checkpoint"]
+
+CHECKPOINTS = ("fashion",)
+METADATA_KEY = "skiptune.network"
+
+_ASSETS = Path(__file__).parent / "assets"
+# torch.save writes zip files or, of old, bare pickles, which begin with protocol 2 or later.
+_PICKLE_STARTS = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
+_PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its weights and where they came from.
+
+    Arguments:
+        network: In evaluation mode, float32, no gradients.
+        name: The bundled name, or the file's name without suffix.
+        sha256: Of the file, 64 hexadecimal digits.
+        path: The file.
+        config: What the network was built from.
+        skips: The network's skips, deepest first.
+    """
+
+    network: nn.Module
+    name: str
+    sha256: str
+    path: Path
+    config: dict[str, Any]
+    skips: tuple[Skip, ...]
+
+
+def load_checkpoint(
+    name_or_path: str | Path,
+    *,
+    sha256: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Checkpoint:
+    """Load a network.
+
+    Arguments:
+        name_or_path: A bundled name (one of `CHECKPOINTS`) or a safetensors file.
+        sha256: What the file's SHA-256 must be; None accepts any.
+        device: Where the network goes.
+
+    Raises:
+        NetworkError: For a file that is missing, cut off, a pickle, of another hash, without a
+            configuration, or whose tensors are not those of the network it describes.
+    """
+    bundled = isinstance(name_or_path, str) and name_or_path in CHECKPOINTS
+    path = _ASSETS / f"{name_or_path}.safetensors" if bundled else Path(name_or_path)
+    _refuse_unreadable(path)
+    found = file_digest(path)
+    if sha256 is not None and found != sha256.lower():
+        raise NetworkError(
+            f"{path}: sha256",
+            expected=sha256,
+            found=found,
+            hint="fetch the file again, or correct `sha256` if this is the file you mean",
+        )
+    config, tensors = _read(path)
+    network = build(config)
+    _refuse_other_architecture(path, network.state_dict(), tensors)
+    network.load_state_dict(tensors)
+    network.eval().requires_grad_(False)
+    return Checkpoint(
+        network=network.to(device),
+        name=str(name_or_path) if bundled else path.stem,
+        sha256=found,
+        path=path,
+        config=config,
+        skips=find_skips(network),
+    )
+
+
+def _refuse_unreadable(path: Path) -> None:
+    if not path.is_file():
+        raise NetworkError(
+            str(path),
+            expected=f"a safetensors file, or a bundled name: {', '.join(CHECKPOINTS)}",
+            found="a folder" if path.is_dir() else "no such file",
+            hint="check the path, or use a bundled name: `skiptune skips fashion`",
+        )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise NetworkError(
+            str(path),
+            expected="a readable file",
+            found=error.strerror or str(error),
+            hint="check the file's permissions",
+        ) from error
+    if path.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
+        raise NetworkError(
+            str(path),
+            expected="a safetensors file, which holds no code",
+            found="a pickle, which runs code when it is loaded",
+            hint=f"save its tensors with safetensors and the metadata entry {METADATA_KEY}",
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise NetworkError(
+            str(path),
+            expected="a complete safetensors file",
+            found=f"{path.stat().st_size} bytes that are none: {error}",
+            hint="the file is cut off or of another format: fetch it again",
+        ) from error
+    where = f"{path}: metadata {METADATA_KEY}"
+    hint = f"write the file with the network's configuration as JSON under {METADATA_KEY}"
+    expected = "the network's configuration, a JSON object"
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise NetworkError(where, expected=expected, found="no such entry", hint=hint)
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise NetworkError(where, expected=expected, found=str(error), hint=hint) from error
+    if not isinstance(config, dict):
+        raise NetworkError(where, expected=expected, found=text[:60], hint=hint)
+    return config, tensors
+
+
+def _refuse_other_architecture(
+    path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> None:
+    missing = [key for key in expected if key not in found]
+    surplus = [key for key in found if key not in expected]
+    shapes = [
+        f"{key} {list(found[key].shape)} instead of {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in found and found[key].shape != tensor.shape
+    ]
+    differences = [
+        f"{what}: {_some(names)}"
+        for what, names in (("missing", missing), ("unknown", surplus), ("shapes", shapes))
+        if names
+    ]
+    if differences:
+        raise NetworkError(
+            str(path),
+            expected=f"the {len(expected)} tensors of the network it describes",
+            found="; ".join(differences),
+            hint="the weights belong to another architecture: correct the configuration",
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

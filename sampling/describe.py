@@ -1,0 +1,54 @@
+"""The series: everything that, with a schedule, determines the images of given seeds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from skiptune.errors import SpecError
+from skiptune.sampling.setting import Setting
+
+if TYPE_CHECKING:
+    from skiptune.sampling.checkpoint import Checkpoint
+
+__all__ = ["MODES", "describe"]
+
+MODES = ("float32",)
+# Change these names whenever the numbers drawn for a seed change.
+_SEED_RULE = "one torch CPU generator per image, seed mod 2^32"
+_DRAW_ORDER = ["latent float32", "label", "churn float64 per step"]
+
+
+def describe(
+    checkpoint: Checkpoint, setting: Setting, *, microbatch: int = 50, mode: str = "float32"
+) -> dict[str, Any]:
+    """Return a series as plain data; its `canonical.digest` is the series' identity.
+
+    Device, thread count and versions are left out: they are provenance, not identity.
+
+    Arguments:
+        checkpoint: The network; its file's SHA-256 stands for weights and architecture.
+        setting: How images are made; it includes the label rule.
+        microbatch: Images per evaluation of the network.
+        mode: Numeric mode of the network, one of `MODES`; the solver's state is float64 always.
+
+    Raises:
+        SpecError: For an unknown mode.
+    """
+    if mode not in MODES:
+        raise SpecError(
+            "mode",
+            expected=f"one of {', '.join(MODES)}",
+            found=repr(mode),
+            hint="leave the mode at float32",
+        )
+    labels: str | int | None = setting.labels
+    if checkpoint.config["label_dim"] == 0:
+        labels = None
+    return {
+        "network": {"sha256": checkpoint.sha256},
+        "setting": setting.to_json(),
+        "labels": labels,
+        "seeds": {"rule": _SEED_RULE, "draws": _DRAW_ORDER},
+        "microbatch": microbatch,
+        "mode": mode,
+    }

@@ -1,0 +1,127 @@
+"""The skips of a network: where a decoder block receives an encoder's output.
+
+A skip is addressed by the decoder block that receives it, concatenated behind the main path on the
+channel dimension. That tensor goes through a group normalisation and, unnormalised, through the
+block's 1x1 shortcut. A group that holds only skip channels undoes their scale, so the scale acts
+through the shortcut alone, unless the cut between main path and skip lies inside a group.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from skiptune.errors import NetworkError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Skip", "decoder_blocks", "find_skips"]
+
+_BLOCK = re.compile(r"(\d+)x\1_block(\d+)")
+_HOLDERS = ("model", "unet")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """One skip.
+
+    Arguments:
+        address: The decoder block that receives it, e.g. ``16x16_block0``.
+        index: Place in the order from the deepest, which is 0, to the shallowest.
+        resolution: Height and width of the feature maps in pixels, e.g. 16.
+        main_channels: Channels of the main path, the first ones of the block's input.
+        skip_channels: Channels of the skip, the last ones of the block's input.
+        groups: Groups of the normalisation that reads the block's input.
+        mixed: Whether one of these groups holds channels of both, so that the skip's scale acts
+            through the normalised branch too and cannot be folded into the shortcut exactly.
+    """
+
+    address: str
+    index: int
+    resolution: int
+    main_channels: int
+    skip_channels: int
+    groups: int
+    mixed: bool
+
+
+def find_skips(network: nn.Module) -> tuple[Skip, ...]:
+    """Find the skips of a network of the EDM family, deepest first, by its structure.
+
+    The network, its `model` or its `unet` must hold the blocks in the order of execution in two
+    `ModuleDict`s, `enc` and `dec`; decoder blocks named ``{res}x{res}_block{i}`` receive a skip.
+    No image goes through the network, so its parameters may be on the meta device.
+
+    Raises:
+        NetworkError: For a network without such skips, or whose channel counts do not add up.
+    """
+    encoder, decoder = _halves(network)
+    outputs = [_channels(module, "out_channels", name) for name, module in _main(encoder.items())]
+    skips: list[Skip] = []
+    main = outputs[-1] if outputs else 0
+    for name, module in _main(decoder.items()):
+        match = _BLOCK.fullmatch(name)
+        if match is not None:
+            received = _channels(module, "in_channels", name)
+            skip = outputs.pop() if outputs else 0
+            if skip == 0 or main + skip != received:
+                raise _unknown(f"`{name}` with {received} input channels, not {main} + {skip}")
+            groups = _channels(getattr(module, "norm0", None), "num_groups", f"{name}.norm0")
+            skips.append(
+                Skip(
+                    address=name,
+                    index=len(skips),
+                    resolution=int(match[1]),
+                    main_channels=main,
+                    skip_channels=skip,
+                    groups=groups,
+                    mixed=main % (received // groups) != 0,
+                )
+            )
+        main = _channels(module, "out_channels", name)
+    if not skips:
+        raise _unknown(f"{type(network).__name__} with a decoder without such blocks")
+    return tuple(skips)
+
+
+def decoder_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the decoder blocks that receive a skip, by address, deepest first.
+
+    Raises:
+        NetworkError: For a network outside the EDM family.
+    """
+    _, decoder = _halves(network)
+    return {name: module for name, module in decoder.items() if _BLOCK.fullmatch(name)}
+
+
+def _halves(network: nn.Module) -> tuple[Any, Any]:
+    for holder in (network, *(getattr(network, name, None) for name in _HOLDERS)):
+        encoder, decoder = getattr(holder, "enc", None), getattr(holder, "dec", None)
+        if hasattr(encoder, "items") and hasattr(decoder, "items"):
+            return encoder, decoder
+    raise _unknown(f"{type(network).__name__} without `enc` and `dec`")
+
+
+def _main(modules: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    # The auxiliary modules of skip and residual architectures change features in place of a
+    # block's output or make the image: they neither push nor receive a skip.
+    return ((name, module) for name, module in modules if "_aux_" not in name)
+
+
+def _channels(module: Any, attribute: str, name: str) -> int:
+    value = getattr(module, attribute, None)
+    if not isinstance(value, int) or value < 1:
+        raise _unknown(f"`{name}` without a number `{attribute}`")
+    return value
+
+
+def _unknown(found: str) -> NetworkError:
+    return NetworkError(
+        "network",
+        expected="a U-Net of the EDM family: `enc` and `dec` with blocks like `16x16_block0`",
+        found=found,
+        hint="load the network with skiptune.sampling.load_checkpoint",
+    )
