@@ -263,11 +263,13 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             hint=_REMAKE,
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("one array")
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        # Opened here because numpy leaves a file open when its zip directory is damaged.
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("a single array")
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ObjectiveError(
             str(path),
             expected="an npz file without pickled objects",
