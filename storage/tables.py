@@ -126,6 +126,7 @@ class EvaluationRow(Table):
     __table_args__ = (
         UniqueConstraint("study_id", "block", "series", "measure", "schedule"),
         UniqueConstraint("study_id", "number"),
+        Index(None, "study_id", "state"),
         Index(None, "series", "measure", "schedule"),
     )
 

@@ -26,14 +26,8 @@ def claim(
 
 
 def commit(database: Database, held: leases.Claim, array: str = ARRAY) -> None:
-    leases.commit_chunk(
-        database,
-        held,
-        array=array,
-        seconds=2.5,
-        nfe=6.0,
-        provenance={"torch": "2", "device": "cpu"},
-    )
+    made = {"torch": "2", "device": "cpu"}
+    leases.commit_chunk(database, held, array=array, seconds=2.5, nfe=6.0, provenance=made)
 
 
 def chunk_of(database: Database, held: leases.Claim) -> ledger.Chunk:
@@ -55,9 +49,8 @@ def test_a_claim_carries_all_that_sampling_needs(
     held = chunk_of(database, first)
     assert (held.state, held.worker, held.study_id, held.attempts) == ("leased", "a", study.id, 1)
     assert held.lease_until is not None
-    assert abs(held.lease_until - datetime.now(UTC) - timedelta(seconds=60)) < timedelta(
-        seconds=30
-    )
+    length = held.lease_until - datetime.now(UTC)
+    assert timedelta(seconds=30) < length < timedelta(seconds=90)
 
 
 def test_the_baseline_comes_first_then_number_then_seed(
@@ -240,7 +233,7 @@ while claim := leases.claim_chunk(database, sys.argv[2], worker=worker, seconds=
 def test_processes_never_get_the_same_chunk(
     database: Database, url: str, study: ledger.Study, add: Add
 ) -> None:
-    made = [add(scale, images=25_000) for scale in (1.0, 0.8, 0.9)]
+    made = [add(scale, images=20_000) for scale in (1.0, 0.8, 0.9)]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, url, study.id, f"worker {n}"],
@@ -252,7 +245,7 @@ def test_processes_never_get_the_same_chunk(
     printed = [process.communicate(timeout=300)[0].splitlines() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     taken = [line for lines in printed for line in lines]
-    assert len(taken) == len(set(taken)) == 300
+    assert len(taken) == len(set(taken)) == 240
     assert sum(map(bool, printed)) >= 2, "only one process came to work: nothing was tested"
     chunks = [chunk for item in made for chunk in ledger.chunks_of(database, item.id)]
     assert {f"{chunk.id} {chunk.first_seed}" for chunk in chunks} == set(taken)

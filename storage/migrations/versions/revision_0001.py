@@ -148,6 +148,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("study_id", "number", name="uq_skiptune_evaluations_study_id_number"),
     )
     op.create_index(
+        "ix_skiptune_evaluations_study_id_state",
+        "skiptune_evaluations",
+        ["study_id", "state"],
+        unique=False,
+    )
+    op.create_index(
         "ix_skiptune_evaluations_series_measure_schedule",
         "skiptune_evaluations",
         ["series", "measure", "schedule"],
