@@ -42,7 +42,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         result.schedule,
         skips=study.checkpoint.skips,
         study=result.study,
-        network=TunedNetwork(name=study.spec.network.checkpoint, sha256=study.checkpoint.sha256),
+        network=TunedNetwork(name=_network_name(study), sha256=study.checkpoint.sha256),
         setting=study.spec.setting,
         verdict=Verdict(
             verdict="win" if result.verdict == "win" else "no significant gain",
@@ -75,6 +75,13 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             versions={package: version(package) for package in PACKAGES},
         ),
     )
+
+
+def _network_name(study: OpenStudy) -> str:
+    """Return the bundled name, or the file's: folders of this machine mean nothing elsewhere."""
+    checkpoint = study.checkpoint
+    bundled = study.spec.network.checkpoint == checkpoint.name
+    return checkpoint.name if bundled else checkpoint.path.name
 
 
 def _score(row: Measured) -> Score:

@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from skiptune.errors import SpecError
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.result import NO_GAIN, WIN, Measured, is_win
-from skiptune.search.spec import StudySpec
 from skiptune.storage import ledger
 from skiptune.storage.database import Database
 from skiptune.storage.records import Evaluation, Score, Spending, SpentBlock, Study
@@ -157,7 +155,7 @@ def overview(database: Database, name: str) -> Overview:
         created=study.created,
         metric=None if base is None else base.metric,
         evaluations=sum(states.values()),
-        budget=board.spec.search.evaluations,
+        budget=board.budget,
         states=states,
         chunks={str(state): number for state, number in progress.chunks.items()},
         workers=progress.workers,
@@ -195,7 +193,9 @@ class _Board:
     """The rows of one study, read once."""
 
     def __init__(self, database: Database, study: Study) -> None:
-        self.spec = _spec_of(study)
+        # Read as plain data: the models of a whole spec cost more time than all queries here.
+        self.budget = int(study.spec["search"]["evaluations"])
+        self._min_gain = float(study.meaning["confirm.min_gain"])
         self._database = database
         self._evaluations = ledger.evaluations(database, study.id)
         self._scores: dict[str, Score] = {}
@@ -277,7 +277,7 @@ class _Board:
             won = (
                 winner is not None
                 and base is not None
-                and is_win(winner, base, alpha=block.alpha, min_gain=self.spec.confirm.min_gain)
+                and is_win(winner, base, alpha=block.alpha, min_gain=self._min_gain)
             )
             verdict = WIN if won else NO_GAIN
         return Confirmed(
@@ -304,13 +304,3 @@ class _Board:
     def _scored(self, evaluation: Evaluation, label: str) -> Measured | None:
         score = self._scores.get(evaluation.id)
         return None if score is None else self.measured(score, label)
-
-
-def _spec_of(study: Study) -> StudySpec:
-    try:
-        return StudySpec.from_json(study.spec, source=f"study {study.name}")
-    except SpecError as error:
-        raise SpecError.of(
-            error.problems,
-            hint="update this installation, which is older than the one that stored the study",
-        ) from None

@@ -9,7 +9,10 @@ __all__ = ["confirm_images", "search_images"]
 
 
 def search_images(spec: StudySpec) -> int:
-    """Return the images of a search whose budget is spent: the baseline's and all rungs'."""
+    """Return the images of a search whose budget is spent: the baseline's and all rungs'.
+
+    Promotion does not wait for a whole rung, so a search may promote a few more than this counts.
+    """
     rungs = spec.search.rungs
     images = rungs[-1]
     entered = spec.search.evaluations

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from skiptune.commands.options import Options, device_option, pass_options, shared
-from skiptune.errors import SpecError, StorageError
+from skiptune.errors import NetworkError, SpecError, StorageError
+
+if TYPE_CHECKING:
+    from skiptune.search.tuned import Tuned
 
 __all__ = ["export", "sample"]
 
@@ -42,7 +46,7 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
       skiptune export fashion --storage sqlite:////scratch/studies.db
     """
     from skiptune.commands.output import check_writable, print_json, say
-    from skiptune.commands.studies import stored_spec
+    from skiptune.commands.studies import opened_study, stored_spec
     from skiptune.search.overview import confirms
     from skiptune.storage.database import open_database
 
@@ -59,15 +63,11 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
         )
     from skiptune.search.confirm import confirm
     from skiptune.search.export import tuned_of
-    from skiptune.search.study import open_study
 
-    opened = open_study(spec, storage=options.storage, source=f"study {spec.study}")
-    try:
+    with opened_study(options, spec, source=f"study {spec.study}") as opened:
         # A finished confirm is read, not run.
         result = confirm(opened, number=finished[-1])
         tuned_of(opened, result).write(output, force=force)
-    finally:
-        opened.database.close()
     if options.json:
         print_json({"written": output, "verdict": result.verdict, "confirm": result.confirm})
     say(options, f"Wrote {output}: {result.verdict}")
@@ -83,7 +83,7 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
 @click.option(
     "--checkpoint",
     metavar="FILE",
-    help="The network, where it is not at the place that TUNED.json names.",
+    help="The network; by default the bundled one or the file beside TUNED.json.",
 )
 @click.option(
     "-o",
@@ -129,7 +129,7 @@ def sample(
     from skiptune.views.picture import Row, folded, write_picture
 
     check_device(device)
-    loaded = load_checkpoint(checkpoint or document.network.name, device=device)
+    loaded = load_checkpoint(_place(checkpoint, document, tuned), device=device)
     document.check(loaded.skips, sha256=loaded.sha256)
     setting = document.setting.to_setting()
     images = images_of(loaded.network, setting, document.schedule, wanted)
@@ -150,6 +150,23 @@ def sample(
     if options.json:
         print_json({"written": output, "seeds": wanted, "compare": compare})
     say(options, f"Wrote {output}: {len(wanted)} seeds")
+
+
+def _place(checkpoint: str | None, document: Tuned, tuned: Path) -> str | Path:
+    """Return where the network of a tuned.json is."""
+    from skiptune.sampling.checkpoint import CHECKPOINTS
+
+    if checkpoint is not None or document.network.name in CHECKPOINTS:
+        return checkpoint or document.network.name
+    beside = tuned.parent / document.network.name
+    if not beside.is_file():
+        raise NetworkError(
+            f"{tuned}: network",
+            expected=f"the checkpoint {document.network.name} beside it",
+            found="no such file",
+            hint="say where it is with --checkpoint FILE",
+        )
+    return beside
 
 
 def _seeds(text: str) -> list[int]:

@@ -293,7 +293,7 @@ def _check_speed(report: _Report, spec: StudySpec, checkpoint: Checkpoint) -> No
     report.add(
         "cost",
         lambda: None,
-        lambda _: f"at most {count(images)} images, about {duration(seconds)} on one worker",
+        lambda _: f"about {count(images)} images, {duration(seconds)} on one worker",
     )
 
 

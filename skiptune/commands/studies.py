@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skiptune.commands.options import Options
     from skiptune.search.spec import StudySpec
+    from skiptune.search.study import OpenStudy
 
-__all__ = ["stored_spec"]
+__all__ = ["opened_study", "stored_spec"]
 
 
 def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ()) -> StudySpec:
@@ -39,3 +43,37 @@ def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ())
         return spec
     document = Document(f"study {target}", dict(row.spec)).overridden(overrides)
     return StudySpec.from_json(document.values, source=f"study {target}")
+
+
+@contextmanager
+def opened_study(
+    options: Options, spec: StudySpec, *, source: str, device: str = "cpu"
+) -> Iterator[OpenStudy]:
+    """Open a study for the time of the block.
+
+    Arguments:
+        options: Where the database is, and how much other libraries may say.
+        spec: The study.
+        source: What the spec came from, for messages.
+        device: Torch device.
+
+    Raises:
+        SkiptuneError: Whatever is wrong with the spec, its files or the database.
+    """
+    from skiptune.search.study import open_study
+
+    _hush(verbose=options.verbose)
+    study = open_study(spec, storage=options.storage, device=device, source=source)
+    try:
+        yield study
+    finally:
+        study.database.close()
+
+
+def _hush(*, verbose: int) -> None:
+    """Keep the words of other libraries out of ours, unless they are asked for."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.INFO if verbose > 1 else logging.WARNING)
+    if not verbose:
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -67,6 +67,7 @@ def tune(
     """
     from skiptune.commands.device import check_device
     from skiptune.commands.output import print_json, print_text, say
+    from skiptune.commands.studies import opened_study
     from skiptune.search.spec import load_spec
 
     study_spec = load_spec(spec, overrides=overrides)
@@ -74,7 +75,7 @@ def tune(
     check_device(device)
     from skiptune.search.tune import run
 
-    with _opened(options, study_spec, device=device, source=spec) as study:
+    with opened_study(options, study_spec, device=device, source=spec) as study:
         with _watched(options, study) as listener:
             result = run(study, on_event=listener)
         written = _write(study, result, output)
@@ -111,14 +112,14 @@ def confirm(options: Options, study: str, overrides: tuple[str, ...], device: st
     """
     from skiptune.commands.device import check_device
     from skiptune.commands.output import print_json, print_text, say
-    from skiptune.commands.studies import stored_spec
+    from skiptune.commands.studies import opened_study, stored_spec
     from skiptune.search.overview import confirms
 
     study_spec = stored_spec(options, study, overrides=overrides)
     check_device(device)
     from skiptune.search.confirm import confirm as run
 
-    with _opened(options, study_spec, device=device, source=study) as opened:
+    with opened_study(options, study_spec, device=device, source=study) as opened:
         before = confirms(opened.database, study_spec.study)
         number = len(before) + 1 if not before or before[-1].finished else len(before)
         with _watched(options, opened) as listener:
@@ -131,17 +132,6 @@ def confirm(options: Options, study: str, overrides: tuple[str, ...], device: st
         addresses = [skip.address for skip in opened.checkpoint.skips]
         print_text(*result_view(result, addresses=addresses))
     say(options, f"\nNext: skiptune export {study_spec.study} -o {TUNED}")
-
-
-@contextmanager
-def _opened(options: Options, spec: StudySpec, *, device: str, source: str) -> Iterator[OpenStudy]:
-    from skiptune.search.study import open_study
-
-    study = open_study(spec, storage=options.storage, device=device, source=source)
-    try:
-        yield study
-    finally:
-        study.database.close()
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,7 +23,6 @@ def watching(options: Options, study: OpenStudy) -> Iterator[Listener]:
     from skiptune.search.events import silent
     from skiptune.views.progress import Lines, bars
 
-    _hush(verbose=options.verbose)
     if options.quiet:
         yield silent
         return
@@ -66,12 +63,3 @@ def _standing(study: OpenStudy) -> Standing:
             params=best.params,
         )
     return standing
-
-
-def _hush(*, verbose: int) -> None:
-    """Keep the words of other libraries out of ours, unless they are asked for."""
-    import optuna
-
-    optuna.logging.set_verbosity(logging.INFO if verbose > 1 else logging.WARNING)
-    if not verbose:
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

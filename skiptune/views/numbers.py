@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["change", "count", "duration", "gain", "interval", "nfe", "percent", "value"]
+__all__ = [
+    "bare_gain",
+    "change",
+    "count",
+    "duration",
+    "gain",
+    "interval",
+    "nfe",
+    "percent",
+    "value",
+]
 
 
 def count(images: int) -> str:
@@ -32,7 +42,13 @@ def interval(low: float, high: float) -> str:
 
 def percent(fraction: float) -> str:
     """Return a fraction as ``+3.1``, in percent."""
-    return f"{100 * fraction:+.1f}"
+    # Adding zero turns the minus zero of a rounded number into zero.
+    return f"{round(100 * fraction, 1) + 0.0:+.1f}"
+
+
+def bare_gain(fraction: float, low: float, high: float) -> str:
+    """Return ``+3.1 [+1.2, +5.0]``, in percent, for a column whose heading says so."""
+    return f"{percent(fraction)} [{percent(low)}, {percent(high)}]"
 
 
 def gain(fraction: float, low: float, high: float) -> str:

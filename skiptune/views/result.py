@@ -27,16 +27,22 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
     yield Text(f"{result.study}: {result.metric}, lower is better", style="bold")
     yield paragraph(
         f"{setting_text(result.setting)}; measured on fresh seeds from "
-        f"{numbers.count(result.seeds[1])} on, which took no part in any choice",
+        f"{numbers.count(result.seeds[1])} on, which took no part in any choice; "
+        "95 % intervals in brackets",
         style="dim",
     )
+    yield Text("")
     yield score_table(result)
+    yield Text("")
     won = result.verdict == WIN
     yield paragraph(verdict_text(result), style="bold green" if won else "bold")
     for note in notes(result):
         yield paragraph(note, style="yellow")
     if not result.schedule.is_baseline:
+        yield Text("")
+        yield Text("Tuned scales" if won else "Scales of the candidate", style="bold")
         yield scale_table(result.schedule, addresses=addresses)
+    yield Text("")
     yield paragraph(
         f"{numbers.count(result.evaluations)} schedules tried, "
         f"{numbers.count(result.images)} images in {numbers.duration(result.seconds)} of sampling"
@@ -53,9 +59,10 @@ def score_table(result: Result) -> Table:
         _row(c.label.partition(": ")[2] or c.label, c, result.baseline) for c in result.controls
     ]
     return listing(
-        ("", "FD [95 % interval]", "gain [95 % interval]", "NFE", "images"),
+        ("", "value [95 %]", "gain % [95 %]", "NFE", "images"),
         rows,
         right=("NFE", "images"),
+        gap=1,  # five columns have to fit into 80
     )
 
 
@@ -71,11 +78,11 @@ def verdict_text(result: Result) -> str:
     if winner is None or measured is None or ends is None:
         return f"No significant gain: no candidate could be measured. {test}"
     evidence = (
-        f"gain {numbers.gain(measured, *ends)} ({100 * (1 - result.alpha):g} % interval) "
+        f"{numbers.gain(measured, *ends)} ({100 * (1 - result.alpha):g} % interval) "
         f"on {numbers.count(winner.images)} images"
     )
     if result.verdict == WIN:
-        return f"The tuned schedule is better: {evidence}. {test}"
+        return f"The tuned schedule is better: a gain of {evidence}. {test}"
     reason = (
         "the interval reaches zero"
         if ends[0] <= 0
@@ -118,7 +125,7 @@ def _row(label: str, measured: Measured, baseline: Measured) -> tuple[str, ...]:
     return (
         label,
         f"{numbers.value(measured.value)} {numbers.interval(*measured.interval())}",
-        "" if fraction is None or ends is None else numbers.gain(fraction, *ends),
+        "" if fraction is None or ends is None else numbers.bare_gain(fraction, *ends),
         numbers.nfe(measured.nfe),
         numbers.count(measured.images),
     )

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["hint", "listing", "paragraph"]
+__all__ = ["listing", "paragraph"]
 
 
 def listing(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    gap: int = 2,
 ) -> Table:
     """Return a table of texts.
 
@@ -21,8 +24,15 @@ def listing(
         columns: Headings.
         rows: One text per column.
         right: Headings of the columns that are aligned to the right.
+        gap: Blanks between two columns.
     """
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, gap, 0, 0),
+        header_style="bold",
+    )
     for index, heading in enumerate(columns):
         # The first column names things and may be long: it is the one that folds.
         table.add_column(
@@ -36,11 +46,6 @@ def listing(
     return table
 
 
-def paragraph(text: str, *, style: str = "", indent: int = 0) -> Padding:
+def paragraph(text: str, *, style: str = "") -> Text:
     """Return a paragraph that wraps at words."""
-    return Padding(Text(text, style=style), (0, 0, 0, indent))
-
-
-def hint(text: str) -> Text:
-    """Return a line that holds a command, which must not be wrapped to be pasted."""
-    return Text(text, no_wrap=True, overflow="ignore")
+    return Text(text, style=style)
