@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skiptune.errors import NetworkError
-from skiptune.sampling.networks import EDMPrecond, SongUNet, build
+from skiptune.sampling.networks import EDMPrecond, SongUNet, build, precond
 from skiptune.sampling.networks.block import ResidualBlock
 from skiptune.sampling.networks.embedding import FourierEmbedding, PositionalEmbedding
 from skiptune.sampling.networks.resampling import Resample2d, ResampledConv2d
@@ -505,3 +507,22 @@ def test_wrong_configurations_are_refused(change: dict[str, Any], found: str) ->
     with pytest.raises(NetworkError, match=found) as caught:
         build(config)
     assert caught.value.hint
+
+
+def test_the_bundled_weights_are_those_of_this_network() -> None:
+    path = Path(precond.__file__).parents[1] / "assets" / "fashion.safetensors"
+    assert path.stat().st_size <= 10e6
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["skiptune.network"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+    assert {key: config[key] for key in FASHION} == FASHION
+    network = build(config).eval()
+    network.load_state_dict(weights, strict=True)
+    # A trained denoiser keeps a clean black frame around a noisy grey square.
+    clean = torch.full((4, 1, 32, 32), -1.0)
+    clean[:, :, 8:24, 8:24] = 0.3
+    generator = torch.Generator().manual_seed(0)
+    noisy = clean + 0.3 * torch.randn(clean.shape, generator=generator)
+    with torch.no_grad():
+        found = network(noisy, 0.3)
+    assert float((found - clean).square().mean()) < 0.25 * float((noisy - clean).square().mean())
