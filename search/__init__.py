@@ -4,13 +4,22 @@ This room calls the three others: `sampling` makes images, `objectives` turns th
 with standard errors, `storage` keeps what was finished. It holds no network mathematics, no
 statistics and no SQL of its own. Optuna proposes; our tables decide, and Optuna is told.
 
-Names are imported on first use, so reading a spec costs neither torch nor Optuna.
+Names are imported on first use, so reading a spec costs neither torch nor Optuna. The whole job
+is `skiptune.search.tune.tune`, also called `skiptune.tune`: a name of this package would hide its
+module.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skiptune.search.result import Result
+    from skiptune.search.space import Space
+    from skiptune.search.spec import StudySpec, load_spec
+    from skiptune.search.study import OpenStudy, open_study
+    from skiptune.search.tuned import Tuned, load
 
 _HOME = {
     "OpenStudy": "study",
@@ -21,10 +30,18 @@ _HOME = {
     "load": "tuned",
     "load_spec": "spec",
     "open_study": "study",
-    "tune": "tune",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "OpenStudy",
+    "Result",
+    "Space",
+    "StudySpec",
+    "Tuned",
+    "load",
+    "load_spec",
+    "open_study",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,11 @@ to do, and the numbers come out the same.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 from skiptune.search.confirm import confirm, confirm_number, images_of
 from skiptune.search.events import Listener, Stage, silent
+from skiptune.search.plan import search_images
 from skiptune.search.projection import Board
 from skiptune.search.promotion import promotable
 from skiptune.search.proposals import propose
@@ -57,13 +57,7 @@ def run(study: OpenStudy, *, on_event: Listener = silent) -> Result:
 
 def planned_images(study: OpenStudy) -> int:
     """Return how many images the search uses when its whole budget is spent."""
-    rungs = study.rungs
-    count = study.spec.search.evaluations
-    images = rungs[-1] + count * rungs[0]
-    for lower, higher in pairwise(rungs):
-        count = int(count * study.spec.search.promote + 1e-3)
-        images += count * (higher - lower)
-    return images
+    return search_images(study.spec)
 
 
 def search(study: OpenStudy, *, on_event: Listener = silent) -> None:

@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from skiptune.objectives.extractors import Extractor, register_extractor
 from skiptune.objectives.reference import reference_of, save_reference
+from skiptune.sampling import hooks
 from skiptune.sampling import images as sampling_images
 from skiptune.sampling.checkpoint import load_checkpoint
+from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.search import worker
 from skiptune.search.spec import StudySpec
@@ -84,24 +87,30 @@ def prepare(folder: Path, checkpoint: Path) -> None:
     )
 
 
-def logged_sample(log: Path) -> Callable[..., Any]:
-    """The real `sample`, with process, scales and seeds written down."""
+def watch(log: Path) -> None:
+    """Let the worker write down process, schedule and seed of every image it samples."""
+    current: list[str] = []
 
-    def sample(network: nn.Module, *arguments: Any, **named: Any) -> Any:
-        # What distinguishes schedules here is what the hooks were given: one sum of all scales.
-        scales = sum(float(buffer.sum()) for name, buffer in network.named_buffers())
-        for batch in sampling_images.sample(network, *arguments, **named):
-            lines = "".join(f"{os.getpid()} {scales!r} {seed}\n" for seed in batch.seeds)
+    @contextmanager
+    def scaled(network: nn.Module, schedule: Schedule) -> Iterator[None]:
+        current[:] = [schedule.digest]
+        with hooks.scaled(network, schedule):
+            yield
+
+    def sample(*arguments: Any, **named: Any) -> Iterator[sampling_images.Batch]:
+        for batch in sampling_images.sample(*arguments, **named):
+            lines = "".join(f"{os.getpid()} {current[0]} {seed}\n" for seed in batch.seeds)
             with log.open("a") as file:
                 file.write(lines)
             yield batch
 
-    return sample
+    worker.scaled = scaled  # type: ignore[attr-defined]
+    worker.sample = sample  # type: ignore[attr-defined]
 
 
 def main(folder: Path) -> None:
     """Tune the study of a folder."""
-    worker.sample = logged_sample(folder / "sampled.log")  # type: ignore[attr-defined]
+    watch(folder / "sampled.log")
     result = tune(spec(folder), storage=f"sqlite:///{folder / 'tiny.db'}")
     plain = result.to_json()
     # Wall time differs between runs; everything else must not.
