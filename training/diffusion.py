@@ -322,8 +322,8 @@ class Trainer:
             nonlocal stop
             stop = True
 
-        signal.signal(signal.SIGTERM, ask_to_stop)
-        signal.signal(signal.SIGINT, ask_to_stop)
+        handled = (signal.SIGTERM, signal.SIGINT)
+        earlier = [signal.signal(number, ask_to_stop) for number in handled]
         begun = last = logged = saved = time.monotonic()
         losses: list[float] = []
         norms: list[float] = []
@@ -354,6 +354,8 @@ class Trainer:
                 saved = now
         run.seconds += time.monotonic() - last
         self.save()
+        for number, handler in zip(handled, earlier, strict=True):
+            signal.signal(number, handler)
         self.say(f"ended at {run.images} images after {run.seconds / 60:.1f} minutes")
 
 
