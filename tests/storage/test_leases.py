@@ -63,6 +63,35 @@ def test_the_baseline_comes_first_then_number_then_seed(
     ]
 
 
+def test_the_baseline_of_a_later_block_comes_before_proposals(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    add(1.0, images=250)
+    add(0.8, images=250)
+    later = add(1.0, block="A", first_seed=2_100_000, images=250)
+    claim(database, study)
+    assert claim(database, study).evaluation_id == later.id
+
+
+def test_a_scored_rung_asks_for_nothing_more(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    made = add(0.8)
+    work(1)
+    ledger.promote(database, made.id, 750)
+    ledger.put_score(
+        database,
+        made.id,
+        level=1,
+        metric="m",
+        reference="r",
+        images=750,
+        value=1.0,
+        standard_error=0.1,
+    )
+    assert [item.first_seed for item in work()] == [1_000_250]
+
+
 def test_a_commit_is_kept_whole(database: Database, study: ledger.Study, add: Add) -> None:
     add(0.8)
     held = claim(database, study)
