@@ -127,7 +127,8 @@ def _fail(error: SkiptuneError, options: Options) -> NoReturn:
 def _as_problem(error: click.ClickException, words: Sequence[str]) -> SkiptuneError:
     """Say what click found wrong in the shape of all our errors."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    path = context.command_path if context is not None else "skiptune"
+    name = next((word for word in words if word in COMMANDS), "")
+    path = context.command_path if context is not None else f"skiptune {name}".rstrip()
     usage = "" if context is None else " ".join(context.command.collect_usage_pieces(context))
     expected = f"{path} {usage}".rstrip()
     where, found = path, error.format_message().rstrip(".")
@@ -136,6 +137,8 @@ def _as_problem(error: click.ClickException, words: Sequence[str]) -> SkiptuneEr
         known = error.possibilities or ()
         if known:
             expected = f"an option it knows, e.g. {', '.join(sorted(known))}"
+    elif isinstance(error, click.BadOptionUsage):
+        where, expected = f"{path} {error.option_name}", "the option as its help page shows it"
     elif isinstance(error, click.MissingParameter) and error.param is not None:
         where = f"{path} {error.param.make_metavar(context)}" if context else path
         found = "nothing"

@@ -1,19 +1,26 @@
-"""What every test shares: the device, one thread count, networks, and a fresh database."""
+"""What every test shares: the device, one thread count, networks, a study, a fresh database."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.command_line import Outcome
 
 if TYPE_CHECKING:
     from torch import nn
 
     from skiptune.sampling.networks import EDMPrecond
+
+TINY_STUDY = Path(__file__).parent / "search" / "tiny_study.py"
 
 # A spinning thread pool makes two busy torch processes on two cores run many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -82,6 +89,55 @@ def write_checkpoint(tiny_config: dict[str, Any]) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_study() -> ModuleType:
+    """The module `tiny_study`, loaded once: its extractor can be registered only once."""
+    name = "tests_tiny_study"
+    if name not in sys.modules:
+        found = importlib.util.spec_from_file_location(name, TINY_STUDY)
+        assert found is not None and found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[name] = module
+        found.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def study_folder(
+    tmp_path: Path,
+    tiny_study: ModuleType,
+    tiny_network: nn.Module,
+    write_checkpoint: Callable[..., Path],
+) -> Path:
+    """A folder with everything the tiny study needs, and no database yet."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    checkpoint = write_checkpoint(tiny_network, folder / "tiny.safetensors")
+    tiny_study.prepare(folder, checkpoint)
+    return folder
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """A function that runs a command line in this process, in a fresh folder."""
+    from skiptune.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("SKIPTUNE_STORAGE", "SKIPTUNE_NO_PROGRESS", "COLUMNS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), out, err)
+
+    return run
 
 
 def _random_network(config: Mapping[str, Any], device: str) -> EDMPrecond:

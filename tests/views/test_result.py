@@ -1,0 +1,153 @@
+"""The last page of a tune: every number, the verdict in words, and its width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from skiptune.sampling.schedule import Schedule, Term
+from skiptune.sampling.setting import Setting
+from skiptune.search.result import NO_GAIN, WIN, Measured, Result
+from skiptune.views.result import result_view, setting_text, verdict_text
+
+ADDRESSES = ("8x8_block0", "8x8_block1", "16x16_block0")
+
+
+def measured(label: str, value: float, difference: float | None, *, nfe: float = 6) -> Measured:
+    error = None if difference is None else 0.05
+    return Measured(label, 2000, nfe, value, 0.07, difference, error)
+
+
+RESULT = Result(
+    study="fashion",
+    metric="FD(fashion-cnn)-2k-corrected",
+    setting=Setting(),
+    confirm=1,
+    alpha=0.025,
+    min_gain=0.01,
+    seeds=(2_100_000, 2_150_000),
+    baseline=measured("baseline", 5.0, None),
+    winner=measured("tuned", 4.5, -0.5),
+    controls=(
+        measured("solver: heun on logsnr, 3 steps", 5.5, 0.5, nfe=5),
+        measured("epsilon scale: epsilon x 1.005", 4.9, -0.1),
+    ),
+    schedule=Schedule.uniform({"8x8_block0": 1.15, "16x16_block0": 0.85}),
+    params={},
+    edges=(),
+    evaluations=40,
+    images=46_500,
+    seconds=301.0,
+    verdict=WIN,
+)
+
+
+def page(result: Result, *, width: int = 80) -> str:
+    console = Console(width=width, color_system=None, markup=False, highlight=False)
+    with console.capture() as capture:
+        for part in result_view(result, addresses=ADDRESSES):
+            console.print(part)
+    return capture.get()
+
+
+def test_every_row_has_its_value_its_gain_its_cost_and_their_intervals() -> None:
+    lines = {line.split("  ")[0].strip(): line for line in page(RESULT).splitlines() if line}
+    # 1.96 standard errors: 5 +- 0.137, and 0.1 +- 0.0196 of the baseline.
+    assert "5.000 [4.863, 5.137]" in lines["baseline"]
+    assert lines["tuned"].split() == [
+        "tuned", "4.500", "[4.363,", "4.637]", "+10.0", "[+8.0,", "+12.0]", "6", "2,000",
+    ]  # fmt: skip
+    assert "-10.0 [-12.0, -8.0]" in lines["heun on logsnr, 3 steps"]
+    assert lines["heun on logsnr, 3 steps"].split()[-2:] == ["5", "2,000"]
+    assert "+2.0 [+0.0, +4.0]" in lines["epsilon x 1.005"]
+    assert "46,500 images in 5 min 01 s" in page(RESULT)
+
+
+def test_all_skips_are_listed_also_those_that_stay() -> None:
+    rows = [line.split() for line in page(RESULT).splitlines() if "x" in line and "block" in line]
+    assert rows == [
+        ["8x8_block0", "1.150", "+15.0", "%"],
+        ["8x8_block1", "1", "untouched"],
+        ["16x16_block0", "0.850", "-15.0", "%"],
+    ]
+
+
+def test_a_window_is_shown_as_the_noise_levels_at_which_it_acts() -> None:
+    terms = (Term("8x8_block0", 1.5, 0.5, 20.0), Term("8x8_block1", 0.0, high=0.5))
+    text = page(replace(RESULT, schedule=Schedule(terms)))
+    assert "0.5 to 20" in text
+    assert "dropped" in text
+    assert "below 0.5" in text
+    assert "everywhere" in text
+
+
+def test_the_page_fits_80_columns_without_colour() -> None:
+    for result in (RESULT, replace(RESULT, edges=("skip/8x8_block0",), verdict=NO_GAIN)):
+        text = page(result)
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= 80
+        # Only paragraphs may break: each control keeps its line.
+        assert any(line.startswith("heun on logsnr, 3 steps  5.5") for line in text.splitlines())
+
+
+def test_a_win_says_by_how_much_at_which_level_on_what() -> None:
+    # 2.2414 standard errors at level 0.025: 0.1 +- 0.0224.
+    assert verdict_text(RESULT) == (
+        "The tuned schedule is better: a gain of +10.0 % [+7.8, +12.2] (97.5 % interval) on "
+        "2,000 images. Test at level 0.025 (confirm 1), least gain that counts 1 %."
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "reason"),
+    [
+        (-0.1, "the interval reaches zero"),
+        (0.5, "the interval reaches zero"),
+        (-0.13, "the gain is smaller than the least that counts"),
+    ],
+)
+def test_no_gain_is_a_valid_answer_with_its_reason(difference: float, reason: str) -> None:
+    result = replace(
+        RESULT,
+        winner=measured("tuned", 5 + difference, difference),
+        verdict=NO_GAIN,
+        min_gain=0.05,
+    )
+    text = verdict_text(result)
+    assert text.startswith("No significant gain: ")
+    assert reason in text
+    assert "valid answer" in text
+    assert "Tuned scales" not in page(result)
+
+
+def test_a_study_whose_candidates_all_diverged_still_has_a_page() -> None:
+    text = page(replace(RESULT, winner=None, schedule=Schedule.baseline(), verdict=NO_GAIN))
+    assert "no candidate could be measured" in text
+    assert "block0" not in text
+
+
+def test_an_optimum_at_the_edge_and_a_better_control_are_said() -> None:
+    text = " ".join(page(replace(RESULT, edges=("skip/8x8_block0",))).split())
+    assert "touches the edge of its range at skip/8x8_block0" in text
+    assert "Widen" in text
+    better = measured("grid exponent: exponent 8.5", 4.0, -1.0)
+    text = " ".join(page(replace(RESULT, controls=(better,))).split())
+    assert "more is gained by grid exponent: exponent 8.5 (+20.0 %)" in text
+    assert "Note:" not in page(RESULT)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        (Setting(), "dpmpp_2m, 6 steps, edm grid"),
+        (Setting(labels=None), "dpmpp_2m, 6 steps, edm grid, no labels"),
+        (
+            Setting(solver="heun", steps=5, guidance=1.5, labels=3),
+            "heun, 5 steps, edm grid, guidance 1.5, class 3",
+        ),
+    ],
+)
+def test_the_setting_in_words(setting: Setting, text: str) -> None:
+    assert setting_text(setting) == text
