@@ -4,7 +4,8 @@ Here live the skips of a network and the hooks that scale them, noise-level grid
 random stream per image, checkpoints, and the networks that skiptune itself can build. The way
 from scales to float images is differentiable. This room imports no other room.
 
-Names are imported on first use: `schedule`, `setting`, `grids` and `skips` cost no torch.
+Names are imported on first use: `schedule`, `setting`, `grids` and `skips` cost no torch. The
+function `describe` is imported from its module, because the package knows the module by that name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
-    from skiptune.sampling.describe import describe
     from skiptune.sampling.hooks import Handle, apply, check_effect, effect, scaled
     from skiptune.sampling.images import Batch, sample, sample_float, to_uint8
     from skiptune.sampling.noise import ImageStreams
@@ -35,7 +35,6 @@ _HOME = {
     "Term": "schedule",
     "apply": "hooks",
     "check_effect": "hooks",
-    "describe": "describe",
     "effect": "hooks",
     "find_skips": "skips",
     "load_checkpoint": "checkpoint",
@@ -59,7 +58,6 @@ __all__ = [
     "Term",
     "apply",
     "check_effect",
-    "describe",
     "effect",
     "find_skips",
     "load_checkpoint",
