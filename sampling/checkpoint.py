@@ -38,7 +38,8 @@ class Checkpoint:
     """A network with its weights and where they came from.
 
     Arguments:
-        network: In evaluation mode, float32, no gradients.
+        network: In evaluation mode, float32, no gradients; on a CPU its convolutions' weights lie
+            in `torch.channels_last` order.
         name: The bundled name, or the file's name without suffix.
         sha256: Of the file, 64 hexadecimal digits.
         path: The file.
@@ -86,9 +87,12 @@ def load_checkpoint(
     network = build(config)
     _refuse_other_architecture(path, network.state_dict(), tensors)
     network.load_state_dict(tensors)
-    network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False).to(device)
+    if torch.device(device).type == "cpu":
+        # Convolutions of few channels take a third less time with the channels innermost.
+        network.to(memory_format=torch.channels_last)
     return Checkpoint(
-        network=network.to(device),
+        network=network,
         name=str(name_or_path) if bundled else path.stem,
         sha256=found,
         path=path,

@@ -49,7 +49,9 @@ def test_round_trip(
     assert not loaded.network.training
     assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
     x, sigma = torch.ones(2, 1, 8, 8, device=device), torch.tensor(1.0, device=device)
-    assert torch.equal(loaded.network(x, sigma, None), tiny_network(x, sigma, None))
+    assert torch.allclose(loaded.network(x, sigma, None), tiny_network(x, sigma, None), atol=1e-5)
+    for name, value in tiny_network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[name], value)
 
 
 def test_half_precision_files_load_as_float32(
