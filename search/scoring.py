@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from skiptune.errors import NetworkError
+from skiptune.errors import NetworkError, StorageError
 from skiptune.objectives.paired import corrected, metric_name, paired_difference, raw
 from skiptune.search.events import Listener, Scored, silent
 from skiptune.search.study import OpenStudy
@@ -44,13 +44,18 @@ def features_of(study: OpenStudy, evaluation: Evaluation, images: int) -> NDArra
     Raises:
         DivergedError: An image among them is not finite.
         NotSampledError: A chunk is missing.
-        StorageError: A chunk's file is missing or damaged.
+        StorageError: A chunk's file is missing or damaged; the chunk is open again.
     """
     parts = []
     for chunk in ledger.chunks_of(study.database, evaluation.id, images):
         if chunk.array is None:
             raise NotSampledError(f"the chunk from seed {chunk.first_seed} is not sampled yet")
-        arrays = study.arrays.read(chunk.array)
+        try:
+            arrays = study.arrays.read(chunk.array)
+        except StorageError:
+            # Said to the user once; the next run samples the chunk again.
+            ledger.reopen_chunks(study.database, chunk.array)
+            raise
         if not arrays["finite"].all():
             raise DivergedError(
                 f"an image in the chunk from seed {chunk.first_seed} is not finite"

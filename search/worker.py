@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -46,7 +47,9 @@ def work_off(
         changed = score_ready(study, on_event=on_event) + decide()
         claim = leases.claim_chunk(study.database, study.id, worker=worker, seconds=LEASE_SECONDS)
         if claim is not None:
-            work(study, claim, on_event=on_event)
+            # A chunk that somebody else was given meanwhile is theirs.
+            with suppress(LeaseLostError):
+                work(study, claim, on_event=on_event)
         elif not changed:
             if not ledger.open_rungs(study.database, study.id):
                 return

@@ -22,7 +22,7 @@ import optuna
 import pytest
 import torch
 
-from skiptune.errors import StudyChangedError
+from skiptune.errors import StorageError, StudyChangedError
 from skiptune.sampling.schedule import Schedule
 from skiptune.search import worker
 from skiptune.search.events import ChunkDone, Event, Scored, Stage
@@ -31,6 +31,7 @@ from skiptune.search.result import NO_GAIN
 from skiptune.search.study import open_study
 from skiptune.search.tune import planned_images, run, tune
 from skiptune.storage import failpoints, ledger
+from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import open_database
 
 SCRIPT = Path(__file__).with_name("tiny_study.py")
@@ -236,6 +237,28 @@ def test_a_larger_budget_goes_on_and_new_candidates_get_a_fresh_block(
     if second.params != first.params:
         assert (second.confirm, second.alpha) == (2, first.alpha / 2)
         assert second.seeds == (2_200_000, 2_250_000)
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut off"])
+def test_a_lost_file_is_said_once_and_sampled_again(
+    study_folder: Path, tiny_study: ModuleType, damage: str
+) -> None:
+    collect(study_folder, tiny_study, search__evaluations=2)
+    with open_database(f"sqlite:///{study_folder / 'tiny.db'}") as database:
+        study = ledger.require_study(database, "tiny")
+        baseline = ledger.evaluations(database, study.id, kind="baseline", block="search")[0]
+        array = ledger.chunks_of(database, baseline.id)[0].array
+    path = ArrayStore(study_folder / "skiptune-artifacts").path(array or "")
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "cut off":
+        path.write_bytes(data[:100])
+    with pytest.raises(StorageError, match="sampled again"):
+        collect(study_folder, tiny_study, search__evaluations=3)
+    result, events = collect(study_folder, tiny_study, search__evaluations=3)
+    assert result.evaluations == 3
+    assert [e.label for e in events if isinstance(e, ChunkDone)].count("baseline") >= 1
+    assert path.read_bytes() == data
 
 
 def test_optunas_studies_are_rebuilt_from_our_rows(
