@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from sqlalchemy.engine import make_url
 
 from skiptune.errors import Problem, SpecError, StudyChangedError
@@ -151,6 +152,7 @@ def check_study(
         spec.objective.extractor, weights=spec.objective.weights, device=device
     )
     reference = load_reference(spec.objective.reference, extractor=extractor)
+    _check_images(checkpoint, extractor)
     setting = spec.setting.to_setting()
     space = Space.of(spec.space, checkpoint.skips, sigmas(setting))
     problems: list[Problem] = []
@@ -184,6 +186,13 @@ def check_study(
     if problems:
         raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {source}`")
     return checkpoint, extractor, reference, space
+
+
+def _check_images(checkpoint: Checkpoint, extractor: Extractor) -> None:
+    """Refuse an extractor that cannot read the network's images; one blank image tells."""
+    network: Any = checkpoint.network
+    size = network.img_resolution
+    extractor(torch.zeros(1, network.img_channels, size, size, dtype=torch.uint8))
 
 
 def default_artifacts(storage: str) -> Path:
@@ -251,11 +260,15 @@ def open_study(
     checkpoint, extractor, reference, space = check_study(spec, device=device, source=source)
     meaning = study_meaning(spec, checkpoint, extractor, reference)
     database = open_database(storage, create=True)
-    row = ledger.create_study(database, name=spec.study, spec=spec.to_json(), meaning=meaning)
-    check_unchanged(row, meaning, source=source)
-    if row.spec != spec.to_json():
-        # A new budget, for example: `status` and `confirm` read the spec that is stored.
-        row = ledger.set_study_spec(database, row.id, spec.to_json())
+    try:
+        row = ledger.create_study(database, name=spec.study, spec=spec.to_json(), meaning=meaning)
+        check_unchanged(row, meaning, source=source)
+        if row.spec != spec.to_json():
+            # A new budget, for example: `status` and `confirm` read the spec that is stored.
+            row = ledger.set_study_spec(database, row.id, spec.to_json())
+    except BaseException:
+        database.close()
+        raise
     folder = artifacts or default_artifacts(storage)
     return OpenStudy(
         spec=spec,

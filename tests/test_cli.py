@@ -20,6 +20,7 @@ from PIL import Image
 
 from skiptune import __version__
 from skiptune.cli import COMMANDS, cli
+from skiptune.sampling import images
 from skiptune.search import worker
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
@@ -339,7 +340,7 @@ def test_a_signal_hands_the_chunk_back_and_says_how_to_go_on(
     number: signal.Signals,
     code: int,
 ) -> None:
-    real, made = worker.sample, []
+    real, made = images.sample, []
 
     def interrupted(*arguments: Any, **named: Any) -> Iterator[Any]:
         for batch in real(*arguments, **named):

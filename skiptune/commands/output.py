@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
     from skiptune.commands.options import Options
 
-__all__ = ["check_writable", "print_json", "print_text", "say", "stderr_console", "stdout_console"]
+__all__ = [
+    "check_folder",
+    "check_writable",
+    "print_json",
+    "print_text",
+    "say",
+    "stderr_console",
+    "stdout_console",
+]
 
 WIDEST = 100  # columns; wider tables are harder to read, not easier
 PIPED = 80  # columns where there is no terminal to ask
@@ -74,39 +82,44 @@ def check_writable(path: Path, *, force: bool, option: str = "-o") -> None:
     Raises:
         OutputError: The folder is missing, is none, cannot be written, or the file is there.
     """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise OutputError(
-            f"{option} {path}",
-            expected=f"an existing folder {folder}",
-            found=found,
-            hint=f"make it with `mkdir -p {folder}`, or choose another place with {option}",
-        )
+    where = f"{option} {path}"
     if path.is_dir():
         raise OutputError(
-            f"{option} {path}",
+            where,
             expected="the path of a file",
             found="a folder",
             hint=f"name a file in it: {option} {path / 'NAME'}",
         )
+    check_folder(path.absolute().parent, where=where)
+    if path.exists() and not force:
+        raise OutputError(
+            where,
+            expected="no file there yet",
+            found="a file",
+            hint=f"choose another name with {option}, or replace it with --force",
+        )
+
+
+def check_folder(folder: Path, *, where: str) -> None:
+    """Refuse a folder in which no file can be made.
+
+    Arguments:
+        folder: The folder.
+        where: What the user asked for, for the message.
+
+    Raises:
+        OutputError: The folder is missing, is none, or cannot be written.
+    """
     try:
         # Tried, not asked: root passes every check of modes, and some file systems take no file.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(
-            f"{option} {path}",
-            expected="a folder that can be written",
+            where,
+            expected="a folder that is there and can be written",
             found=f"{folder}: {error.strerror}",
-            hint=f"choose another place with {option}",
+            hint="make the folder, or choose another place",
         ) from None
-    if path.exists() and not force:
-        raise OutputError(
-            f"{option} {path}",
-            expected="no file there yet",
-            found="a file",
-            hint=f"choose another name with {option}, or replace it with --force",
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -150,21 +150,21 @@ def _watched(options: Options, study: OpenStudy) -> Iterator[Any]:
 
 def _check_output(folder: Path, spec: StudySpec, *, force: bool) -> None:
     """Refuse a folder that cannot be written or holds another study's results."""
-    from skiptune.commands.output import check_writable
+    from skiptune.commands.output import check_folder
     from skiptune.errors import OutputError, SpecError
     from skiptune.search.tuned import load
 
-    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
-    if not there.is_dir():
-        raise OutputError(
-            f"-o {folder}",
-            expected="a folder",
-            found=f"a file: {there}",
-            hint="choose another folder with -o",
-        )
     # Folders below `there` are made when there is something to write.
-    check_writable(there / TUNED, force=True)
-    check_writable(there / PICTURE, force=True)
+    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    check_folder(there, where=f"-o {folder}")
+    for name in (TUNED, PICTURE):
+        if (folder / name).is_dir():
+            raise OutputError(
+                f"-o {folder / name}",
+                expected="a file, or nothing",
+                found="a folder",
+                hint="choose another folder with -o",
+            )
     if force or not (folder / TUNED).exists():
         return
     try:
