@@ -49,7 +49,6 @@ __all__ = [
     "ready_rungs",
     "reopen_chunks",
     "rungs",
-    "set_trial",
 ]
 
 
@@ -66,7 +65,6 @@ def add_evaluation(
     first_seed: int,
     images: int,
     params: Mapping[str, Any],
-    trial: int | None = None,
 ) -> Evaluation:
     """Store an evaluation with its lowest rung and the chunks that nobody has asked for yet.
 
@@ -85,7 +83,6 @@ def add_evaluation(
         first_seed: A multiple of `CHUNK`.
         images: Of the lowest rung, a positive multiple of `CHUNK`.
         params: What Optuna proposed, empty otherwise.
-        trial: Number of Optuna's trial that proposed it.
 
     Raises:
         StorageError: There is no such study.
@@ -123,7 +120,6 @@ def add_evaluation(
             block=block,
             first_seed=first_seed,
             params=text_of(params),
-            trial=trial,
             **keys,
         )
         session.add(row)
@@ -168,16 +164,6 @@ def promote(database: Database, evaluation_id: str, images: int) -> Rung | None:
         row.state = "running"
         row.finished = None
         return rung_of(_add_rung(session, row, level=held[-1].level + 1, images=images))
-
-
-def set_trial(database: Database, evaluation_id: str, trial: int | None) -> None:
-    """Note the number of the trial by which Optuna knows a proposal.
-
-    Raises:
-        StorageError: There is no such evaluation.
-    """
-    with database.write("set_trial") as session:
-        evaluation_row(session, evaluation_id, lock=True).trial = trial
 
 
 def finish_evaluation(

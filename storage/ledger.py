@@ -21,7 +21,6 @@ from skiptune.storage.evaluations import (
     ready_rungs,
     reopen_chunks,
     rungs,
-    set_trial,
 )
 from skiptune.storage.records import (
     CHUNK,
@@ -31,7 +30,6 @@ from skiptune.storage.records import (
     EvaluationState,
     Kind,
     Progress,
-    Projection,
     Rung,
     Score,
     Spending,
@@ -39,7 +37,7 @@ from skiptune.storage.records import (
     Study,
     StudyState,
 )
-from skiptune.storage.scores import projections, put_projection, put_score, scores
+from skiptune.storage.scores import put_score, scores
 from skiptune.storage.seeds import spend_block, spent_blocks
 from skiptune.storage.studies import (
     create_study,
@@ -58,7 +56,6 @@ __all__ = [
     "EvaluationState",
     "Kind",
     "Progress",
-    "Projection",
     "Rung",
     "Score",
     "Spending",
@@ -77,10 +74,8 @@ __all__ = [
     "list_studies",
     "open_rungs",
     "progress",
-    "projections",
     "promote",
     "put_artifact",
-    "put_projection",
     "put_score",
     "ready_rungs",
     "reopen_chunks",
@@ -89,7 +84,6 @@ __all__ = [
     "scores",
     "set_study_spec",
     "set_study_state",
-    "set_trial",
     "spend_block",
     "spending",
     "spent_blocks",

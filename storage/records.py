@@ -23,7 +23,6 @@ __all__ = [
     "Kind",
     "Lease",
     "Progress",
-    "Projection",
     "Rung",
     "RungState",
     "Score",
@@ -64,8 +63,8 @@ class Evaluation:
     """One schedule of a study on one block of seeds, from `first_seed` on.
 
     `number` is 0 for the study's first baseline and counts up. `series`, `measure`, `schedule`
-    are digests; `schedule_json` is the schedule itself. `params` is what Optuna proposed in the
-    trial of number `trial`, if it did.
+    are digests; `schedule_json` is the schedule itself. `params` is what Optuna proposed,
+    empty otherwise.
     """
 
     id: str
@@ -80,7 +79,6 @@ class Evaluation:
     schedule_json: dict[str, Any]
     first_seed: int
     params: dict[str, Any]
-    trial: int | None
     state: EvaluationState
     reason: str | None
     created: datetime
@@ -216,17 +214,6 @@ class Artifact:
     bytes: int
     name: str
     created: datetime
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The trial by which Optuna was told one rung of an evaluation."""
-
-    study_id: str
-    evaluation_id: str
-    level: int
-    optuna_study: str
-    trial_number: int
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from skiptune.storage.records import (
     Evaluation,
     EvaluationState,
     Kind,
-    Projection,
     Rung,
     RungState,
     Score,
@@ -33,7 +32,6 @@ from skiptune.storage.tables import (
     ChunkRow,
     EvaluationRow,
     MeasureRow,
-    ProjectionRow,
     RungRow,
     ScheduleRow,
     ScoreRow,
@@ -55,7 +53,6 @@ __all__ = [
     "moment",
     "now",
     "parse",
-    "projection_of",
     "rung_of",
     "same_images",
     "score_of",
@@ -107,7 +104,6 @@ def evaluation_of(row: EvaluationRow, schedule: str) -> Evaluation:
         schedule_json=parse(schedule),
         first_seed=row.first_seed,
         params=parse(row.params),
-        trial=row.trial,
         state=cast(EvaluationState, row.state),
         reason=row.reason,
         created=datetime.fromtimestamp(row.created, UTC),
@@ -192,17 +188,6 @@ def artifact_of(row: ArtifactRow) -> Artifact:
         bytes=row.bytes,
         name=row.name,
         created=datetime.fromtimestamp(row.created, UTC),
-    )
-
-
-def projection_of(row: ProjectionRow) -> Projection:
-    """Return the record of a projection."""
-    return Projection(
-        study_id=row.study_id,
-        evaluation_id=row.evaluation_id,
-        level=row.level,
-        optuna_study=row.optuna_study,
-        trial_number=row.trial_number,
     )
 
 

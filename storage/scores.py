@@ -1,4 +1,4 @@
-"""What the rungs of a study amount to, and what Optuna has been told of them."""
+"""What the rungs of a study amount to."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from sqlalchemy import select
 
 from skiptune.errors import StorageError
 from skiptune.storage.database import Database
-from skiptune.storage.records import Projection, Score
-from skiptune.storage.rows import evaluation_row, lock_study, now, projection_of, score_of
-from skiptune.storage.tables import EvaluationRow, ProjectionRow, RungRow, ScoreRow
+from skiptune.storage.records import Score
+from skiptune.storage.rows import evaluation_row, now, score_of
+from skiptune.storage.tables import EvaluationRow, RungRow, ScoreRow
 
 __all__ = [
-    "projections",
-    "put_projection",
     "put_score",
     "scores",
 ]
@@ -118,47 +116,3 @@ def scores(
         query = query.where(EvaluationRow.id == evaluation_id)
     with database.read() as session:
         return tuple(score_of(row) for row in session.scalars(query))
-
-
-def put_projection(
-    database: Database,
-    *,
-    study_id: str,
-    evaluation_id: str,
-    level: int,
-    optuna_study: str,
-    trial_number: int,
-) -> Projection:
-    """Note by which trial Optuna was told a rung; said again, the first note stays.
-
-    Arguments:
-        database: Where the study lives.
-        study_id: The study.
-        evaluation_id: The evaluation.
-        level: Of its rung.
-        optuna_study: Name of Optuna's study for this rung.
-        trial_number: Number of the trial there.
-
-    Raises:
-        StorageError: There is no such study.
-    """
-    key = {"evaluation_id": evaluation_id, "level": level, "optuna_study": optuna_study}
-    with database.write("put_projection") as session:
-        lock_study(session, study_id)
-        row = session.scalar(select(ProjectionRow).filter_by(**key))
-        if row is None:
-            row = ProjectionRow(study_id=study_id, trial_number=trial_number, **key)
-            session.add(row)
-            session.flush()
-        return projection_of(row)
-
-
-def projections(database: Database, study_id: str) -> tuple[Projection, ...]:
-    """Return what Optuna has been told of a study, in the order of its trials."""
-    query = (
-        select(ProjectionRow)
-        .where(ProjectionRow.study_id == study_id)
-        .order_by(ProjectionRow.level, ProjectionRow.optuna_study, ProjectionRow.trial_number)
-    )
-    with database.read() as session:
-        return tuple(projection_of(row) for row in session.scalars(query))

@@ -32,7 +32,6 @@ __all__ = [
     "ChunkRow",
     "EvaluationRow",
     "MeasureRow",
-    "ProjectionRow",
     "RungRow",
     "ScheduleRow",
     "ScoreRow",
@@ -141,7 +140,6 @@ class EvaluationRow(Table):
     schedule: Mapped[str] = mapped_column(ForeignKey("skiptune_schedules.digest"))
     first_seed: Mapped[int] = mapped_column(BigInteger)
     params: Mapped[str] = mapped_column(Text)
-    trial: Mapped[int | None] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(String(16), default="running")
     reason: Mapped[str | None] = mapped_column(Text)
     created: Mapped[float] = mapped_column(Double, default=clock())
@@ -256,23 +254,6 @@ class ArtifactRow(Table):
     kind: Mapped[str] = mapped_column(String(32))
     bytes: Mapped[int] = mapped_column(BigInteger)
     name: Mapped[str] = mapped_column(Text)
-    created: Mapped[float] = mapped_column(Double, default=clock())
-
-
-class ProjectionRow(Table):
-    """What Optuna has been told: the finished trial that shows one rung of an evaluation."""
-
-    __tablename__ = "skiptune_projections"
-    __table_args__ = (UniqueConstraint("evaluation_id", "level", "optuna_study"),)
-
-    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=_identifier)
-    study_id: Mapped[str] = mapped_column(ForeignKey("skiptune_studies.id", ondelete="CASCADE"))
-    evaluation_id: Mapped[str] = mapped_column(
-        ForeignKey("skiptune_evaluations.id", ondelete="CASCADE")
-    )
-    level: Mapped[int] = mapped_column(Integer)
-    optuna_study: Mapped[str] = mapped_column(String(512))
-    trial_number: Mapped[int] = mapped_column(Integer)
     created: Mapped[float] = mapped_column(Double, default=clock())
 
 

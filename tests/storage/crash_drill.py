@@ -49,7 +49,7 @@ def drill(url: str, folder: Path) -> None:
             if claim := leases.claim_chunk(database, study.id, worker="w", seconds=600.0):
                 sample(database, claim, store)
             elif ready := ledger.ready_rungs(database, study.id):
-                score(database, study, ready[0])
+                score(database, ready[0])
             elif not ledger.reopen_chunks(database, NOWHERE):
                 break
         ledger.spend_block(database, study.id, block="confirm-1", images=500, alpha=0.05)
@@ -59,8 +59,8 @@ def drill(url: str, folder: Path) -> None:
 
 def enter(database: Database, study: ledger.Study) -> None:
     turn = take_turn(database, study.id, task="propose", worker="w", seconds=0.0)
-    for number, (label, scale) in enumerate({"baseline": 1.0, **LABELS}.items()):
-        made = ledger.add_evaluation(
+    for label, scale in {"baseline": 1.0, **LABELS}.items():
+        ledger.add_evaluation(
             database,
             study.id,
             kind="baseline" if label == "baseline" else "proposal",
@@ -73,7 +73,6 @@ def enter(database: Database, study: ledger.Study) -> None:
             images=250,
             params={"all": scale},
         )
-        ledger.set_trial(database, made.id, number)
     if turn is not None:
         end_turn(database, turn)
 
@@ -101,7 +100,7 @@ def sample(database: Database, claim: leases.Claim, store: ArrayStore) -> None:
         leases.commit_chunk(database, claim, array=array, seconds=1.5, nfe=6.0)
 
 
-def score(database: Database, study: ledger.Study, rung: ledger.Rung) -> None:
+def score(database: Database, rung: ledger.Rung) -> None:
     owner = ledger.evaluation(database, rung.evaluation_id)
     if owner.label == "diverging":
         ledger.finish_evaluation(database, owner.id, "diverged", "an image is not finite")
@@ -110,14 +109,6 @@ def score(database: Database, study: ledger.Study, rung: ledger.Rung) -> None:
         # Before the score: after it the rung is not ready any more, and who was killed between
         # the two would have to look for it elsewhere.
         ledger.promote(database, owner.id, 500)
-    ledger.put_projection(
-        database,
-        study_id=study.id,
-        evaluation_id=owner.id,
-        level=rung.level,
-        optuna_study=f"drill/{rung.images}",
-        trial_number=owner.number,
-    )
     ledger.put_score(
         database,
         owner.id,

@@ -199,11 +199,11 @@ def test_an_older_schema(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_tables_dropped_under_an_open_database(database: Database, tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "skiptune.db")
     connection.execute("DROP TABLE skiptune_turns")
-    connection.execute("DROP TABLE skiptune_projections")
+    connection.execute("DROP TABLE skiptune_scores")
     connection.commit()
     connection.close()
     with pytest.raises(StorageError) as raised:
-        ledger.projections(database, "s")
+        ledger.scores(database, "s")
     assert "no such table" in in_four_parts(raised.value)
 
 

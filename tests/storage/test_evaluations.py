@@ -16,10 +16,10 @@ from tests.storage.conftest import Add, Work
 def test_an_evaluation_comes_with_its_rung_and_chunks(
     database: Database, study: ledger.Study, add: Add
 ) -> None:
-    made = add(0.8, images=750, trial=7)
+    made = add(0.8, images=750)
     assert made.schedule == digest(made.schedule_json)
     assert made.params == {"skip/a": 0.8}
-    assert (made.state, made.trial, made.finished) == ("running", 7, None)
+    assert (made.state, made.finished) == ("running", None)
     [rung] = ledger.rungs(database, study.id)
     assert (rung.evaluation_id, rung.level, rung.images, rung.state) == (made.id, 0, 750, "open")
     chunks = ledger.chunks_of(database, made.id)
@@ -183,13 +183,6 @@ def test_descriptions_are_found_by_digest(database: Database, add: Add) -> None:
     assert ledger.description(database, made.schedule) == made.schedule_json
     with pytest.raises(StorageError, match="digest"):
         ledger.description(database, "0" * 64)
-
-
-def test_trials_are_noted(database: Database, add: Add) -> None:
-    made = add(0.8)
-    for _ in range(2):
-        ledger.set_trial(database, made.id, 12)
-        assert ledger.evaluation(database, made.id).trial == 12
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Scores and what Optuna was told: the first of a key stays, and a rung is done with its score."""
+"""Scores: the first of a key stays, and a rung is done with its score."""
 
 from __future__ import annotations
 
@@ -84,13 +84,3 @@ def test_a_score_needs_its_rung(database: Database, add: Add) -> None:
         ledger.put_score(database, add(0.8).id, level=3, **VALUES)
     with pytest.raises(StorageError, match="an evaluation of this database"):
         ledger.put_score(database, "0" * 32, level=0, **VALUES)
-
-
-def test_the_first_projection_stays(database: Database, study: ledger.Study, add: Add) -> None:
-    made, other = add(0.8), add(0.9)
-    key: dict[str, Any] = {"study_id": study.id, "level": 0, "optuna_study": "cats"}
-    second = ledger.put_projection(database, evaluation_id=other.id, trial_number=5, **key)
-    first = ledger.put_projection(database, evaluation_id=made.id, trial_number=4, **key)
-    assert ledger.put_projection(database, evaluation_id=made.id, trial_number=9, **key) == first
-    assert first.trial_number == 4
-    assert ledger.projections(database, study.id) == (first, second)

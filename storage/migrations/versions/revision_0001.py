@@ -116,7 +116,6 @@ def upgrade() -> None:
         sa.Column("schedule", sa.String(length=64), nullable=False),
         sa.Column("first_seed", sa.BigInteger(), nullable=False),
         sa.Column("params", sa.Text(), nullable=False),
-        sa.Column("trial", sa.Integer(), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created", sa.Double(), nullable=False),
@@ -195,35 +194,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("study_id", "task", name="pk_skiptune_turns"),
     )
     op.create_table(
-        "skiptune_projections",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("study_id", sa.String(length=32), nullable=False),
-        sa.Column("evaluation_id", sa.String(length=32), nullable=False),
-        sa.Column("level", sa.Integer(), nullable=False),
-        sa.Column("optuna_study", sa.String(length=512), nullable=False),
-        sa.Column("trial_number", sa.Integer(), nullable=False),
-        sa.Column("created", sa.Double(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["evaluation_id"],
-            ["skiptune_evaluations.id"],
-            name="fk_skiptune_projections_evaluation_id",
-            ondelete="CASCADE",
-        ),
-        sa.ForeignKeyConstraint(
-            ["study_id"],
-            ["skiptune_studies.id"],
-            name="fk_skiptune_projections_study_id",
-            ondelete="CASCADE",
-        ),
-        sa.PrimaryKeyConstraint("id", name="pk_skiptune_projections"),
-        sa.UniqueConstraint(
-            "evaluation_id",
-            "level",
-            "optuna_study",
-            name="uq_skiptune_projections_evaluation_id_level_optuna_study",
-        ),
-    )
-    op.create_table(
         "skiptune_rungs",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("evaluation_id", sa.String(length=32), nullable=False),
@@ -282,7 +252,6 @@ def downgrade() -> None:
     """Drop our tables; indices go with them, Optuna's tables stay."""
     op.drop_table("skiptune_scores")
     op.drop_table("skiptune_rungs")
-    op.drop_table("skiptune_projections")
     op.drop_table("skiptune_turns")
     op.drop_table("skiptune_spent_seeds")
     op.drop_table("skiptune_evaluations")
