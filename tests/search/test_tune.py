@@ -36,8 +36,10 @@ from skiptune.storage.database import open_database
 
 SCRIPT = Path(__file__).with_name("tiny_study.py")
 # What belongs to a run and not to its result.
-INCIDENTAL = ("id", "created", "finished", "completed", "committed", "seconds", "worker")
-INCIDENTAL += ("fence", "attempts", "lease_until", "provenance", "doubled_images")
+INCIDENTAL = frozenset(
+    "id created finished completed committed seconds worker fence attempts lease_until"
+    " provenance doubled_images".split()
+)
 
 
 def command(folder: Path, *points: str) -> list[str]:

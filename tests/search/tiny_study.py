@@ -92,10 +92,11 @@ def watch(log: Path) -> None:
     current: list[str] = []
 
     @contextmanager
-    def scaled(network: nn.Module, schedule: Schedule) -> Iterator[None]:
+    def scaled(network: nn.Module, schedule: hooks.Scales) -> Iterator[hooks.Handle]:
+        assert isinstance(schedule, Schedule)
         current[:] = [schedule.digest]
-        with hooks.scaled(network, schedule):
-            yield
+        with hooks.scaled(network, schedule) as handle:
+            yield handle
 
     def sample(*arguments: Any, **named: Any) -> Iterator[sampling_images.Batch]:
         for batch in sampling_images.sample(*arguments, **named):
