@@ -22,12 +22,11 @@ def skip_table(skips: Sequence[Skip], *, searched: Collection[str] | None = None
         skips: All skips of the network.
         searched: Addresses that a study searches; None shows no such column.
     """
-    columns = ["address", "index", "size", "main + skip", "groups", "acts through"]
+    columns = ["address", "index", "main + skip", "groups", "acts through"]
     rows = [
         [
             skip.address,
             str(skip.index),
-            f"{skip.resolution}x{skip.resolution}",
             f"{skip.main_channels} + {skip.skip_channels}",
             str(skip.groups),
             path_text(skip),
@@ -38,7 +37,7 @@ def skip_table(skips: Sequence[Skip], *, searched: Collection[str] | None = None
         columns.append("searched")
         for row in rows:
             row.append("yes" if row[0] in searched else "no")
-    return listing(columns, rows, right=("index", "size", "main + skip", "groups"))
+    return listing(columns, rows, right=("index", "main + skip", "groups"))
 
 
 def path_text(skip: Skip) -> str:
@@ -47,4 +46,4 @@ def path_text(skip: Skip) -> str:
     A normalisation group that holds only skip channels undoes their scale; one that holds
     channels of the main path too does not.
     """
-    return "shortcut and one mixed group" if skip.mixed else "shortcut only"
+    return "shortcut + mixed group" if skip.mixed else "shortcut only"
