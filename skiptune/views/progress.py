@@ -15,7 +15,6 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -145,11 +144,11 @@ class _Bars:
     def __init__(self, standing: Standing) -> None:
         self._standing = standing
         self._progress = Progress(
-            TextColumn("{task.description}", table_column=None),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("images"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images", justify="right"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
         )
         self._stage: TaskID | None = None
         self._chunk: TaskID | None = None

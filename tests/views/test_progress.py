@@ -96,7 +96,7 @@ def test_bars_show_stage_chunk_and_best_and_leave_nothing_behind(verbose: bool) 
             listen(event)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
     assert "search" in text
-    assert "31500 images" in text
+    assert "/31,500 images" in text
     assert "best so far: gain +2.0 ± 1.0 %" in text
     assert ("trial 1  FD 4.500" in text) == verbose
     assert max(len(line) for line in text.replace("\r", "\n").splitlines()) <= 80

@@ -1,0 +1,151 @@
+"""Where a study stands, from rows that are written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from skiptune.errors import StorageError
+from skiptune.sampling.schedule import Schedule
+from skiptune.search.overview import confirms, leaders, overview, overviews
+from skiptune.storage import ledger
+from skiptune.storage.database import Database, init_database
+from skiptune.storage.records import Evaluation, Kind
+
+SPEC = {"search": {"evaluations": 40}}
+MEANING = {"confirm.min_gain": 0.01}
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with init_database(database_url) as opened:
+        ledger.create_study(opened, name="s", spec=SPEC, meaning=MEANING)
+        yield opened
+
+
+def enter(
+    database: Database,
+    scale: float,
+    *,
+    kind: Kind = "proposal",
+    label: str = "proposal",
+    block: str = "search",
+    first_seed: int = 1_000_000,
+) -> Evaluation:
+    return ledger.add_evaluation(
+        database,
+        ledger.require_study(database, "s").id,
+        kind=kind,
+        label=label,
+        block=block,
+        series={"network": "n"},
+        measure={"extractor": "e"},
+        schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
+        first_seed=first_seed,
+        images=500,
+        params={} if scale == 1 else {"all": scale},
+    )
+
+
+def score(
+    database: Database, evaluation: Evaluation, difference: float | None, *, level: int = 0
+) -> None:
+    images = (500, 2000)[level]
+    ledger.put_score(
+        database,
+        evaluation.id,
+        level=level,
+        metric=f"FD(e)-{images}-corrected",
+        reference="0" * 64,
+        images=images,
+        value=10.0 + (difference or 0.0),
+        standard_error=0.1,
+        difference=difference,
+        difference_error=None if difference is None else 0.05,
+    )
+
+
+def test_a_new_study_has_nothing_yet(database: Database) -> None:
+    found = overview(database, "s")
+    assert (found.evaluations, found.budget, dict(found.states)) == (0, 40, {})
+    assert (found.metric, found.baseline, found.best, found.confirms) == (None, None, None, ())
+    assert leaders(database, "s") == ()
+    assert json.loads(json.dumps(found.to_json()))["study"] == "s"
+
+
+def test_an_unknown_study_is_refused(database: Database) -> None:
+    for read in (overview, leaders, confirms):
+        with pytest.raises(StorageError):
+            read(database, "t")
+
+
+def test_all_studies_are_read(database: Database) -> None:
+    ledger.create_study(database, name="t", spec=SPEC, meaning=MEANING)
+    assert [found.study for found in overviews(database)] == ["s", "t"]
+
+
+def test_states_are_counted_and_leaders_ranked_by_rung_then_value(database: Database) -> None:
+    base = enter(database, 1.0, kind="baseline", label="baseline")
+    score(database, base, None)
+    good, better, promoted, waiting, untouched, diverged, failed = (
+        enter(database, 1.1 + 0.1 * place) for place in range(7)
+    )
+    score(database, good, -0.5)
+    score(database, better, -1.0)
+    score(database, promoted, -0.2)
+    ledger.promote(database, promoted.id, 2000)
+    score(database, promoted, -0.1, level=1)
+    score(database, waiting, -0.3)
+    ledger.promote(database, waiting.id, 2000)
+    score(database, diverged, -9.0)
+    ledger.finish_evaluation(database, diverged.id, "diverged", "an image is not finite")
+    ledger.finish_evaluation(database, failed.id, "failed", "lost")
+
+    found = overview(database, "s")
+    assert found.evaluations == 7
+    assert dict(found.states) == {"scored": 3, "open": 2, "diverged": 1, "failed": 1}
+    assert found.baseline is not None
+    assert found.baseline.value == 10.0
+    top = leaders(database, "s", 9)
+    assert [leader.number for leader in top] == [
+        promoted.number, better.number, good.number, waiting.number,
+    ]  # fmt: skip
+    assert found.best == top[0]
+    assert top[0].metric == "FD(e)-2000-corrected"
+    assert top[1].measured.gain(top[1].baseline.value) == pytest.approx(0.1)
+    assert top[1].schedule == Schedule.uniform({"8x8_block0": better.params["all"]})
+    assert not any(leader.confirmed for leader in top)
+    assert len(leaders(database, "s", 2)) == 2
+    assert untouched.number not in {leader.number for leader in top}
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict"),
+    [(-0.5, "win"), (-0.05, "no significant gain"), (0.5, "no significant gain")],
+)
+def test_a_confirm_runs_until_its_second_half_is_scored(
+    database: Database, difference: float, verdict: str
+) -> None:
+    study = ledger.require_study(database, "s")
+    score(database, enter(database, 1.0, kind="baseline", label="baseline"), None)
+    score(database, enter(database, 1.5), -1.0)
+    block = ledger.spend_block(database, study.id, block="confirm-1", images=100_000, alpha=0.05)
+    assert [c.verdict for c in confirms(database, "s")] == ["running"]
+    half: dict[str, Any] = {"block": "confirm-1/B", "first_seed": block.first_seed + 50_000}
+    base = enter(database, 1.0, kind="baseline", label="baseline", **half)
+    winner = enter(database, 1.5, kind="confirm", label="tuned", **half)
+    score(database, base, None)
+    (running,) = confirms(database, "s")
+    assert (running.verdict, running.finished, running.winner) == ("running", False, None)
+    score(database, winner, difference)
+    (done,) = confirms(database, "s")
+    assert (done.verdict, done.finished) == (verdict, True)
+    assert (done.number, done.alpha, done.first_seed) == (1, 0.025, 2_100_000)
+    assert done.schedule == Schedule.uniform({"8x8_block0": 1.5})
+    assert done.to_json()["gain"] == pytest.approx(-difference / 10)
+    assert leaders(database, "s")[0].confirmed == (verdict == "win")
+    # The confirm's own rows are no leaders of the search.
+    assert len(leaders(database, "s")) == 1
