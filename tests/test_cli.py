@@ -205,10 +205,10 @@ def test_skips_of_a_checkpoint_and_of_a_study(command: Command, spec: Path) -> N
     assert outcome.code == 0
     rows = [line.split() for line in outcome.out.splitlines() if "_block" in line]
     assert [row[0] for row in rows] == [skip.address for skip in checkpoint.skips]
-    assert rows[0][1:3] == [
-        "0",
-        f"{checkpoint.skips[0].resolution}x{checkpoint.skips[0].resolution}",
-    ]
+    deepest = checkpoint.skips[0]
+    channels = [str(deepest.main_channels), "+", str(deepest.skip_channels)]
+    assert rows[0][1:6] == ["0", *channels, str(deepest.groups)]
+    assert max(map(len, outcome.out.splitlines())) <= 80
     assert "shortcut only" in outcome.out
     assert checkpoint.sha256 in outcome.err
 
