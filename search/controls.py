@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from skiptune.sampling.setting import GRIDS, Setting
+from skiptune.sampling.setting import GRIDS, STOCHASTIC_SOLVERS, Churn, Setting
 
 __all__ = ["EPSILON_SCALES", "GRID_EXPONENTS", "options"]
 
@@ -40,7 +40,7 @@ def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
         for solver in steps
         for grid in GRIDS
         if steps[solver] >= 2
-        and (other := replace(setting, solver=solver, grid=grid, steps=steps[solver])) != setting
+        and (other := _with_solver(setting, solver, grid=grid, steps=steps[solver])) != setting
     )
     scales = tuple(
         (f"epsilon x {scale:g}", replace(setting, epsilon_scale=scale))
@@ -53,3 +53,9 @@ def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
         if setting.grid == "edm" and exponent != setting.exponent
     )
     return {"solver": solvers, "epsilon scale": scales, "grid exponent": exponents}
+
+
+def _with_solver(setting: Setting, solver: str, *, grid: str, steps: int) -> Setting:
+    # Only some solvers can add noise back; the others take part as they are.
+    churn = setting.churn if solver in STOCHASTIC_SOLVERS else Churn()
+    return replace(setting, solver=solver, grid=grid, steps=steps, churn=churn)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from skiptune.sampling.setting import Churn, Setting, sigmas
+from skiptune.search.controls import options
+
+SETTINGS = [
+    Setting(solver="dpmpp_2m", steps=6),
+    Setting(solver="heun", steps=10),
+    Setting(solver="heun", steps=4, churn=Churn(amount=10.0)),
+    Setting(solver="euler", steps=3, grid="logsnr"),
+    Setting(solver="dpmpp_2m", steps=2, epsilon_scale=1.005),
+]
+
+
+def nfe(setting: Setting) -> int:
+    """Evaluations counted on the grid: Heun's second one is left out on the step to 0."""
+    per_step = 2 if setting.solver == "heun" else 1
+    return per_step * (len(sigmas(setting)) - 1) - (per_step - 1)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_option_costs_more_or_is_the_setting_itself(setting: Setting) -> None:
+    families = options(setting)
+    assert set(families) == {"solver", "epsilon scale", "grid exponent"}
+    chosen = [option for choices in families.values() for _, option in choices]
+    assert len(set(chosen)) == len(chosen)
+    for option in chosen:
+        assert option != setting
+        assert nfe(option) <= nfe(setting)
+        assert option.guidance == setting.guidance and option.labels == setting.labels
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_each_family_turns_its_own_knob_only(setting: Setting) -> None:
+    families = options(setting)
+    for _, option in families["epsilon scale"]:
+        assert option.solver == setting.solver and sigmas(option) == sigmas(setting)
+    for _, option in families["grid exponent"]:
+        assert option.solver == setting.solver and option.steps == setting.steps
+    labels = [label for choices in families.values() for label, _ in choices]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_exponent_is_no_knob_of_a_log_snr_grid() -> None:
+    assert options(Setting(grid="logsnr"))["grid exponent"] == ()
