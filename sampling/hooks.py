@@ -68,8 +68,9 @@ class Handle:
 def apply(network: nn.Module, schedule: Scales) -> Handle:
     """Install a schedule on a network until `Handle.remove`.
 
-    Compile after this, never before: a compiled network ignores hooks that come later. Only the
-    module that was compiled knows it; `check_effect` finds out about every other case.
+    Compile after this, never before: a compiled network ignores hooks that come later. A network
+    that was compiled in place is refused; the wrapper that `torch.compile` returns is known to
+    itself alone, so give `check_effect` what you will call.
 
     Arguments:
         network: A denoiser of the EDM family, called as network(x, sigma, ...); or its bare U-Net
