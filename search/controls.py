@@ -22,8 +22,8 @@ from skiptune.sampling.setting import GRIDS, STOCHASTIC_SOLVERS, Churn, Setting
 __all__ = ["EPSILON_SCALES", "GRID_EXPONENTS", "options"]
 
 # Both sides of 1: few-step solvers err in either direction.
-EPSILON_SCALES = (0.985, 0.995, 1.005, 1.015)
-GRID_EXPONENTS = (5.0, 6.0, 8.5, 10.0)  # EDM's default is 7
+EPSILON_SCALES = (0.99, 1.005, 1.015)
+GRID_EXPONENTS = (5.0, 10.0)  # EDM's default is 7
 
 
 def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
