@@ -22,6 +22,10 @@ from skiptune.storage import ledger
 
 __all__ = ["planned_images", "run", "search", "tune"]
 
+# An evaluation that is worse than the baseline by so many standard errors earns no more images,
+# however early it came and however few there are to compare it with.
+WORSE = 1.96
+
 
 def tune(
     spec: StudySpec,
@@ -91,14 +95,19 @@ def _promote(study: OpenStudy) -> int:
         if e.state not in ("diverged", "failed")
     }
     scored: list[dict[int, float]] = [{} for _ in range(levels)]
+    worse: set[int] = set()
     for score in ledger.scores(study.database, study.id):
         if score.evaluation_id in running and score.difference is not None:
-            scored[score.level][running[score.evaluation_id].number] = score.difference
+            number = running[score.evaluation_id].number
+            scored[score.level][number] = score.difference
+            if score.difference > WORSE * (score.difference_error or 0.0):
+                worse.add(number)
     entered: list[set[int]] = [set() for _ in range(levels)]
     for rung in ledger.rungs(study.database, study.id):
         if rung.evaluation_id in running:
             entered[rung.level].add(running[rung.evaluation_id].number)
-    due = promotable(scored, fraction=study.spec.search.promote, left=entered[1:])
+    best_third = promotable(scored, fraction=study.spec.search.promote, left=entered[1:])
+    due = [(number, level) for number, level in best_third if number not in worse]
     by_number = {e.number: e for e in running.values()}
     for number, level in due:
         ledger.promote(study.database, by_number[number].id, study.rungs[level])

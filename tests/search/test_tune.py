@@ -29,7 +29,7 @@ from skiptune.search.events import ChunkDone, Event, Scored, Stage
 from skiptune.search.projection import DIVERGED, Board
 from skiptune.search.result import NO_GAIN
 from skiptune.search.study import open_study
-from skiptune.search.tune import planned_images, run, tune
+from skiptune.search.tune import WORSE, planned_images, run, tune
 from skiptune.storage import failpoints, ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import open_database
@@ -200,7 +200,7 @@ def test_baseline_comes_first_and_optuna_is_told_paired_values_on_one_scale(
     assert result.evaluations == 6
 
 
-def test_the_planned_number_of_images_is_what_is_sampled(
+def test_no_more_images_are_sampled_than_planned(
     study_folder: Path, tiny_study: ModuleType
 ) -> None:
     _, events = collect(study_folder, tiny_study)
@@ -212,11 +212,31 @@ def test_the_planned_number_of_images_is_what_is_sampled(
             planned[stage] = event.images
         elif isinstance(event, ChunkDone):
             images[stage] += event.images
-    assert images == planned
+    assert images.keys() == planned.keys()
+    assert images["confirm A"] == planned["confirm A"]
+    assert images["confirm B"] == planned["confirm B"]
+    # What is clearly worse than the baseline is not promoted, and its images are saved.
+    assert images["search"] <= planned["search"]
     study = open_study(
         tiny_study.spec(study_folder), storage=f"sqlite:///{study_folder / 'tiny.db'}"
     )
     assert planned["search"] == planned_images(study)
+
+
+def test_what_is_clearly_worse_than_the_baseline_is_not_promoted(
+    study_folder: Path, tiny_study: ModuleType
+) -> None:
+    _, events = collect(study_folder, tiny_study, search__promote=1.0)
+    scored = [e for e in events if isinstance(e, Scored) and e.kind == "proposal"]
+    first = {e.number: e for e in scored if e.images == 250}
+    promoted = {e.number for e in scored if e.images == 500}
+    expected = {
+        number
+        for number, e in first.items()
+        if (e.difference or 0.0) <= WORSE * (e.difference_error or 0.0)
+    }
+    assert promoted == expected
+    assert 0 < len(promoted) < len(first)
 
 
 def test_a_finished_study_reads_its_result_and_samples_nothing(
