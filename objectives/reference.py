@@ -36,7 +36,7 @@ _FORMAT = 1
 _INCEPTION_DIM = 2048
 # Rounding of a float64 covariance stays far below this share of its largest eigenvalue.
 _NEGATIVE = 1e-6
-_REMAKE = "make it anew with `skiptune ref`, or name one of: " + ", ".join(REFERENCES)
+_REMAKE = "make it with `skiptune.objectives.save_reference`, or name " + ", ".join(REFERENCES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,10 +96,9 @@ def _choose(
     study: OpenStudy, half: Half, on_event: Listener
 ) -> tuple[Evaluation | None, dict[str, Evaluation]]:
     """Return the candidate and the option of each control family that do best on block A."""
-    images = study.spec.confirm.images
+    _, images = _baseline(study, half)
     fewer = min(study.rungs[0], images)  # many options, one scalar each: the first rung serves
     families = controls.options(study.setting) if study.spec.confirm.controls else {}
-    study.baseline(block=half.name, first_seed=half.first_seed, images=images)
     entered = [
         study.evaluate(
             study.space.schedule(evaluation.params),
@@ -141,8 +140,8 @@ def _test(
     on_event: Listener,
 ) -> Result:
     """Measure baseline, candidate and controls on block B and give the verdict."""
-    half, images = halves[1], study.spec.confirm.images
-    base = study.baseline(block=half.name, first_seed=half.first_seed, images=images)
+    half = halves[1]
+    base, images = _baseline(study, half)
     winner = None
     if candidate is not None:
         winner = study.evaluate(
@@ -209,6 +208,14 @@ def _test(
         seconds=spending.seconds,
         verdict=WIN if won else NO_GAIN,
     )
+
+
+def _baseline(study: OpenStudy, half: Half) -> tuple[Evaluation, int]:
+    """Enter the block's baseline; a block that was begun keeps its number of images."""
+    base = study.baseline(
+        block=half.name, first_seed=half.first_seed, images=study.spec.confirm.images
+    )
+    return base, study.images_of(base)
 
 
 def _drain(study: OpenStudy, half: Half, stage: str, on_event: Listener) -> None:

@@ -120,6 +120,10 @@ class OpenStudy:
             params=dict(params or {}),
         )
 
+    def images_of(self, evaluation: Evaluation) -> int:
+        """Return the images of an evaluation's highest rung."""
+        return ledger.rungs(self.database, self.id, evaluation_id=evaluation.id)[-1].images
+
     def baseline(self, *, block: str, first_seed: int, images: int) -> Evaluation:
         """Enter the untouched network on a block: every comparison there is paired with it."""
         return self.evaluate(

@@ -71,7 +71,10 @@ def search(study: OpenStudy, *, on_event: Listener = silent) -> None:
         ledger.set_study_state(study.database, study.id, "running")
     board = Board(study)
     board.fail_orphans()
-    study.baseline(block=SEARCH, first_seed=SEARCH_SEED, images=study.rungs[-1])
+    baseline = study.baseline(block=SEARCH, first_seed=SEARCH_SEED, images=study.rungs[-1])
+    if study.images_of(baseline) < study.rungs[-1]:
+        # A rung was added on resume. The baseline goes on first: everything is paired with it.
+        ledger.promote(study.database, baseline.id, study.rungs[-1])
     on_event(Stage(SEARCH, planned_images(study), images_of(study, SEARCH)[1]))
     while True:
         work_off(study, on_event=on_event, decide=lambda: _decide(study, board))

@@ -286,7 +286,7 @@ def _check_revision(database: Database, revision: str | None) -> None:
             database.name,
             expected=f"skiptune's schema {REVISIONS[-1]}",
             found=f"the older schema {revision}",
-            hint="upgrade it with `skiptune db upgrade`",
+            hint="go on with the installation that made it, or name a new file with --storage",
         )
     raise StorageError(
         database.name,

@@ -45,5 +45,5 @@ def test_controls_cost_a_first_look_each_and_one_full_row_per_family() -> None:
     search = {"rungs": [500, 2000]}
     bare = {"candidates": 1, "images": 1000, "controls": False}
     with_controls = confirm_images(spec(confirm={**bare, "controls": True}, search=search))
-    # Five solvers with their grids, four epsilon scales, four exponents; three families.
-    assert with_controls - confirm_images(spec(confirm=bare, search=search)) == 13 * 500 + 3 * 1000
+    # Five solvers with their grids, three epsilon scales, two exponents; three families.
+    assert with_controls - confirm_images(spec(confirm=bare, search=search)) == 10 * 500 + 3 * 1000

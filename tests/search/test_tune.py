@@ -261,6 +261,31 @@ def test_a_larger_budget_goes_on_and_new_candidates_get_a_fresh_block(
         assert second.seeds == (2_200_000, 2_250_000)
 
 
+def test_a_rung_that_is_added_on_resume_goes_on_from_the_images_there_are(
+    study_folder: Path, tiny_study: ModuleType
+) -> None:
+    collect(study_folder, tiny_study)
+    _, events = collect(
+        study_folder, tiny_study, search__rungs=[250, 500, 750], search__promote=0.5
+    )
+    scored = [e for e in events if isinstance(e, Scored) and e.images == 750]
+    assert [e.kind for e in scored[:2]] == ["baseline", "proposal"]
+    stages = [e for e in events if isinstance(e, Stage)]
+    made = [e.images for e in events[: events.index(stages[1])] if isinstance(e, ChunkDone)]
+    # The baseline and whoever is promoted add one chunk a rung to what they have.
+    promoted = [e for e in events[: events.index(stages[1])] if isinstance(e, Scored)]
+    assert sum(made) == 250 * len(promoted)
+
+
+def test_a_begun_confirm_keeps_its_number_of_images(
+    study_folder: Path, tiny_study: ModuleType
+) -> None:
+    first, _ = collect(study_folder, tiny_study)
+    second, events = collect(study_folder, tiny_study, confirm__images=500)
+    assert second == first
+    assert not [event for event in events if isinstance(event, ChunkDone)]
+
+
 @pytest.mark.parametrize("damage", ["removed", "cut off"])
 def test_a_lost_file_is_said_once_and_sampled_again(
     study_folder: Path, tiny_study: ModuleType, damage: str

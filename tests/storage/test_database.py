@@ -193,7 +193,7 @@ def test_an_older_schema(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "REVISIONS", ("0001", "0002"))
     with pytest.raises(StorageError) as raised:
         open_database(url)
-    assert "db upgrade" in in_four_parts(raised.value)
+    assert "older schema 0001" in in_four_parts(raised.value)
 
 
 def test_tables_dropped_under_an_open_database(database: Database, tmp_path: Path) -> None:
