@@ -23,13 +23,12 @@ __all__ = ["STARTUP", "make_sampler", "sampler_arguments"]
 STARTUP = 10  # random proposals before a model is fitted (Optuna's default)
 
 # The packages that Optuna imports for a sampler and does not bring along.
-NEEDS = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
+NEEDS = {"gp": "scipy", "qmc": "scipy"}
 
 CLASSES = {
     "tpe": "TPESampler",
     "random": "RandomSampler",
     "gp": "GPSampler",
-    "cmaes": "CmaEsSampler",
     "qmc": "QMCSampler",
     "nsgaii": "NSGAIISampler",
 }
@@ -41,7 +40,7 @@ def sampler_arguments(name: str, *, seed: int, startup: int = STARTUP) -> dict[s
     Arguments:
         name: One of `SAMPLERS`.
         seed: Seed of the sampler's own random numbers, 0 to 2**32 - 1.
-        startup: Random proposals before a model is fitted; tpe, gp and cmaes only.
+        startup: Random proposals before a model is fitted; tpe and gp only.
 
     Raises:
         SpecError: For an unknown name.
@@ -56,7 +55,6 @@ def sampler_arguments(name: str, *, seed: int, startup: int = STARTUP) -> dict[s
             "deterministic_objective": False,
             "warn_independent_sampling": False,
         },
-        "cmaes": {"n_startup_trials": startup, "warn_independent_sampling": False},
         # Unscrambled, the sequence does not depend on the seed: it goes on where it stood when
         # another worker, or another sampler object, takes the next point.
         "qmc": {"qmc_type": "sobol", "scramble": False, "warn_independent_sampling": False},
@@ -78,7 +76,7 @@ def make_sampler(name: str, *, seed: int, startup: int = STARTUP) -> BaseSampler
     Arguments:
         name: One of `SAMPLERS`.
         seed: Seed of the sampler's own random numbers, 0 to 2**32 - 1.
-        startup: Random proposals before a model is fitted; tpe, gp and cmaes only.
+        startup: Random proposals before a model is fitted; tpe and gp only.
 
     Raises:
         SpecError: For an unknown name, or one whose package is not installed.

@@ -33,7 +33,8 @@ __all__ = [
     "WindowSpec",
 ]
 
-SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc", "nsgaii")
+# Not Optuna's CmaEsSampler: it keeps a pickled object in the database and loads it again.
+SAMPLERS = ("tpe", "random", "gp", "qmc", "nsgaii")
 SPACES = ("uniform", "linear", "per-resolution", "per-skip")
 METRICS = ("fd",)
 
