@@ -96,12 +96,12 @@ def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def test_the_preset_is_valid_and_searches_one_scale_per_resolution() -> None:
+def test_the_preset_is_valid_and_searches_per_skip() -> None:
     spec = load_spec("fashion")
     assert presets() == ("fashion",)
     assert spec.study == "fashion"
     assert spec.network.checkpoint == "fashion"
-    assert (spec.space.kind, spec.space.low, spec.space.high) == ("per-resolution", 0.5, 1.5)
+    assert (spec.space.kind, spec.space.low, spec.space.high) == ("per-skip", 0.8, 1.25)
     assert spec.search.sampler == "tpe"
     assert spec.objective.reference in REFERENCES
     assert spec.setting.to_setting() == Setting(solver="dpmpp_2m", steps=6)
