@@ -420,7 +420,7 @@ def test_a_budget_may_change_on_resume(free: str) -> None:
         ("setting.steps=7", "setting.steps", "6 (stored)", "7 (given)"),
         ("setting.exponent=5", "setting.exponent", "7.0 (stored)", "5.0 (given)"),
         ("setting.churn.noise=1.003", "setting.churn.noise", "1.0 (stored)", "1.003 (given)"),
-        ("space.low=0.4", "space.low", "0.5 (stored)", "0.4 (given)"),
+        ("space.low=0.4", "space.low", "0.8 (stored)", "0.4 (given)"),
         ("space.skips=[a]", "space.skips", '"all" (stored)', '["a"] (given)'),
         ("objective.extractor=inception", "objective.extractor", "fashion-cnn", "inception"),
         ("search.rungs=[500]", "search.rungs", "[500, 2000] (stored)", "[500] (given)"),
