@@ -19,7 +19,14 @@ from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.records import Evaluation, Rung, Score
 
-__all__ = ["DivergedError", "NotSampledError", "features_of", "score_ready", "told_value"]
+__all__ = [
+    "DivergedError",
+    "NotSampledError",
+    "features_of",
+    "score_ready",
+    "scored_event",
+    "told_value",
+]
 
 
 class DivergedError(Exception):
@@ -81,9 +88,9 @@ def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
             ledger.finish_evaluation(
                 study.database, evaluation.id, state="diverged", reason=str(reason)
             )
-            on_event(_scored(evaluation, rung.images, None))
+            on_event(scored_event(evaluation, rung.images, None))
         else:
-            on_event(_scored(evaluation, rung.images, score))
+            on_event(scored_event(evaluation, rung.images, score))
         done += 1
     return done
 
@@ -140,7 +147,8 @@ def _refuse_lost_baseline(study: OpenStudy, evaluation: Evaluation) -> None:
         )
 
 
-def _scored(evaluation: Evaluation, images: int, score: Score | None) -> Scored:
+def scored_event(evaluation: Evaluation, images: int, score: Score | None) -> Scored:
+    """Return what a watcher is told of a rung; no score means that the evaluation diverged."""
     return Scored(
         number=evaluation.number,
         kind=evaluation.kind,

@@ -21,7 +21,7 @@ from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting, sigmas
 from skiptune.search.events import ChunkDone, ImagesMade, Listener, silent
 from skiptune.search.liveness import break_dead_leases, worker_name
-from skiptune.search.scoring import score_ready
+from skiptune.search.scoring import score_ready, scored_event
 from skiptune.search.study import OpenStudy
 from skiptune.storage import leases, ledger
 
@@ -117,15 +117,16 @@ def _work(study: OpenStudy, claim: leases.Claim, on_event: Listener) -> None:
     array = study.arrays.write(arrays)
     seconds = time.monotonic() - began
     leases.commit_chunk(study.database, claim, array=array, seconds=seconds, nfe=nfe)
+    on_event(ChunkDone(claim.images, seconds, nfe, claim.label))
     if not flags.all():
-        ledger.finish_evaluation(
+        evaluation = ledger.finish_evaluation(
             study.database,
             claim.evaluation_id,
             state="diverged",
             reason=f"{int((~flags.astype(bool)).sum())} of {claim.images} images from seed "
             f"{claim.first_seed} on are not finite",
         )
-    on_event(ChunkDone(claim.images, seconds, nfe, claim.label))
+        on_event(scored_event(evaluation, study.images_of(evaluation), None))
 
 
 def _check_effect(study: OpenStudy, schedule: Schedule, setting: Setting, seed: int) -> None:

@@ -30,7 +30,7 @@ from skiptune.search.projection import DIVERGED, Board
 from skiptune.search.result import NO_GAIN
 from skiptune.search.study import open_study
 from skiptune.search.tune import WORSE, planned_images, run, tune
-from skiptune.storage import failpoints, ledger
+from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import open_database
 
@@ -341,7 +341,7 @@ def test_a_diverging_schedule_is_pruned_with_its_reason_and_the_study_goes_on(
     result, events = collect(study_folder, tiny_study)
     states = [e.state for e in events if isinstance(e, Scored) and e.images == 250]
     assert result.evaluations == 6
-    assert states.count("diverged") <= 1
+    assert states.count("diverged") == 1
     pruned = [t for t in trials(study_folder) if t[0] == optuna.trial.TrialState.PRUNED]
     assert len(pruned) == 1
     assert pruned[0][5] == {DIVERGED: 1.0}
@@ -389,9 +389,3 @@ def test_schedules_that_the_network_ignores_win_nothing(
     differences = [e.difference for e in events if isinstance(e, Scored) and e.difference]
     assert np.allclose(differences, 0.0)
     assert result.verdict == NO_GAIN
-
-
-def test_every_fail_point_of_a_whole_study_is_known() -> None:
-    assert {"search.asked", "commit_chunk.before", "store_file.after"} <= set(
-        failpoints.ALL_POINTS
-    )
