@@ -6,6 +6,10 @@
     +-- ObjectiveError          an extractor, reference or feature array cannot be used
     +-- StorageError            the database or a stored file cannot be used
     |   +-- LeaseLostError      the lease of a chunk went to another worker
+    |   +-- TurnLostError       the turn at a task of a study went to another worker
+    |   +-- BudgetSpentError    what is asked for would exceed the study's budget
+    |   +-- UnavailableError    the database cannot be reached now; it may be back in a moment
+    |   +-- DiskFullError       a file cannot be stored for want of space
     +-- StudyChangedError       a study of this name exists with another meaning
     +-- OutputError             a result cannot be written
 
@@ -18,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "BudgetSpentError",
+    "DiskFullError",
     "LeaseLostError",
     "NetworkError",
     "ObjectiveError",
@@ -27,6 +33,8 @@ __all__ = [
     "SpecError",
     "StorageError",
     "StudyChangedError",
+    "TurnLostError",
+    "UnavailableError",
     "render",
 ]
 
@@ -96,6 +104,24 @@ class StorageError(SkiptuneError):
 
 class LeaseLostError(StorageError):
     """The lease of a chunk expired and went to another worker: the result is dropped."""
+
+
+class TurnLostError(StorageError):
+    """The turn at a task expired and went to another worker: what was begun is dropped."""
+
+
+class BudgetSpentError(StorageError):
+    """What is asked for would exceed the budget of the study: nothing was entered."""
+
+
+class UnavailableError(StorageError):
+    """The database cannot be reached now: down, restarting, or too busy. Asking again helps."""
+
+    exit_code = 1
+
+
+class DiskFullError(StorageError):
+    """A file cannot be stored for want of space: once there is some, the same call succeeds."""
 
 
 class StudyChangedError(SkiptuneError):
