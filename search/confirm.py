@@ -12,16 +12,24 @@ from dataclasses import dataclass
 
 from skiptune.sampling.schedule import Schedule
 from skiptune.search import controls
-from skiptune.search.events import Listener, Stage, silent
 from skiptune.search.projection import Board
 from skiptune.search.promotion import best
 from skiptune.search.result import NO_GAIN, WIN, Measured, Result, is_win
 from skiptune.search.study import SEARCH, OpenStudy
-from skiptune.search.worker import work_off
 from skiptune.storage import ledger
 from skiptune.storage.records import Evaluation, Score, SpentBlock
 
-__all__ = ["HALF", "candidates", "confirm", "confirm_number", "images_of"]
+__all__ = [
+    "HALF",
+    "Half",
+    "begin_confirm",
+    "candidates",
+    "confirm_number",
+    "halves",
+    "next_half",
+    "project_result",
+    "result_of",
+]
 
 HALF = 50_000  # seeds of block A; block B begins this many seeds later
 
@@ -34,25 +42,115 @@ class Half:
     first_seed: int
 
 
-def confirm(study: OpenStudy, *, number: int, on_event: Listener = silent) -> Result:
-    """Run the number-th confirm of a study, or read it where it is finished.
+def begin_confirm(study: OpenStudy, number: int) -> SpentBlock:
+    """Spend the block of the number-th confirm; one that is spent is returned as it is.
 
     Arguments:
         study: A study whose search has ended.
-        number: From 1 on; a begun confirm is resumed, a finished one spending nothing.
-        on_event: Who watches.
+        number: From 1 on, at most one more than are spent.
     """
-    spent = ledger.spend_block(
+    return ledger.spend_block(
         study.database,
         study.id,
         block=f"confirm-{number}",
         images=2 * HALF,
         alpha=study.spec.confirm.alpha,
     )
-    half_a = Half(f"{spent.block}/A", spent.first_seed)
-    half_b = Half(f"{spent.block}/B", spent.first_seed + HALF)
-    candidate, picks = _choose(study, half_a, on_event)
-    return _test(study, spent, (half_a, half_b), candidate, picks, on_event)
+
+
+def halves(spent: SpentBlock) -> tuple[Half, Half]:
+    """Return block A, which chooses, and block B, which tests."""
+    return (
+        Half(f"{spent.block}/A", spent.first_seed),
+        Half(f"{spent.block}/B", spent.first_seed + HALF),
+    )
+
+
+def next_half(study: OpenStudy, number: int) -> Half | None:
+    """Enter what the number-th confirm needs next, and return the half it is measured on.
+
+    Called again, while chunks of that half are being sampled or after a crash, it enters what is
+    missing and returns the same half.
+
+    Returns:
+        The half whose rungs are open, or None: everything is scored, read it with `result_of`.
+
+    Raises:
+        NetworkError: The baseline has diverged on these seeds.
+    """
+    half_a, half_b = halves(begin_confirm(study, number))
+    if ledger.open_rungs(study.database, study.id, block=half_a.name):
+        return half_a
+    if ledger.open_rungs(study.database, study.id, block=half_b.name):
+        return half_b
+    candidates_, options = _enter_choice(study, half_a, half_b)
+    if ledger.open_rungs(study.database, study.id, block=half_a.name):
+        return half_a
+    picks = {family: _best_of(study, choices) for family, choices in options.items()}
+    chosen = {family: pick for family, pick in picks.items() if pick is not None}
+    _enter_test(study, half_b, _best_of(study, candidates_), chosen)
+    if ledger.open_rungs(study.database, study.id, block=half_b.name):
+        return half_b
+    return None
+
+
+def result_of(study: OpenStudy, number: int) -> Result:
+    """Return what the number-th confirm found; all of it is scored (`next_half` returns None).
+
+    Raises:
+        ValueError: It is not finished, or the baseline's own images are not finite.
+    """
+    spent = begin_confirm(study, number)
+    half_a, half_b = halves(spent)
+    here = ledger.evaluations(study.database, study.id, block=half_b.name)
+    base = next(e for e in here if e.kind == "baseline")
+    winner = next((e for e in here if e.kind == "confirm"), None)
+    measured_controls = [e for e in here if e.kind == "control"]
+    scores = _scores(study)
+    measured = {
+        e.id: _measured(study, e, scores[e.id])
+        for e in (base, winner, *measured_controls)
+        if e is not None and e.id in scores
+    }
+    if base.id not in measured:
+        raise ValueError("the baseline has no score: the confirm is not finished")
+    min_gain = study.spec.confirm.min_gain
+    tuned = None if winner is None else measured.get(winner.id)
+    won = tuned is not None and is_win(
+        tuned, measured[base.id], alpha=spent.alpha, min_gain=min_gain
+    )
+    params = {} if winner is None else dict(winner.params)
+    spending = ledger.spending(study.database, study.id)
+    return Result(
+        study=study.spec.study,
+        metric=scores[base.id].metric,
+        setting=study.setting,
+        confirm=spent.number,
+        alpha=spent.alpha,
+        min_gain=min_gain,
+        seeds=(half_a.first_seed, half_b.first_seed),
+        baseline=measured[base.id],
+        winner=tuned,
+        controls=tuple(measured[e.id] for e in measured_controls if e.id in measured),
+        schedule=study.space.schedule(params) if params else Schedule.baseline(),
+        params=params,
+        edges=study.space.edges(params) if params else (),
+        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
+        images=spending.images,
+        seconds=spending.seconds,
+        verdict=WIN if won else NO_GAIN,
+    )
+
+
+def project_result(study: OpenStudy, board: Board, result: Result) -> None:
+    """Put a confirmed win and its baseline into Optuna's study `NAME/confirmed`."""
+    if result.verdict != WIN:
+        return
+    block = halves(begin_confirm(study, result.confirm))[1].name
+    here = ledger.evaluations(study.database, study.id, block=block)
+    base = next(e for e in here if e.kind == "baseline")
+    winner = next(e for e in here if e.kind == "confirm")
+    board.project_confirmed(base, winner)
 
 
 def confirm_number(study: OpenStudy) -> int:
@@ -64,11 +162,15 @@ def confirm_number(study: OpenStudy) -> int:
     spent = ledger.spent_blocks(study.database, study.id)
     if not spent:
         return 1
-    begun = ledger.evaluations(
-        study.database, study.id, kind="confirm", block=f"{spent[-1].block}/A"
-    )
-    same = [e.schedule for e in begun] == [e.schedule for e in candidates(study)]
-    return spent[-1].number if same or not begun else spent[-1].number + 1
+    newest = spent[-1]
+    half_a, half_b = halves(newest)
+    begun = ledger.evaluations(study.database, study.id, kind="confirm", block=half_a.name)
+    now = candidates(study)
+    if not ledger.evaluations(study.database, study.id, block=half_b.name):
+        # Nothing is decided yet; a crash may have left the first candidates only.
+        now = now[: len(begun)]
+    same = [e.schedule for e in begun] == [e.schedule for e in now]
+    return newest.number if same or not begun else newest.number + 1
 
 
 def candidates(study: OpenStudy) -> tuple[Evaluation, ...]:
@@ -92,10 +194,10 @@ def candidates(study: OpenStudy) -> tuple[Evaluation, ...]:
     return tuple(by_number[number] for number in chosen)
 
 
-def _choose(
-    study: OpenStudy, half: Half, on_event: Listener
-) -> tuple[Evaluation | None, dict[str, Evaluation]]:
-    """Return the candidate and the option of each control family that do best on block A."""
+def _enter_choice(
+    study: OpenStudy, half: Half, test: Half
+) -> tuple[list[Evaluation], dict[str, list[Evaluation]]]:
+    """Enter the candidates and the options of each control family on block A."""
     _, images = _baseline(study, half)
     fewer = min(study.rungs[0], images)  # many options, one scalar each: the first rung serves
     families = controls.options(study.setting) if study.spec.confirm.controls else {}
@@ -109,7 +211,7 @@ def _choose(
             images=images,
             params=evaluation.params,
         )
-        for rank, evaluation in enumerate(candidates(study), start=1)
+        for rank, evaluation in enumerate(_chosen(study, half, test), start=1)
     ]
     options = {
         family: [
@@ -126,25 +228,32 @@ def _choose(
         ]
         for family, choices in families.items()
     }
-    _drain(study, half, f"confirm {half.name[-1]}", on_event)
-    picks = {family: _best_of(study, choices) for family, choices in options.items()}
-    return _best_of(study, entered), {f: pick for f, pick in picks.items() if pick is not None}
+    return entered, options
 
 
-def _test(
+def _chosen(study: OpenStudy, half: Half, test: Half) -> tuple[Evaluation, ...]:
+    """Return the candidates that block A was begun with, else those of the search as it stands.
+
+    They are entered one by one: until block B is begun, there may be the first of them only.
+    """
+    begun = ledger.evaluations(study.database, study.id, kind="confirm", block=half.name)
+    if ledger.evaluations(study.database, study.id, block=test.name):
+        return begun
+    now = candidates(study)
+    same = [e.schedule for e in begun] == [e.schedule for e in now][: len(begun)]
+    return now if same else begun
+
+
+def _enter_test(
     study: OpenStudy,
-    spent: SpentBlock,
-    halves: tuple[Half, Half],
+    half: Half,
     candidate: Evaluation | None,
     picks: dict[str, Evaluation],
-    on_event: Listener,
-) -> Result:
-    """Measure baseline, candidate and controls on block B and give the verdict."""
-    half = halves[1]
-    base, images = _baseline(study, half)
-    winner = None
+) -> None:
+    """Enter baseline, candidate and controls on block B."""
+    _, images = _baseline(study, half)
     if candidate is not None:
-        winner = study.evaluate(
+        study.evaluate(
             study.space.schedule(candidate.params),
             kind="confirm",
             label="tuned",
@@ -158,7 +267,7 @@ def _test(
         for choices in controls.options(study.setting).values()
         for label, setting in choices
     }
-    measured_controls = [
+    for family, pick in picks.items():
         study.evaluate(
             Schedule.baseline(),
             kind="control",
@@ -168,46 +277,6 @@ def _test(
             images=images,
             setting=settings[pick.label],
         )
-        for family, pick in picks.items()
-    ]
-    _drain(study, half, f"confirm {half.name[-1]}", on_event)
-
-    scores = _scores(study)
-    measured = {
-        e.id: _measured(study, e, scores[e.id])
-        for e in (base, winner, *measured_controls)
-        if e is not None and e.id in scores
-    }
-    if base.id not in measured:
-        raise ValueError("the baseline's own images are not finite")
-    min_gain = study.spec.confirm.min_gain
-    tuned = None if winner is None else measured.get(winner.id)
-    won = tuned is not None and is_win(
-        tuned, measured[base.id], alpha=spent.alpha, min_gain=min_gain
-    )
-    if won and winner is not None:
-        Board(study).project_confirmed(base, winner)
-    params = {} if winner is None else dict(winner.params)
-    spending = ledger.spending(study.database, study.id)
-    return Result(
-        study=study.spec.study,
-        metric=scores[base.id].metric,
-        setting=study.setting,
-        confirm=spent.number,
-        alpha=spent.alpha,
-        min_gain=min_gain,
-        seeds=(halves[0].first_seed, halves[1].first_seed),
-        baseline=measured[base.id],
-        winner=tuned,
-        controls=tuple(measured[e.id] for e in measured_controls if e.id in measured),
-        schedule=study.space.schedule(params) if params else Schedule.baseline(),
-        params=params,
-        edges=study.space.edges(params) if params else (),
-        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
-        images=spending.images,
-        seconds=spending.seconds,
-        verdict=WIN if won else NO_GAIN,
-    )
 
 
 def _baseline(study: OpenStudy, half: Half) -> tuple[Evaluation, int]:
@@ -216,23 +285,6 @@ def _baseline(study: OpenStudy, half: Half) -> tuple[Evaluation, int]:
         block=half.name, first_seed=half.first_seed, images=study.spec.confirm.images
     )
     return base, study.images_of(base)
-
-
-def _drain(study: OpenStudy, half: Half, stage: str, on_event: Listener) -> None:
-    """Work until no chunk of the block is open, scoring rungs as they complete."""
-    on_event(Stage(stage, *images_of(study, half.name)))
-    work_off(study, on_event=on_event)
-
-
-def images_of(study: OpenStudy, block: str) -> tuple[int, int]:
-    """Return the images that a block's evaluations need, and how many of them are stored."""
-    chunks = {
-        chunk.id: chunk
-        for evaluation in ledger.evaluations(study.database, study.id, block=block)
-        for chunk in ledger.chunks_of(study.database, evaluation.id)
-    }
-    needed = sum(chunk.images for chunk in chunks.values())
-    return needed, sum(c.images for c in chunks.values() if c.state == "done")
 
 
 def _scores(study: OpenStudy) -> dict[str, Score]:

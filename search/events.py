@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ChunkDone", "Event", "ImagesMade", "Listener", "Scored", "Stage", "silent"]
+__all__ = [
+    "ChunkDone",
+    "Event",
+    "ImagesMade",
+    "Listener",
+    "Notice",
+    "Scored",
+    "Stage",
+    "silent",
+]
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,18 @@ class Scored:
     state: str = "complete"
 
 
-Event = Stage | ImagesMade | ChunkDone | Scored
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person should know and need not mend: the work goes on.
+
+    Arguments:
+        text: One sentence, e.g. that the database is away, the disk full, a stored file lost.
+    """
+
+    text: str
+
+
+Event = Stage | ImagesMade | ChunkDone | Scored | Notice
 Listener = Callable[[Event], None]
 
 

@@ -9,39 +9,57 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+from skiptune.canonical import digest
 from skiptune.storage import leases
 from skiptune.storage.database import Database
+from skiptune.storage.turns import end_turn, held_turns
 
 __all__ = ["break_dead_leases", "worker_name"]
 
 
 def worker_name() -> str:
-    """Return host, process and the process's start, e.g. ``node7:4711:892201``.
+    """Return host, boot, process and the process's start, e.g. ``node7:5e1f03a9:4711:892201``.
 
-    The start tells a worker from a later process that was given the same number.
+    The second part tells apart what share a host's name and not its processes: another boot, or
+    another container. The start tells a worker from a later process with the same number.
     """
     pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{_start(pid)}"
+    return f"{socket.gethostname()}:{_processes()}:{pid}:{_start(pid)}"
 
 
 def break_dead_leases(database: Database, study_id: str) -> int:
-    """End the leases of this host's dead workers; return how many."""
+    """End the leases and turns of this host's dead workers; return how many."""
+    turns = sum(
+        end_turn(database, turn) for turn in held_turns(database, study_id) if _dead(turn.worker)
+    )
     dead = [
         lease
         for lease in leases.leases(database, study_id)
         if lease.worker and _dead(lease.worker)
     ]
-    return sum(leases.break_lease(database, lease) for lease in dead)
+    return turns + sum(leases.break_lease(database, lease) for lease in dead)
 
 
 def _dead(worker: str) -> bool:
-    host, _, rest = worker.rpartition(":")
-    host, _, pid = host.rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
+    here, _, start = worker.rpartition(":")
+    here, _, pid = here.rpartition(":")
+    if here != f"{socket.gethostname()}:{_processes()}" or not pid.isdecimal():
         return False
-    return _start(int(pid)) != rest
+    return _start(int(pid)) != start
+
+
+@cache
+def _processes() -> str:
+    """Return 8 hexadecimal digits for this boot of the kernel and this namespace of processes."""
+    facts = []
+    with suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return digest(facts)[:8]
 
 
 def _start(pid: int) -> str:

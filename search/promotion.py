@@ -2,7 +2,7 @@
 
 Promotion-type successive halving: an evaluation that is promoted goes on from the images it
 already has, so nothing is thrown away, and a decision never waits for a full rung. Decisions are
-a pure function of the scores, hence the same after every restart.
+a function of the stored scores, hence the same after every restart.
 
 References:
     Li et al., A System for Massively Parallel Hyperparameter Tuning (ASHA), 2020,
@@ -12,9 +12,17 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 
-__all__ = ["best", "promotable"]
+from skiptune.errors import BudgetSpentError
+from skiptune.search.study import OpenStudy
+from skiptune.storage import ledger
+
+__all__ = ["WORSE", "best", "places", "promote"]
+
+WORSE = 1.96
+"""An evaluation that is worse than the baseline by so many standard errors earns no more images,
+however early it came and however few there are to compare it with."""
 
 
 def best(differences: Mapping[int, float], count: int) -> tuple[int, ...]:
@@ -29,19 +37,35 @@ def best(differences: Mapping[int, float], count: int) -> tuple[int, ...]:
     return tuple(sorted(differences, key=lambda number: (differences[number], number))[:count])
 
 
-def promotable(
-    rungs: Sequence[Mapping[int, float]], *, fraction: float, left: Sequence[Set[int]]
-) -> tuple[tuple[int, int], ...]:
-    """Return (evaluation number, level to go to) for all promotions due, highest level first.
+def places(scored: int, fraction: float) -> int:
+    """Return how many of a rung's scored evaluations are its best part.
 
-    Arguments:
-        rungs: For each level, lowest first, the difference of every evaluation scored there.
-        fraction: The part of a rung that is promoted, in (0, 1].
-        left: For each level but the highest, who has left it for the next one already.
+    A little slack, so that 6 evaluations at a third written as 0.3333 promote two.
     """
-    due: list[tuple[int, int]] = []
-    for level in reversed(range(len(rungs) - 1)):
-        # A little slack, so that 6 evaluations at a third written as 0.3333 promote two.
-        places = math.floor(len(rungs[level]) * fraction + 1e-3)
-        due += [(n, level + 1) for n in best(rungs[level], places) if n not in left[level]]
-    return tuple(due)
+    return math.floor(scored * fraction + 1e-3)
+
+
+def promote(study: OpenStudy) -> int:
+    """Enter the next rung of every evaluation that has earned it, the highest rungs first.
+
+    Returns:
+        How many were entered. Where the study's images are spent, nobody goes on.
+    """
+    entered = 0
+    for level in reversed(range(len(study.rungs) - 1)):
+        scored = ledger.scored_count(study.database, study.id, level=level)
+        due = ledger.promotable(
+            study.database,
+            study.id,
+            level=level,
+            places=places(scored, study.spec.search.promote),
+        )
+        for standing in due:
+            if standing.difference > WORSE * standing.difference_error:
+                continue
+            try:
+                ledger.promote(study.database, standing.evaluation_id, study.rungs[level + 1])
+            except BudgetSpentError:
+                return entered
+            entered += 1
+    return entered

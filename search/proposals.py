@@ -16,30 +16,42 @@ from skiptune.search.samplers import make_sampler
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.failpoints import fail_point
-from skiptune.storage.records import Evaluation
+from skiptune.storage.records import Evaluation, Turn
 
 __all__ = ["propose"]
 
 ATTEMPTS = 20  # proposals of known schedules in a row before the space counts as exhausted
 
 
-def propose(study: OpenStudy, board: Board) -> Evaluation | None:
+def propose(study: OpenStudy, board: Board, turn: Turn) -> Evaluation | None:
     """Ask Optuna for one schedule that has not been evaluated, and enter it.
+
+    Arguments:
+        study: The open study.
+        board: Optuna's side of it, looked at in this turn.
+        turn: The turn to ask: nobody else asks at the same time.
 
     Returns:
         The new evaluation, or None where Optuna proposed only known schedules.
+
+    Raises:
+        BudgetSpentError: The budget holds no further proposal; Optuna's trial was told FAIL.
+        TurnLostError: Another worker has taken the turn; the trial is an orphan, which the next
+            one that asks tells FAIL.
     """
-    entered = ledger.evaluations(study.database, study.id, block=SEARCH)
-    known = {evaluation.schedule for evaluation in entered}
-    number = sum(evaluation.kind == "proposal" for evaluation in entered) + 1
+    entered = ledger.count_evaluations(study.database, study.id, kind="proposal", block=SEARCH)
+    number = entered + 1
     for attempt in range(ATTEMPTS):
         seed = int(digest([study.spec.search.seed, number, attempt])[:8], 16)
-        board.lowest.sampler = make_sampler(study.spec.search.sampler, seed=seed)
-        trial = board.lowest.ask(fixed_distributions=board.distributions)
+        with board.explained():
+            board.lowest.sampler = make_sampler(study.spec.search.sampler, seed=seed)
+            trial = board.lowest.ask(fixed_distributions=board.distributions)
         schedule = study.space.schedule(trial.params)
         key = digest(schedule.to_json())
-        if key in known:
-            board.lowest.tell(trial, state=TrialState.FAIL)
+        known = ledger.find_evaluation(study.database, study.id, block=SEARCH, schedule=key)
+        if known is not None:
+            with board.explained():
+                board.lowest.tell(trial, state=TrialState.FAIL)
             continue
         board.enter(trial, key)
         fail_point("search.asked")
@@ -51,5 +63,6 @@ def propose(study: OpenStudy, board: Board) -> Evaluation | None:
             first_seed=SEARCH_SEED,
             images=study.rungs[0],
             params=trial.params,
+            turn=turn,
         )
     return None

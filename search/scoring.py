@@ -8,23 +8,27 @@ the baseline's value at full size, so that all rungs share one scale.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skiptune.errors import NetworkError, StorageError
+from skiptune.errors import NetworkError
 from skiptune.objectives.paired import corrected, metric_name, paired_difference, raw
-from skiptune.search.events import Listener, Scored, silent
+from skiptune.search.events import Listener, Notice, Scored, silent
 from skiptune.search.study import OpenStudy
-from skiptune.storage import ledger
-from skiptune.storage.records import Evaluation, Rung, Score
+from skiptune.storage import ledger, markers
+from skiptune.storage.arrays import LostFileError
+from skiptune.storage.records import Chunk, Evaluation, Rung, Score
 
 __all__ = [
     "DivergedError",
     "NotSampledError",
     "features_of",
+    "refuse_lost_baseline",
     "score_ready",
     "scored_event",
+    "stored_arrays",
     "told_value",
 ]
 
@@ -51,24 +55,38 @@ def features_of(study: OpenStudy, evaluation: Evaluation, images: int) -> NDArra
     Raises:
         DivergedError: An image among them is not finite.
         NotSampledError: A chunk is missing.
-        StorageError: A chunk's file is missing or damaged; the chunk is open again.
+        LostFileError: A chunk's file is missing or damaged; the chunk is open again.
+        StorageError: The store itself is not there any more; nothing is sampled again.
     """
     parts = []
     for chunk in ledger.chunks_of(study.database, evaluation.id, images):
-        if chunk.array is None:
+        if chunk.array is None or chunk.state != "done":
             raise NotSampledError(f"the chunk from seed {chunk.first_seed} is not sampled yet")
-        try:
-            arrays = study.arrays.read(chunk.array)
-        except StorageError:
-            # Said to the user once; the next run samples the chunk again.
-            ledger.reopen_chunks(study.database, chunk.array)
-            raise
+        arrays = stored_arrays(study, chunk)
         if not arrays["finite"].all():
             raise DivergedError(
-                f"an image in the chunk from seed {chunk.first_seed} is not finite"
+                f"{int((arrays['finite'] == 0).sum())} of {chunk.images} images from seed "
+                f"{chunk.first_seed} on are not finite"
             )
         parts.append(arrays["features"])
     return np.concatenate(parts)
+
+
+def stored_arrays(study: OpenStudy, chunk: Chunk) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a chunk that is done.
+
+    Raises:
+        LostFileError: The file is missing or damaged; the chunk is open again.
+        StorageError: The store itself is not there any more; nothing is sampled again.
+    """
+    try:
+        return study.arrays.read(str(chunk.array))
+    except LostFileError:
+        # A share that was unmounted is not a thousand lost files.
+        identity = ledger.database_id(study.database)
+        markers.require(study.arrays, identity, database_name=study.database.name)
+        ledger.reopen_chunks(study.database, str(chunk.array))
+        raise
 
 
 def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
@@ -82,8 +100,14 @@ def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
         try:
             score = _score(study, evaluation, rung)
         except NotSampledError:
-            _refuse_lost_baseline(study, evaluation)
+            baseline = _baseline_of(study, evaluation)
+            if baseline is not None:
+                refuse_lost_baseline(study, baseline)
             continue  # its baseline is on its way
+        except LostFileError as lost:
+            problem = lost.problems[0]
+            on_event(Notice(f"{problem.where}: {problem.found}; its chunk is sampled again"))
+            continue
         except DivergedError as reason:
             ledger.finish_evaluation(
                 study.database, evaluation.id, state="diverged", reason=str(reason)
@@ -135,9 +159,13 @@ def _baseline_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:
     return found[0] if found else None
 
 
-def _refuse_lost_baseline(study: OpenStudy, evaluation: Evaluation) -> None:
-    baseline = _baseline_of(study, evaluation)
-    if baseline is not None and baseline.state in ("diverged", "failed"):
+def refuse_lost_baseline(study: OpenStudy, baseline: Evaluation) -> None:
+    """Refuse to go on where the untouched network itself gives no finite images.
+
+    Raises:
+        NetworkError: With the reason for which the baseline has ended.
+    """
+    if baseline.state in ("diverged", "failed"):
         raise NetworkError(
             f"study {study.spec.study}: baseline",
             expected="finite images of the untouched network",

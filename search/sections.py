@@ -16,7 +16,7 @@ from skiptune.objectives.names import EXTRACTORS, REFERENCES, known_extractors
 from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Churn, Setting
 from skiptune.search.document import shown
 from skiptune.search.problems import one_of, refusal, suggestion
-from skiptune.storage.records import CHUNK
+from skiptune.storage.records import CHUNK, Budget
 
 __all__ = [
     "METRICS",
@@ -41,6 +41,9 @@ METRICS = ("fd",)
 # Seeds of a study: the search owns 1,000,000 seeds, one confirm 100,000 for its two blocks.
 SEARCH_IMAGES = 1_000_000
 CONFIRM_IMAGES = 50_000
+
+
+Url = Annotated[str, Field(pattern=r"^(https?|file)://\S+$")]
 
 
 class Section(BaseModel):
@@ -95,6 +98,9 @@ class NetworkSpec(Section):
     )
     sha256: Sha256 | None = Field(
         default=None, description="64 lower-case hexadecimal digits of the checkpoint, or null"
+    )
+    url: Url | None = Field(
+        default=None, description="where a worker without the file gets it (https, http), or null"
     )
 
 
@@ -247,8 +253,14 @@ class ObjectiveSpec(Section):
     weights: FileOrName | None = Field(
         default=None, description="the path of the extractor's weights, or null for its own"
     )
+    weights_url: Url | None = Field(
+        default=None, description="where a worker without the weights gets them, or null"
+    )
     reference: Annotated[FileOrName, AfterValidator(_known_reference)] = Field(
         description="`fashion-train` (bundled) or the path of reference statistics"
+    )
+    reference_url: Url | None = Field(
+        default=None, description="where a worker without the statistics gets them, or null"
     )
 
 
@@ -260,6 +272,14 @@ class SearchSpec(Section):
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")
     evaluations: int = Field(default=40, ge=1, description="a whole number of at least 1")
+    images: int | None = Field(
+        default=None,
+        ge=CHUNK,
+        description="images that all rungs may ask for, at least the baseline's, or null",
+    )
+    seconds: float | None = Field(
+        default=None, gt=0, description="seconds of sampling, all workers together, or null"
+    )
     rungs: Annotated[tuple[Images, ...], Field(strict=False, min_length=1)] = Field(
         default=(500, 2000, 8000),
         description=f"a list of increasing image counts, each a multiple of {CHUNK}",
@@ -273,13 +293,24 @@ class SearchSpec(Section):
 
     @field_validator("rungs")
     @classmethod
-    def _increasing(cls, rungs: tuple[int, ...]) -> tuple[int, ...]:
+    def _increasing(cls, rungs: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         for index, (lower, higher) in enumerate(itertools.pairwise(rungs), start=1):
             if higher <= lower:
                 raise refusal(f"more images than the rung before ({lower})", at=(index,))
         if rungs[-1] > SEARCH_IMAGES:
             raise refusal(f"at most {SEARCH_IMAGES:,} images", at=(len(rungs) - 1,))
+        most = info.data.get("images")
+        if most is not None and rungs[-1] + rungs[0] > most:
+            raise refusal(
+                f"rungs within search.images ({most:,}): the baseline takes the last one, a"
+                " schedule the first",
+                at=(len(rungs) - 1,),
+            )
         return rungs
+
+    def to_budget(self) -> Budget:
+        """Return what the database is told that the search may spend."""
+        return Budget(evaluations=self.evaluations, images=self.images, seconds=self.seconds)
 
 
 class ConfirmSpec(Section):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy.engine import make_url
+from optuna.distributions import distribution_to_json
 
 from skiptune.errors import Problem, SpecError, StudyChangedError
 from skiptune.objectives.describe import describe as describe_measure
@@ -24,16 +24,28 @@ from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.describe import describe as describe_series
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting, sigmas
+from skiptune.search.artifacts import bound_store, required_store, share_files, shared_file
+from skiptune.search.files import SourceFile, located, sources_of
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec, difference
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
+from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database, open_database
-from skiptune.storage.records import Evaluation, Kind, Study
+from skiptune.storage.records import Evaluation, Kind, Study, Turn
 
-__all__ = ["SEARCH", "SEARCH_SEED", "OpenStudy", "check_study", "default_artifacts", "open_study"]
+__all__ = [
+    "SEARCH",
+    "SEARCH_SEED",
+    "OpenStudy",
+    "check_study",
+    "check_unchanged",
+    "open_stored",
+    "open_study",
+    "study_meaning",
+]
 
-SEARCH = "search"  # the block of seeds on which a search compares its evaluations
+SEARCH = SEARCH_BLOCK  # the block of seeds on which a search compares its evaluations
 SEARCH_SEED = 1_000_000  # its first seed, the same for every study: all are paired
 VERDICT_IMAGES_PER_FEATURE = 8  # Frechet verdicts need about 8 images per feature
 
@@ -51,7 +63,7 @@ class OpenStudy:
         extractor: Images to features.
         reference: The distribution that features are compared with.
         space: Parameters to schedules.
-        url: The database as Optuna's engine needs it.
+        device: Torch device of network and extractor.
     """
 
     spec: StudySpec
@@ -62,7 +74,7 @@ class OpenStudy:
     extractor: Extractor
     reference: Reference
     space: Space
-    url: str
+    device: str
 
     @property
     def id(self) -> str:
@@ -104,8 +116,14 @@ class OpenStudy:
         images: int,
         setting: Setting | None = None,
         params: Mapping[str, float] | None = None,
+        turn: Turn | None = None,
     ) -> Evaluation:
-        """Enter one evaluation with its first rung's chunks; the same again is the same row."""
+        """Enter one evaluation with its first rung's chunks; the same again is the same row.
+
+        Raises:
+            BudgetSpentError: The study's budget does not hold it.
+            TurnLostError: The turn in which it was proposed went to another worker.
+        """
         return ledger.add_evaluation(
             self.database,
             self.id,
@@ -118,6 +136,7 @@ class OpenStudy:
             first_seed=first_seed,
             images=images,
             params=dict(params or {}),
+            turn=turn,
         )
 
     def images_of(self, evaluation: Evaluation) -> int:
@@ -199,12 +218,6 @@ def _check_images(checkpoint: Checkpoint, extractor: Extractor) -> None:
     extractor(torch.zeros(1, network.img_channels, size, size, dtype=torch.uint8))
 
 
-def default_artifacts(storage: str) -> Path:
-    """Return the folder of per-image arrays that belongs to a SQLite database: beside it."""
-    file = make_url(storage).database
-    return Path(file or ".").absolute().parent / "skiptune-artifacts"
-
-
 def study_meaning(
     spec: StudySpec, checkpoint: Checkpoint, extractor: Extractor, reference: Reference
 ) -> dict[str, Any]:
@@ -242,46 +255,108 @@ def open_study(
     spec: StudySpec,
     *,
     storage: str,
-    artifacts: Path | None = None,
+    artifacts: str | Path | None = None,
     device: str = "cpu",
     source: str = "spec",
+    group_writable: bool = False,
 ) -> OpenStudy:
     """Create the study or resume the one of the same name and meaning.
 
     Arguments:
         spec: The study.
         storage: Database URL, e.g. ``sqlite:///skiptune.db``.
-        artifacts: Folder of the per-image arrays; by default ``skiptune-artifacts`` beside a
-            SQLite database.
+        artifacts: Folder or ``s3://BUCKET/PREFIX`` of the per-image arrays; by default what
+            `SKIPTUNE_ARTIFACTS` says, else ``skiptune-artifacts`` beside a SQLite database.
         device: Torch device.
         source: Name of the file the spec came from, for messages.
+        group_writable: Let the group of the artifact folder write what is stored.
 
     Raises:
         StudyChangedError: A study of this name exists with another meaning; every differing
             field is named.
-        SkiptuneError: Anything else that is wrong with the spec or its files.
+        SkiptuneError: Anything else that is wrong with the spec, its files or the database.
     """
-    checkpoint, extractor, reference, space = check_study(spec, device=device, source=source)
+    parts = check_study(spec, device=device, source=source)
+    checkpoint, extractor, reference, space = parts
     meaning = study_meaning(spec, checkpoint, extractor, reference)
+    files = sources_of(spec, urls=_urls(spec))
+    changeable: dict[str, Any] = {
+        "spec": spec.to_json(),
+        "files": [file.to_json() for file in files],
+        "board": _board(space, extractor),
+        "budget": spec.search.to_budget(),
+    }
     database = open_database(storage, create=True)
     try:
-        row = ledger.create_study(database, name=spec.study, spec=spec.to_json(), meaning=meaning)
+        store = bound_store(database, artifacts, group_writable=group_writable)
+        share_files(database, store, files)
+        row = ledger.create_study(database, name=spec.study, meaning=meaning, **changeable)
         check_unchanged(row, meaning, source=source)
-        if row.spec != spec.to_json():
-            # A new budget, for example: `status` and `confirm` read the spec that is stored.
-            row = ledger.set_study_spec(database, row.id, spec.to_json())
+        stored = {"spec": row.spec, "files": list(row.files), "board": row.board}
+        if {**stored, "budget": row.budget} != changeable:
+            # A new budget, for example: workers and `status` read what is stored.
+            row = ledger.set_study_spec(database, row.id, **changeable)
     except BaseException:
         database.close()
         raise
-    folder = artifacts or default_artifacts(storage)
-    return OpenStudy(
-        spec=spec,
-        row=row,
-        database=database,
-        arrays=ArrayStore(folder),
-        checkpoint=checkpoint,
-        extractor=extractor,
-        reference=reference,
-        space=space,
-        url=storage,
-    )
+    return OpenStudy(spec, row, database, store, *parts, device)
+
+
+def open_stored(
+    name: str,
+    *,
+    storage: str,
+    artifacts: str | Path | None = None,
+    device: str = "cpu",
+    group_writable: bool = False,
+) -> OpenStudy:
+    """Open a study that exists, from its name alone: what a worker on any machine does.
+
+    The files that its spec names are looked for by their content (`files.locate`).
+
+    Arguments:
+        name: The study's name.
+        storage: Database URL; the tables must be there.
+        artifacts: As for `open_study`, but the store must carry the database's marker.
+        device: Torch device.
+        group_writable: Let the group of the artifact folder write what is stored.
+
+    Raises:
+        SkiptuneError: The database, study, store or a file is missing or is another one.
+    """
+    database = open_database(storage)
+    try:
+        row = ledger.require_study(database, name)
+        store = required_store(database, artifacts, group_writable=group_writable)
+        spec = StudySpec.from_json(row.spec, source=f"study {name}")
+        sources = [SourceFile.from_json(file) for file in row.files]
+        here = located(spec, sources, fetch=lambda source: shared_file(store, source))
+        parts = check_study(here, device=device, source=f"study {name}")
+        check_unchanged(row, study_meaning(here, *parts[:3]), source=f"study {name}")
+    except BaseException:
+        database.close()
+        raise
+    # In a cache a file is named by its content; people know it by the name it had.
+    names = {source.key: Path(source.name).stem for source in sources}
+    checkpoint = replace(parts[0], name=names.get("network.checkpoint", parts[0].name))
+    return OpenStudy(here, row, database, store, checkpoint, *parts[1:], device)
+
+
+def _board(space: Space, extractor: Extractor) -> dict[str, Any]:
+    """Return what Optuna's studies are made from, so that no network is needed to rebuild them."""
+    return {
+        "metric": f"FD({extractor.name})",
+        "distributions": {
+            key: distribution_to_json(item) for key, item in space.distributions().items()
+        },
+        "baseline": space.baseline_params(),
+    }
+
+
+def _urls(spec: StudySpec) -> dict[str, str]:
+    given = {
+        "network.checkpoint": spec.network.url,
+        "objective.weights": spec.objective.weights_url,
+        "objective.reference": spec.objective.reference_url,
+    }
+    return {key: url for key, url in given.items() if url is not None}

@@ -1,37 +1,32 @@
 """The whole job on one machine: search, confirm on fresh seeds, and the result.
 
 Everything here may be killed at any moment and called again: what is stored decides what is left
-to do, and the numbers come out the same.
+to do, and the numbers come out the same. It is one worker; others may help it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from skiptune.search.confirm import confirm, confirm_number, images_of
-from skiptune.search.events import Listener, Stage, silent
-from skiptune.search.plan import search_images
-from skiptune.search.projection import Board
-from skiptune.search.promotion import promotable
-from skiptune.search.proposals import propose
+from skiptune.errors import StudyStoppedError
+from skiptune.search.confirm import begin_confirm, confirm_number, result_of
+from skiptune.search.course import Course, confirming, whole_study
+from skiptune.search.events import Listener, silent
 from skiptune.search.result import Result
 from skiptune.search.spec import StudySpec
-from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy, open_study
-from skiptune.search.worker import work_off
+from skiptune.search.stopping import Stop
+from skiptune.search.study import OpenStudy, open_study
+from skiptune.search.worker import Limits, Worker
 from skiptune.storage import ledger
 
-__all__ = ["planned_images", "run", "search", "tune"]
-
-# An evaluation that is worse than the baseline by so many standard errors earns no more images,
-# however early it came and however few there are to compare it with.
-WORSE = 1.96
+__all__ = ["confirm", "resume", "run", "tune"]
 
 
 def tune(
     spec: StudySpec,
     *,
     storage: str = "sqlite:///skiptune.db",
-    artifacts: Path | None = None,
+    artifacts: Path | str | None = None,
     device: str = "cpu",
     on_event: Listener = silent,
 ) -> Result:
@@ -40,78 +35,83 @@ def tune(
     Arguments:
         spec: The study, from `load_spec`.
         storage: Database URL.
-        artifacts: Folder of the per-image arrays; beside a SQLite database by default.
+        artifacts: Folder or bucket of the per-image arrays; see `open_study`.
         device: Torch device.
         on_event: Called with each `Event`.
 
     Raises:
+        StudyStoppedError: Somebody has stopped the study meanwhile.
         SkiptuneError: Whatever is wrong with the spec, its files or the database.
     """
     study = open_study(spec, storage=storage, artifacts=artifacts, device=device)
-    return run(study, on_event=on_event)
-
-
-def run(study: OpenStudy, *, on_event: Listener = silent) -> Result:
-    """Bring an open study to its end: search, then the confirm that its candidates need."""
-    search(study, on_event=on_event)
-    result = confirm(study, number=confirm_number(study), on_event=on_event)
-    ledger.set_study_state(study.database, study.id, "complete")
+    try:
+        result = run(study, on_event=on_event)
+    finally:
+        study.database.close()
+    if result is None:
+        raise AssertionError("nobody asked it to stop")
     return result
 
 
-def planned_images(study: OpenStudy) -> int:
-    """Return how many images the search uses when its whole budget is spent."""
-    return search_images(study.spec)
+def run(
+    study: OpenStudy, *, on_event: Listener = silent, stop: Stop | None = None
+) -> Result | None:
+    """Bring an open study to its end: search, then the confirm that its candidates need.
+
+    A study that is paused, stopped or finished goes on.
+
+    Returns:
+        The result, or None where `stop` was requested.
+
+    Raises:
+        StudyStoppedError: Somebody has stopped the study meanwhile.
+    """
+    resume(study)
+    if not _worked(study, whole_study(study, on_event=on_event), on_event, stop):
+        return None
+    return result_of(study, confirm_number(study))
 
 
-def search(study: OpenStudy, *, on_event: Listener = silent) -> None:
-    """Spend the search's budget: baseline first, then proposals, the best third going on."""
-    if study.row.state != "running":
-        # A finished study goes on when its budget has grown.
+def confirm(
+    study: OpenStudy, *, number: int, on_event: Listener = silent, stop: Stop | None = None
+) -> Result | None:
+    """Run the number-th confirm of a study, or read it where it is finished.
+
+    Arguments:
+        study: The study.
+        number: From 1 on; a begun confirm is resumed, a finished one spending nothing.
+        on_event: Who watches.
+        stop: The wish to stop.
+
+    Returns:
+        The result, or None where `stop` was requested.
+
+    Raises:
+        StudyStoppedError: Somebody has stopped the study meanwhile.
+    """
+    if study.row.state in ("paused", "stopped"):
+        resume(study)
+    begin_confirm(study, number)
+    if not _worked(study, confirming(study, number, on_event=on_event), on_event, stop):
+        return None
+    return result_of(study, number)
+
+
+def resume(study: OpenStudy) -> None:
+    """Let a study that is paused, stopped or finished go on."""
+    if ledger.require_study(study.database, study.row.name).state != "running":
         ledger.set_study_state(study.database, study.id, "running")
-    board = Board(study)
-    board.fail_orphans()
-    baseline = study.baseline(block=SEARCH, first_seed=SEARCH_SEED, images=study.rungs[-1])
-    if study.images_of(baseline) < study.rungs[-1]:
-        # A rung was added on resume. The baseline goes on first: everything is paired with it.
-        ledger.promote(study.database, baseline.id, study.rungs[-1])
-    on_event(Stage(SEARCH, planned_images(study), images_of(study, SEARCH)[1]))
-    while True:
-        work_off(study, on_event=on_event, decide=lambda: _decide(study, board))
-        entered = ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
-        if len(entered) >= study.spec.search.evaluations or propose(study, board) is None:
-            return
 
 
-def _decide(study: OpenStudy, board: Board) -> int:
-    """Tell Optuna what was scored, promote who has earned it, and return how many that are."""
-    board.project()
-    return _promote(study)
-
-
-def _promote(study: OpenStudy) -> int:
-    """Enter the next rung of every evaluation that has earned it; return how many."""
-    levels = len(study.rungs)
-    running = {
-        e.id: e
-        for e in ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
-        if e.state not in ("diverged", "failed")
-    }
-    scored: list[dict[int, float]] = [{} for _ in range(levels)]
-    worse: set[int] = set()
-    for score in ledger.scores(study.database, study.id):
-        if score.evaluation_id in running and score.difference is not None:
-            number = running[score.evaluation_id].number
-            scored[score.level][number] = score.difference
-            if score.difference > WORSE * (score.difference_error or 0.0):
-                worse.add(number)
-    entered: list[set[int]] = [set() for _ in range(levels)]
-    for rung in ledger.rungs(study.database, study.id):
-        if rung.evaluation_id in running:
-            entered[rung.level].add(running[rung.evaluation_id].number)
-    best_third = promotable(scored, fraction=study.spec.search.promote, left=entered[1:])
-    due = [(number, level) for number, level in best_third if number not in worse]
-    by_number = {e.number: e for e in running.values()}
-    for number, level in due:
-        ledger.promote(study.database, by_number[number].id, study.rungs[level])
-    return len(due)
+def _worked(study: OpenStudy, course: Course, on_event: Listener, stop: Stop | None) -> bool:
+    """Work to the end of a course; False where the caller asked to stop."""
+    worker = Worker(study, course, limits=Limits(until_done=True), on_event=on_event, stop=stop)
+    ended = worker.run()
+    if ended == "study stopped":
+        raise StudyStoppedError(
+            f"study {study.row.name}",
+            expected="a study that runs",
+            found="stopped by `skiptune stop`",
+            hint=f"go on with it: skiptune resume {study.row.name}",
+        )
+    return ended == "complete"

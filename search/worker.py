@@ -1,144 +1,361 @@
-"""A worker: sample leased chunks, extract, store the arrays, commit the rows, until none is left.
+"""A worker: claims chunks, samples and commits them, and decides what comes when none is open.
 
-What is stored is a pure function of (series, measure, schedule, seeds): nothing of the worker,
-the order of work or a restart enters it.
+One worker or two hundred run this loop on one study, knowing nothing of each other: chunks and the
+turn to decide are leased in the database. Whatever ends a worker costs at most its open chunk.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
 
-import numpy as np
+import torch
 
-from skiptune.canonical import canonical
-from skiptune.errors import LeaseLostError, StorageError
-from skiptune.sampling.hooks import check_effect, scaled
-from skiptune.sampling.images import sample, start
-from skiptune.sampling.noise import ImageStreams
-from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.setting import Setting, sigmas
-from skiptune.search.events import ChunkDone, ImagesMade, Listener, silent
+from skiptune.errors import (
+    LeaseLostError,
+    NetworkError,
+    SkiptuneError,
+    StorageError,
+    TurnLostError,
+    UnavailableError,
+    WorkerError,
+)
+from skiptune.search.canary import sing
+from skiptune.search.chunks import Sampled, sampled_chunk
+from skiptune.search.course import Course, Step
+from skiptune.search.delivery import deliver, deliver_pending, stored
+from skiptune.search.events import ChunkDone, ImagesMade, Listener, Notice, Scored, silent
 from skiptune.search.liveness import break_dead_leases, worker_name
-from skiptune.search.scoring import score_ready, scored_event
-from skiptune.search.study import OpenStudy
+from skiptune.search.projection import Board
+from skiptune.search.renewal import Renewal
+from skiptune.search.scoring import score_ready
+from skiptune.search.stopping import Stop
+from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.storage import leases, ledger
+from skiptune.storage.arrays import LostFileError
+from skiptune.storage.leases import Claim
+from skiptune.storage.patience import PATIENCE, Patience
+from skiptune.storage.records import CHUNK, CHUNK_FORMAT
+from skiptune.storage.turns import end_turn, take_turn
 
-__all__ = ["LEASE_SECONDS", "work", "work_off"]
+__all__ = ["IDLE_SECONDS", "LEASE_SECONDS", "Ended", "Limits", "Worker"]
 
-LEASE_SECONDS = 120.0  # shortest lease; a chunk that takes longer renews it
-POLL_SECONDS = 1.0  # between looks at chunks that another worker holds
+LEASE_SECONDS: Final = 120.0
+"""Shortest lease; it is three times as long as a chunk takes where that is more."""
+
+IDLE_SECONDS: Final = 60.0
+"""A worker that finds nothing to do for so long ends, unless it was told to stay."""
+
+TURN_SECONDS: Final = 60.0  # longest time a proposal may take before another worker makes one
+POLL_SECONDS: Final = (0.5, 5.0)  # first and longest wait between looks at what others hold
+SAME_FAILURES: Final = 5
+
+Ended = Literal["complete", "stopped", "study stopped", "idle", "limit reached"]
+T = TypeVar("T")
 
 
-def work_off(
-    study: OpenStudy, *, on_event: Listener = silent, decide: Callable[[], int] = lambda: 0
-) -> None:
-    """Work until every rung of the study is scored, waiting for what other workers hold.
+@dataclass(frozen=True)
+class Limits:
+    """When one worker ends, whatever the study's own budget says.
+
+    Arguments:
+        trials: Scores that it has completed, of proposals.
+        images: Images that it has sampled; it claims no chunk beyond.
+        seconds: Time since it began; it claims no chunk that would take it beyond.
+        until_done: Stay while others hold what is left, or the study is paused, until it is done.
+    """
+
+    trials: int | None = None
+    images: int | None = None
+    seconds: float | None = None
+    until_done: bool = False
+
+
+class _LeavingError(Exception):
+    """A signal has come and there is no time to finish what is in hand."""
+
+
+class Worker:
+    """One process at work on one study.
 
     Arguments:
         study: The open study.
+        course: What happens when no chunk is open.
+        limits: When to end.
         on_event: Who watches.
-        decide: Called whenever scores may have changed; returns how many rungs it has entered.
+        stop: The wish to stop; a signal handler states it.
+        patience: Seconds for which the database may stay away in one go.
     """
-    worker = worker_name()
-    break_dead_leases(study.database, study.id)
-    while True:
-        changed = score_ready(study, on_event=on_event) + decide()
-        claim = leases.claim_chunk(study.database, study.id, worker=worker, seconds=LEASE_SECONDS)
-        if claim is not None:
-            # A chunk that somebody else was given meanwhile is theirs.
-            with suppress(LeaseLostError):
-                work(study, claim, on_event=on_event)
-        elif not changed:
-            if not ledger.open_rungs(study.database, study.id):
-                return
-            time.sleep(POLL_SECONDS)
-            break_dead_leases(study.database, study.id)
 
+    def __init__(
+        self,
+        study: OpenStudy,
+        course: Course,
+        *,
+        limits: Limits | None = None,
+        on_event: Listener = silent,
+        stop: Stop | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.name = worker_name()
+        self._study = study
+        self._course = course
+        self._limits = limits or Limits()
+        self._on_event = on_event
+        self._stop = stop or Stop()
+        self._patience = Patience(patience, on_wait=self._database_away, sleep=self._wait)
+        self._away = False
+        self._board: Board | None = None
+        self._checked = False  # the canary has sung
+        self._began = time.monotonic()
+        self._trials = self._images = 0
+        self._chunk_seconds = 0.0  # what the last chunk took
+        self._failure, self._failures = "", 0
 
-def work(study: OpenStudy, claim: leases.Claim, *, on_event: Listener = silent) -> None:
-    """Sample the claimed chunk and commit it.
+    @property
+    def images(self) -> int:
+        """Images that it has sampled and committed so far."""
+        return self._images
 
-    Images that are not finite are stored with their flag down and end the evaluation as
-    ``diverged``: a fact about the schedule, not a failure of the worker.
+    @property
+    def trials(self) -> int:
+        """Scores of proposals that it has completed so far."""
+        return self._trials
 
-    Raises:
-        LeaseLostError: The lease went to another worker; nothing of this chunk is kept twice.
-        NetworkError: The schedule left the network's output unchanged.
-        KeyboardInterrupt: Passed on after the chunk went back to the queue.
-    """
-    try:
-        _work(study, claim, on_event)
-    except LeaseLostError:
-        raise
-    except BaseException:
-        # Ctrl-C, a signal's SystemExit and errors alike: the chunk is somebody else's at once.
-        leases.release(study.database, claim)
-        raise
+    def run(self) -> Ended:
+        """Work until the study is complete, a limit is reached, or somebody asks to stop.
 
+        Raises:
+            UnavailableError: The database stayed away; what is not delivered is kept with the
+                arrays and delivered by whoever works on the study next.
+            WorkerError: The same failure came five times in a row.
+            SkiptuneError: This worker cannot work on the study, and says why.
+        """
+        try:
+            return self._run()
+        except _LeavingError:
+            return "stopped"
 
-def _work(study: OpenStudy, claim: leases.Claim, on_event: Listener) -> None:
-    began = time.monotonic()
-    renewed = began
-    network = study.checkpoint.network
-    setting = Setting.from_json(claim.series["setting"])
-    if canonical(study.series_of(setting)) != canonical(claim.series):
-        raise StorageError(
-            f"chunk {claim.chunk_id}",
-            expected="a series that this network and this version make",
-            found=canonical(claim.series),
-            hint="let the version and the checkpoint that began this study go on with it",
-        )
-    schedule = Schedule.from_json(claim.schedule)
-    seeds = range(claim.first_seed, claim.first_seed + claim.images)
-    if claim.opens_evaluation:
-        _check_effect(study, schedule, setting, seeds[0])
-    features, finite, labels, nfe = [], [], [], 0.0
-    made = 0
-    with scaled(network, schedule):
-        for batch in sample(network, setting, seeds, microbatch=study.spec.microbatch):
-            features.append(study.extractor(batch.images).cpu().numpy())
-            finite.append(batch.finite.cpu().numpy())
-            if batch.labels is not None:
-                labels.append(batch.labels.cpu().numpy())
-            nfe = batch.nfe
-            made += len(batch.seeds)
-            on_event(ImagesMade(made, claim.images, claim.label))
+    def _run(self) -> Ended:
+        study = self._study
+        self._patiently(lambda: deliver_pending(study))
+        self._patiently(lambda: break_dead_leases(study.database, study.id))
+        idle_since: float | None = None
+        wait = POLL_SECONDS[0]
+        while True:
+            if self._stop.requested:
+                return "stopped"
+            if self._at_limit():
+                return "limit reached"
+            self._check_once()
+            claim = self._patiently(self._claim)
+            if claim is not None:
+                idle_since, wait = None, POLL_SECONDS[0]
+                self._work(claim)
+                continue
+            state = self._patiently(lambda: ledger.require_study(study.database, study.row.name))
+            if state.state == "stopped":
+                return "study stopped"
+            step = None if state.state == "paused" else self._patiently(self._decide)
+            if step == "complete":
+                return "complete"
+            if step == "entered":
+                idle_since, wait = None, POLL_SECONDS[0]
+                continue
             now = time.monotonic()
-            lease = max(LEASE_SECONDS, 3 * (now - began) * claim.images / made)
-            if now - renewed > LEASE_SECONDS / 3:
-                leases.renew(study.database, claim, seconds=lease)
-                renewed = now
-    flags = np.concatenate(finite)
-    arrays = {"features": np.concatenate(features), "finite": flags.astype(np.float32)}
-    if labels:
-        arrays["label"] = np.concatenate(labels).astype(np.float32)
-    array = study.arrays.write(arrays)
-    seconds = time.monotonic() - began
-    leases.commit_chunk(study.database, claim, array=array, seconds=seconds, nfe=nfe)
-    on_event(ChunkDone(claim.images, seconds, nfe, claim.label))
-    if not flags.all():
-        evaluation = ledger.finish_evaluation(
-            study.database,
-            claim.evaluation_id,
-            state="diverged",
-            reason=f"{int((~flags.astype(bool)).sum())} of {claim.images} images from seed "
-            f"{claim.first_seed} on are not finite",
+            idle_since = now if idle_since is None else idle_since
+            if not self._limits.until_done and now - idle_since > IDLE_SECONDS:
+                return "idle"
+            study.database.rest()
+            self._wait(wait * random.uniform(0.7, 1.0))
+            wait = min(1.5 * wait, POLL_SECONDS[1])
+            self._patiently(self._look_around)
+
+    def _at_limit(self) -> bool:
+        limits = self._limits
+        elapsed = time.monotonic() - self._began + self._chunk_seconds
+        return (
+            (limits.trials is not None and self._trials >= limits.trials)
+            or (limits.images is not None and self._images + CHUNK > limits.images)
+            or (limits.seconds is not None and elapsed > limits.seconds)
         )
-        on_event(scored_event(evaluation, study.images_of(evaluation), None))
 
+    def _claim(self) -> Claim | None:
+        return leases.claim_chunk(
+            self._study.database, self._study.id, worker=self.name, seconds=self._lease()
+        )
 
-def _check_effect(study: OpenStudy, schedule: Schedule, setting: Setting, seed: int) -> None:
-    """Refuse a schedule that changes nothing, on two images at the first sigma where it acts."""
-    acting = [
-        s
-        for s in sigmas(setting)[:-1]
-        if any(schedule.scale(address, s) != 1.0 for address in schedule.addresses)
-    ]
-    if not acting:
-        return
-    sigma = acting[0]
-    network = study.checkpoint.network
-    noise, labels = start(network, setting, ImageStreams([seed, seed + 1]))
-    check_effect(network, schedule, x=noise * sigma, sigma=sigma, class_labels=labels)
+    def _lease(self) -> float:
+        return max(LEASE_SECONDS, 3 * self._chunk_seconds)
+
+    def _decide(self) -> Step | None:
+        """Take the study's turn and let its course go on; None where another worker has it."""
+        study = self._study
+        turn = take_turn(
+            study.database, study.id, task="propose", worker=self.name, seconds=TURN_SECONDS
+        )
+        if turn is None:
+            return None
+        try:
+            if self._board is None:
+                self._board = Board(study.database, study.row)
+            return self._course(self._board, turn)
+        except TurnLostError:
+            return None
+        except UnavailableError:
+            # What was asked or told may or may not have arrived: look again from the start.
+            self._board = None
+            raise
+        finally:
+            with suppress(UnavailableError):
+                end_turn(study.database, turn)
+
+    def _look_around(self) -> None:
+        """See to what a quiet moment shows: dead workers of this host, and being out of date."""
+        study = self._study
+        break_dead_leases(study.database, study.id)
+        study.database.require_current()
+        foreign = ledger.foreign_formats(study.database, study.id)
+        if foreign:
+            raise StorageError(
+                f"study {study.row.name}: chunks",
+                expected=f"chunks of format {CHUNK_FORMAT}, which this version writes",
+                found=f"format {', '.join(map(str, foreign))}",
+                hint="this worker was refused, the study goes on; use the version of skiptune that"
+                " its other workers have",
+            )
+
+    def _check_once(self) -> None:
+        """Let the canary sing before the first claim, as soon as there is what to compare with."""
+        if self._checked:
+            return
+        study = self._study
+
+        def look() -> bool:
+            if not ledger.open_rungs(study.database, study.id):
+                return False
+            found = ledger.evaluations(study.database, study.id, kind="baseline", block=SEARCH)
+            chunk = ledger.chunks_of(study.database, found[0].id)[0] if found else None
+            if chunk is None or chunk.state != "done":
+                return False
+            if chunk.worker != self.name:
+                sing(study)
+            return True
+
+        try:
+            self._checked = self._patiently(look)
+        except LostFileError:
+            pass  # the chunk is sampled again, and looked at then
+
+    def _work(self, claim: Claim) -> None:
+        """Sample the claimed chunk and commit it; what cannot be finished goes back."""
+        study = self._study
+        began = time.monotonic()
+        try:
+            made, array = self._sampled(claim, began)
+            seconds = time.monotonic() - began
+            deliver(
+                study, claim, array=array, seconds=seconds, nfe=made.nfe, patience=self._patience
+            )
+        except LeaseLostError:
+            self._on_event(Notice(f"{claim.label}: the lease went to another worker"))
+            return
+        except UnavailableError:
+            raise  # the chunk is stored and noted: it is delivered later, not sampled again
+        except (SkiptuneError, _LeavingError):
+            self._release(claim)
+            raise
+        except Exception as error:
+            self._release(claim)
+            self._failed(error)
+            return
+        except BaseException:
+            # A second Ctrl-C: the chunk is somebody else's at once.
+            self._release(claim)
+            raise
+        self._failures, self._chunk_seconds = 0, seconds
+        self._images += claim.images
+        self._on_event(ChunkDone(claim.images, seconds, made.nfe, claim.label))
+        self._patiently(lambda: score_ready(study, on_event=self._scored))
+
+    def _sampled(self, claim: Claim, began: float) -> tuple[Sampled, str]:
+        study = self._study
+        study.database.rest()
+        with Renewal(study.database, claim, seconds=self._lease) as renewal:
+
+            def on_images(made: int) -> None:
+                self._on_event(ImagesMade(made, claim.images, claim.label))
+                elapsed = time.monotonic() - began
+                self._chunk_seconds = max(self._chunk_seconds, elapsed)
+                renewal.check()
+                if not self._stop.leaves(elapsed * (claim.images - made) / made):
+                    raise _LeavingError
+
+            made = self._within_memory(lambda: sampled_chunk(study, claim, on_images=on_images))
+            array = stored(study, made, wait=self._wait, on_event=self._on_event)
+            renewal.check()
+        return made, array
+
+    def _within_memory(self, action: Callable[[], T]) -> T:
+        """Do it once more with an empty cache where memory ran out, then refuse with the figure.
+
+        The microbatch is part of what a chunk is: fewer images at once would be other images.
+        """
+        try:
+            return action()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        try:
+            return action()
+        except torch.OutOfMemoryError as error:
+            raise NetworkError(
+                f"device {self._study.device}",
+                expected=f"memory for one microbatch of {self._study.spec.microbatch} images",
+                found=str(error).splitlines()[0],
+                hint="this worker was refused, the study goes on; use a device with more memory,"
+                " or begin a new study with a smaller `microbatch`",
+            ) from error
+
+    def _release(self, claim: Claim) -> None:
+        # Where the database is away the lease runs out by itself.
+        with suppress(StorageError):
+            leases.release(self._study.database, claim)
+
+    def _failed(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self._failures = self._failures + 1 if text == self._failure else 1
+        self._failure = text
+        if self._failures >= SAME_FAILURES:
+            raise WorkerError(
+                f"worker {self.name}",
+                expected="chunks that can be sampled",
+                found=f"{SAME_FAILURES} times in a row: {text}",
+                hint="the chunks went back to the queue; see the whole error with --debug",
+            ) from error
+        self._on_event(Notice(f"the chunk goes back to the queue: {text}"))
+
+    def _scored(self, event: object) -> None:
+        if isinstance(event, Scored):
+            self._trials += event.kind == "proposal"
+        self._on_event(event)  # type: ignore[arg-type]
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        value = self._patience(action)
+        if self._away:
+            self._away = False
+            self._on_event(Notice("the database is back"))
+        return value
+
+    def _database_away(self, error: UnavailableError, wait: float) -> None:
+        if not self._away:
+            problem = error.problems[0]
+            self._on_event(Notice(f"{problem.where}: {problem.found}; trying again"))
+        self._away = True
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise _LeavingError

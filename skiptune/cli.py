@@ -1,7 +1,8 @@
 """The command line: parses, calls the library, prints, and chooses the exit code.
 
-Exit codes: 0 done, 1 a bug of skiptune, 2 something the user can mend, 130 after Ctrl-C, 143
-after SIGTERM or SIGUSR1. stdout is data, stderr is talk.
+Exit codes: 0 done, 1 failed (the database stayed away, a worker kept failing, or a bug), 2
+something the user can mend, 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1. stdout is data, stderr
+is talk.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ __all__ = ["cli", "main"]
 # Where each command lives, in the order of `skiptune --help`.
 COMMANDS = {
     "tune": "tuning",
+    "create": "working",
+    "worker": "working",
     "status": "reading",
     "best": "reading",
     "confirm": "tuning",
@@ -35,6 +38,11 @@ COMMANDS = {
     "check": "preparing",
     "skips": "preparing",
     "env": "preparing",
+    "pause": "steering",
+    "resume": "steering",
+    "stop": "steering",
+    "delete": "steering",
+    "db": "database",
 }
 
 
@@ -69,6 +77,7 @@ def cli() -> None:
       skiptune status fashion          where the study stands
       skiptune best fashion            the best scales so far, one row per skip
       skiptune init study.yaml         write a study file for your own network
+      skiptune worker fashion          help with the study from this or another machine
 
     An interrupted command goes on where it stood when it is run again.
     """
@@ -113,8 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def command_text(words: Sequence[str]) -> str:
-    """Return a command line that can be pasted."""
-    return shlex.join(["skiptune", *words])
+    """Return a command line that can be pasted; a password in it is masked."""
+    from skiptune.storage.location import masked_url
+
+    shown = [
+        masked_url(word) if before == "--storage" or word.startswith("--storage=") else word
+        for before, word in zip(("", *words), words, strict=False)
+    ]
+    return shlex.join(["skiptune", *shown])
 
 
 def _fail(error: SkiptuneError, options: Options) -> NoReturn:

@@ -10,6 +10,8 @@
     |   +-- BudgetSpentError    what is asked for would exceed the study's budget
     |   +-- UnavailableError    the database cannot be reached now; it may be back in a moment
     |   +-- DiskFullError       a file cannot be stored for want of space
+    +-- WorkerError             a worker failed again and again in the same way
+    +-- StudyStoppedError       somebody has stopped the study from elsewhere
     +-- StudyChangedError       a study of this name exists with another meaning
     +-- OutputError             a result cannot be written
 
@@ -33,8 +35,10 @@ __all__ = [
     "SpecError",
     "StorageError",
     "StudyChangedError",
+    "StudyStoppedError",
     "TurnLostError",
     "UnavailableError",
+    "WorkerError",
     "render",
 ]
 
@@ -122,6 +126,18 @@ class UnavailableError(StorageError):
 
 class DiskFullError(StorageError):
     """A file cannot be stored for want of space: once there is some, the same call succeeds."""
+
+
+class WorkerError(SkiptuneError):
+    """A worker failed again and again in the same way: its chunks went back to the queue."""
+
+    exit_code = 1
+
+
+class StudyStoppedError(SkiptuneError):
+    """Somebody has stopped the study from elsewhere: there is no result yet."""
+
+    exit_code = 1
 
 
 class StudyChangedError(SkiptuneError):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiptune.storage.arrays import ArrayStore
-    from skiptune.storage.database import Database, init_database, masked_url, open_database
+    from skiptune.storage.database import Database, init_database, open_database, upgrade_database
     from skiptune.storage.leases import (
         break_lease,
         claim_chunk,
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
         release,
         renew,
     )
+    from skiptune.storage.location import masked_url, resolve_url
     from skiptune.storage.optuna_rows import optuna_storage
+    from skiptune.storage.patience import Patience
     from skiptune.storage.records import (
         CHUNK,
         LOST_LEASES,
         Artifact,
+        Budget,
         Chunk,
         Claim,
         Evaluation,
@@ -50,12 +53,14 @@ _HOME = {
     "LOST_LEASES": "records",
     "ArrayStore": "arrays",
     "Artifact": "records",
+    "Budget": "records",
     "Chunk": "records",
     "Claim": "records",
     "Spending": "records",
     "Database": "database",
     "Evaluation": "records",
     "Lease": "records",
+    "Patience": "patience",
     "Progress": "records",
     "Rung": "records",
     "Score": "records",
@@ -67,13 +72,15 @@ _HOME = {
     "commit_chunk": "leases",
     "end_turn": "turns",
     "init_database": "database",
-    "masked_url": "database",
+    "masked_url": "location",
     "open_database": "database",
     "optuna_storage": "optuna_rows",
     "poison": "leases",
     "release": "leases",
     "renew": "leases",
+    "resolve_url": "location",
     "take_turn": "turns",
+    "upgrade_database": "database",
 }
 
 __all__ = [
@@ -81,11 +88,13 @@ __all__ = [
     "LOST_LEASES",
     "ArrayStore",
     "Artifact",
+    "Budget",
     "Chunk",
     "Claim",
     "Database",
     "Evaluation",
     "Lease",
+    "Patience",
     "Progress",
     "Rung",
     "Score",
@@ -104,7 +113,9 @@ __all__ = [
     "poison",
     "release",
     "renew",
+    "resolve_url",
     "take_turn",
+    "upgrade_database",
 ]
 
 

@@ -7,10 +7,11 @@ from sqlalchemy import select
 from skiptune.storage.database import Database
 from skiptune.storage.records import Artifact
 from skiptune.storage.rows import artifact_of, insert_missing
-from skiptune.storage.tables import ArtifactRow
+from skiptune.storage.tables import ArtifactRow, ChunkRow
 
 __all__ = [
     "artifacts",
+    "newest_array",
     "put_artifact",
 ]
 
@@ -36,3 +37,15 @@ def artifacts(database: Database) -> tuple[Artifact, ...]:
     query = select(ArtifactRow).order_by(ArtifactRow.created, ArtifactRow.digest)
     with database.read() as session:
         return tuple(artifact_of(row) for row in session.scalars(query))
+
+
+def newest_array(database: Database) -> str | None:
+    """Return the digest of the arrays that were stored last and not dropped, None before any."""
+    query = (
+        select(ChunkRow.array)
+        .where(ChunkRow.state == "done", ChunkRow.array.is_not(None))
+        .order_by(ChunkRow.committed.desc(), ChunkRow.id)
+        .limit(1)
+    )
+    with database.read() as session:
+        return session.scalar(query)

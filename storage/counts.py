@@ -4,14 +4,57 @@ from __future__ import annotations
 
 from typing import cast
 
-from sqlalchemy import Subquery, func, select
+from sqlalchemy import func, select
 
+from skiptune.storage.budgets import wanted_chunks
 from skiptune.storage.database import Database
-from skiptune.storage.records import ChunkState, EvaluationState, Kind, Progress, Spending
-from skiptune.storage.rows import same_images
-from skiptune.storage.tables import ChunkRow, EvaluationRow, RungRow, clock
+from skiptune.storage.records import (
+    CHUNK_FORMAT,
+    ChunkState,
+    EvaluationState,
+    Kind,
+    Progress,
+    Spending,
+)
+from skiptune.storage.tables import ChunkRow, EvaluationRow, clock
 
-__all__ = ["progress", "spending"]
+__all__ = ["count_evaluations", "foreign_formats", "images_wanted", "progress", "spending"]
+
+
+def count_evaluations(database: Database, study_id: str, *, kind: Kind, block: str) -> int:
+    """Return how many evaluations of a kind a study has on a block of seeds."""
+    query = select(func.count()).where(
+        EvaluationRow.study_id == study_id,
+        EvaluationRow.kind == kind,
+        EvaluationRow.block == block,
+    )
+    with database.read() as session:
+        return int(session.scalars(query).one())
+
+
+def images_wanted(database: Database, study_id: str, *, block: str) -> tuple[int, int]:
+    """Return the images that the rungs on a block ask for, and how many of them are stored."""
+    chunks = wanted_chunks(study_id, block).subquery()
+    query = select(
+        func.coalesce(func.sum(chunks.c.images), 0),
+        func.coalesce(func.sum(chunks.c.images).filter(chunks.c.state == "done"), 0),
+    )
+    with database.read() as session:
+        wanted, stored = session.execute(query).one()
+    return int(wanted), int(stored)
+
+
+def foreign_formats(database: Database, study_id: str) -> tuple[int, ...]:
+    """Return the formats, other than ours, of chunks that a study still waits for."""
+    chunks = wanted_chunks(study_id).subquery()
+    query = (
+        select(chunks.c.format)
+        .where(chunks.c.state.in_(("open", "leased")), chunks.c.format != CHUNK_FORMAT)
+        .distinct()
+        .order_by(chunks.c.format)
+    )
+    with database.read() as session:
+        return tuple(session.scalars(query))
 
 
 def spending(database: Database, study_id: str, *, block: str | None = None) -> Spending:
@@ -24,15 +67,17 @@ def spending(database: Database, study_id: str, *, block: str | None = None) -> 
         study_id: The study.
         block: Count only the chunks that evaluations on this block of seeds ask for.
     """
-    chunks = _chunks(study_id, block)
-    done = chunks.c.state == "done"
+    chunks = wanted_chunks(study_id, block).subquery()
+    # Arrays may be dropped later; what they cost was spent.
+    done = chunks.c.state.in_(("done", "dropped"))
     paid = chunks.c.study_id == study_id
+    others = func.coalesce(chunks.c.study_id, "") != study_id
     query = select(
         func.coalesce(func.sum(chunks.c.images).filter(done, paid), 0),
         func.coalesce(func.sum(chunks.c.seconds).filter(done, paid), 0.0),
         func.coalesce(func.sum(chunks.c.nfe * chunks.c.images).filter(done, paid), 0.0),
         func.coalesce(func.sum(chunks.c.doubled_images).filter(paid), 0),
-        func.coalesce(func.sum(chunks.c.images).filter(done, chunks.c.study_id != study_id), 0),
+        func.coalesce(func.sum(chunks.c.images).filter(done, others), 0),
     )
     with database.read() as session:
         images, seconds, network_images, doubled, reused = session.execute(query).one()
@@ -52,7 +97,7 @@ def progress(database: Database, study_id: str) -> Progress:
         .where(EvaluationRow.study_id == study_id)
         .group_by(EvaluationRow.kind, EvaluationRow.state)
     )
-    wanted = _chunks(study_id, None)
+    wanted = wanted_chunks(study_id).subquery()
     chunks = select(wanted.c.state, func.count()).group_by(wanted.c.state)
     workers = (
         select(ChunkRow.worker)
@@ -73,28 +118,3 @@ def progress(database: Database, study_id: str) -> Progress:
             chunks={cast(ChunkState, state): count for state, count in session.execute(chunks)},
             workers=tuple(name for name in session.scalars(workers) if name is not None),
         )
-
-
-def _chunks(study_id: str, block: str | None) -> Subquery:
-    """The chunks that a study's rungs ask for, each once."""
-    query = (
-        select(
-            ChunkRow.id,
-            ChunkRow.study_id,
-            ChunkRow.state,
-            ChunkRow.images,
-            ChunkRow.seconds,
-            ChunkRow.nfe,
-            ChunkRow.doubled_images,
-        )
-        .join(EvaluationRow, same_images())
-        .join(RungRow, RungRow.evaluation_id == EvaluationRow.id)
-        .where(
-            EvaluationRow.study_id == study_id,
-            ChunkRow.first_seed < EvaluationRow.first_seed + RungRow.images,
-        )
-        .distinct()
-    )
-    if block is not None:
-        query = query.where(EvaluationRow.block == block)
-    return query.subquery()

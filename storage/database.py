@@ -1,8 +1,5 @@
 """One database by its URL: opened, checked, made; one short transaction at a time.
 
-SQLite serves all processes of one host: write-ahead log, `synchronous=NORMAL` (a killed process
-loses nothing, a power cut at most the last transactions), and every writing transaction begins
-with BEGIN IMMEDIATE, so that it never has to upgrade a read lock that another writer blocks.
 Our schema has its own Alembic version table; Optuna's is left alone.
 """
 
@@ -10,58 +7,60 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session
 
 from skiptune.errors import StorageError
+from skiptune.storage.engines import WRITES, OneConnection, make_engine
 from skiptune.storage.failpoints import STEPS, fail_point
+from skiptune.storage.faults import explained
+from skiptune.storage.location import masked_url, parse_url, refuse_network_folder, sqlite_path
 
 __all__ = [
-    "BUSY_SECONDS",
+    "OPTUNA",
     "REVISIONS",
     "VERSION_TABLE",
     "Database",
+    "check_optuna",
     "init_database",
-    "masked_url",
     "open_database",
-    "sqlite_folder",
-    "sqlite_pragmas",
+    "upgrade_database",
 ]
 
 VERSION_TABLE: Final = "skiptune_alembic_version"
 """Optuna refuses to start when it finds a foreign revision in the default version table."""
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """Our schema's revisions, oldest first; known here so that opening needs no Alembic."""
 
-BUSY_SECONDS: Final = 30.0
-"""How long a transaction waits for another writer of a SQLite file; ours take milliseconds."""
+OPTUNA: Final = 5
+"""Major version of the Optuna whose databases we share: 4 wrote local times, 5 writes UTC."""
 
-_WRITES: Final = "skiptune_writes"
+_INIT_LOCK: Final = 0x736B6970  # "skip": a key of PostgreSQL's advisory locks
 
 
 class Database:
     """A database with our tables. Use `open_database` to get one.
 
     Arguments:
-        url: The URL of a SQLite file.
+        url: The URL of a SQLite file or a PostgreSQL database.
 
     Raises:
-        StorageError: The URL names no SQLite file.
+        StorageError: The URL names neither, or a file on a network file system.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._engine = _engine(_parse(url))
-        self._writer = self._engine.execution_options(**{_WRITES: True})
+        path = sqlite_path(url)
+        if path is not None:
+            refuse_network_folder(path)
+        self._engine = make_engine(parse_url(url))
+        self._writer = self._engine.execution_options(**{WRITES: True})
 
     @property
     def url(self) -> str:
@@ -72,6 +71,16 @@ class Database:
     def name(self) -> str:
         """The URL as it may be printed."""
         return masked_url(self._url)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine below; its pool is the one connection of this process to PostgreSQL."""
+        return self._engine
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is a file, for the processes of one host."""
+        return self._engine.dialect.name == "sqlite"
 
     def __repr__(self) -> str:
         return f"Database({self.name!r})"
@@ -86,6 +95,14 @@ class Database:
         """Close the connections; a later use opens new ones."""
         self._engine.dispose()
 
+    def rest(self) -> None:
+        """Give the server's connection back for as long as nothing is asked: while sampling.
+
+        One that another thread is using at this moment stays.
+        """
+        if isinstance(self._engine.pool, OneConnection):
+            self._engine.pool.rest()
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """One consistent snapshot; nothing is written.
@@ -93,7 +110,7 @@ class Database:
         Raises:
             StorageError: The database cannot be reached or read.
         """
-        with _explained(self._url), Session(self._engine, expire_on_commit=False) as session:
+        with explained(self._url), Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -109,7 +126,7 @@ class Database:
         """
         if step is not None and step not in STEPS:
             raise ValueError(f"{step!r} is not a step with fail points")
-        with _explained(self._url), Session(self._writer, expire_on_commit=False) as session:
+        with explained(self._url), Session(self._writer, expire_on_commit=False) as session:
             with session.begin():
                 yield session
                 session.flush()
@@ -121,7 +138,7 @@ class Database:
     @contextmanager
     def migrate(self) -> Iterator[Connection]:
         """One writing transaction below the ORM, for Alembic."""
-        with _explained(self._url):
+        with explained(self._url):
             with self._writer.begin() as connection:
                 yield connection
                 fail_point("upgrade.before")
@@ -129,10 +146,25 @@ class Database:
 
     def revision(self) -> str | None:
         """The revision of our schema in this database, None where our tables are missing."""
-        with _explained(self._url), self._engine.connect() as connection:
-            if not self._engine.dialect.has_table(connection, VERSION_TABLE):
+        return self._single(VERSION_TABLE, "version_num")
+
+    def optuna_version(self) -> str | None:
+        """The version of the Optuna that made its tables here, None where there are none."""
+        return self._single("version_info", "library_version")
+
+    def require_current(self) -> None:
+        """Refuse to go on where our tables are of another version by now.
+
+        Raises:
+            StorageError: They were upgraded, or are gone.
+        """
+        _check_revision(self, self.revision())
+
+    def _single(self, table: str, column: str) -> str | None:
+        with explained(self._url), self._engine.connect() as connection:
+            if not self._engine.dialect.has_table(connection, table):
                 return None
-            row = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).first()
+            row = connection.execute(text(f"SELECT {column} FROM {table}")).first()
         return None if row is None else str(row[0])
 
 
@@ -140,16 +172,18 @@ def open_database(url: str, *, create: bool = False) -> Database:
     """Open a database that has our tables.
 
     Arguments:
-        url: SQLAlchemy URL of a file, e.g. ``sqlite:///skiptune.db``.
+        url: SQLAlchemy URL, e.g. ``sqlite:///skiptune.db``, ``postgresql://me@host/studies``.
         create: Make the file and the tables if they are missing.
 
     Raises:
-        StorageError: The URL is wrong; the database is unreachable, is none, has no tables of
-            ours, has a newer schema, or cannot be written (with `create`).
+        UnavailableError: The server cannot be reached now.
+        StorageError: The URL is wrong; the database is none, has no tables of ours, has an older
+            or a newer schema, or cannot be written (with `create`).
     """
     if create:
         return init_database(url)
-    if not _path(_parse(url)).exists():
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
         raise StorageError(
             masked_url(url),
             expected="an existing database",
@@ -171,7 +205,8 @@ def init_database(url: str) -> Database:
     Does nothing to tables that exist. Processes that start at the same time make them once.
 
     Raises:
-        StorageError: As `open_database`, and when the file or its folder cannot be written.
+        StorageError: As `open_database`; when the file or its folder cannot be written; when
+            Optuna's tables are there and another major version made them.
     """
     # Imported here because opening an existing database needs neither Alembic nor Optuna.
     from skiptune.storage.migrations.upgrade import upgrade
@@ -179,10 +214,12 @@ def init_database(url: str) -> Database:
 
     database = Database(url)
     try:
-        with _folder_lock(_parse(url)):
+        with _one_at_a_time(database):
             revision = database.revision()
             if revision is None:
-                _write_ahead(database)
+                check_optuna(database)
+                if database.is_sqlite:
+                    _write_ahead(database)
                 create_optuna_tables(url)
                 upgrade(database)
             else:
@@ -193,82 +230,47 @@ def init_database(url: str) -> Database:
     return database
 
 
-def masked_url(url: str) -> str:
-    """Return the URL with its password replaced by ``***``, also where it does not parse."""
-    # By pattern and not by parsing, which would leave the rest of a password after its own `@`.
-    masked = re.sub(r"^([\w+]+://[^:/@]*|[^:/]*):(?!//).*@", r"\1:***@", url)
-    return re.sub(r"(?i)(?<=password=)[^&#\s]*", "***", masked)
+def upgrade_database(url: str) -> tuple[str, str]:
+    """Bring our tables to the schema of this version; rows are kept.
 
+    Workers of an older version find no chunk to claim from then on.
 
-def sqlite_pragmas(connection: sqlite3.Connection) -> None:
-    """Set what a SQLite connection does not remember by itself (write-ahead log it does)."""
-    connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def sqlite_folder(url: str) -> Path:
-    """Return the folder of a SQLite database.
+    Returns:
+        The schema before and after.
 
     Raises:
-        StorageError: The URL names no SQLite file.
+        StorageError: As `open_database`, but for an older schema.
     """
-    return _path(_parse(url)).parent
+    from skiptune.storage.migrations.upgrade import upgrade
+
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        open_database(url)  # says what is missing
+    with Database(url) as database, _one_at_a_time(database):
+        before = database.revision()
+        if before not in REVISIONS:
+            _check_revision(database, before)
+        check_optuna(database)
+        upgrade(database)
+        return str(before), REVISIONS[-1]
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise StorageError(
-            masked_url(url),
-            expected="a database URL such as sqlite:///skiptune.db",
-            found="a text that is no database URL" if "://" not in url else "an unknown driver",
-            hint="use --storage sqlite:///PATH",
-        ) from error
-    if backend != "sqlite":
-        raise StorageError(
-            masked_url(url),
-            expected="a SQLite file (sqlite:///PATH)",
-            found=f"a {backend} URL",
-            hint="use --storage sqlite:///PATH",
-        )
-    if parsed.database in (None, "", ":memory:") or "mode=memory" in url:
-        raise StorageError(
-            masked_url(url),
-            expected="a SQLite file (sqlite:///PATH)",
-            found="a database in memory, which no other process can see",
-            hint="use --storage sqlite:///skiptune.db",
-        )
-    return parsed
+def check_optuna(database: Database) -> None:
+    """Refuse Optuna's tables of another major version.
 
-
-def _path(url: URL) -> Path:
-    return Path(str(url.database))
-
-
-def _engine(url: URL) -> Engine:
-    engine = create_engine(
-        url,
-        # One connection stays open: closing the last one would checkpoint the log each time.
-        pool_size=1,
-        # isolation_level=None: the driver begins nothing by itself, `begin` below does.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
+    Raises:
+        StorageError: Another version made them; theirs are not touched.
+    """
+    found = database.optuna_version()
+    if found is None or found.partition(".")[0] == str(OPTUNA):
+        return
+    raise StorageError(
+        database.name,
+        expected=f"a database of Optuna {OPTUNA}, whose times are in UTC",
+        found=f"one that Optuna {found} made: its times are local",
+        hint="name a new database with --storage; studies are copied with"
+        " `optuna.copy_study`, this one was left as it is",
     )
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: sqlite3.Connection, _: Any) -> None:
-        sqlite_pragmas(connection)
-        # Ours only: the connections of Optuna's own engine never see this.
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
 
 
 def _check_revision(database: Database, revision: str | None) -> None:
@@ -279,14 +281,14 @@ def _check_revision(database: Database, revision: str | None) -> None:
             database.name,
             expected="a database with skiptune's tables",
             found="a database without them",
-            hint="make them with `skiptune tune`, which adds them beside what is there",
+            hint="make them with `skiptune db init`, which adds them beside what is there",
         )
     if revision in REVISIONS:
         raise StorageError(
             database.name,
             expected=f"skiptune's schema {REVISIONS[-1]}",
             found=f"the older schema {revision}",
-            hint="go on with the installation that made it, or name a new file with --storage",
+            hint="bring it up to date, all rows are kept: `skiptune db upgrade`",
         )
     raise StorageError(
         database.name,
@@ -298,8 +300,8 @@ def _check_revision(database: Database, revision: str | None) -> None:
 
 def _write_ahead(database: Database) -> None:
     """Switch the file to write-ahead logging; it stays so for every later connection."""
-    with _explained(database._url):
-        connection = database._engine.raw_connection()
+    with explained(database.url):
+        connection = database.engine.raw_connection()
         try:
             cursor = connection.cursor()
             cursor.execute("PRAGMA journal_mode=WAL")
@@ -317,13 +319,31 @@ def _write_ahead(database: Database) -> None:
 
 
 @contextmanager
-def _folder_lock(url: URL) -> Iterator[None]:
-    """Let one process at a time make tables in this folder.
+def _one_at_a_time(database: Database) -> Iterator[None]:
+    """Let one process at a time make or change tables."""
+    path = sqlite_path(database.url)
+    if path is not None:
+        with _folder_lock(path.absolute().parent):
+            yield
+        return
+    # A lock of the transaction, on an engine of its own: ours has one connection.
+    engine = make_engine(parse_url(database.url))
+    try:
+        with explained(database.url), engine.execution_options(**{WRITES: True}).begin() as held:
+            held.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            held.execute(text(f"SELECT pg_advisory_xact_lock({_INIT_LOCK})"))
+            yield
+    finally:
+        engine.dispose()
 
-    The folder is locked and not the file: closing any descriptor of the file would drop the
-    locks that SQLite holds on it in this process.
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder.
+
+    Not on the file in it: closing any descriptor of the file would drop the locks that SQLite
+    holds on it in this process.
     """
-    folder = _path(url).absolute().parent
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -338,60 +358,3 @@ def _folder_lock(url: URL) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-_FAULTS: Final = (
-    # (part of SQLite's message, expected, hint)
-    (
-        "unable to open",
-        "a file that can be opened, in a folder that can be written",
-        "check the path and its permissions, or name another file with --storage",
-    ),
-    (
-        "not a database",
-        "a SQLite database",
-        "name another file with --storage; this one was left as it is",
-    ),
-    (
-        "readonly",
-        "a database that can be written, in a folder that can be written",
-        "check the permissions of the file and its folder, or use --storage with a copy",
-    ),
-    (
-        "no such table",
-        "a database with skiptune's tables",
-        "make them with `skiptune tune`, which adds them beside what is there",
-    ),
-    (
-        "locked",
-        f"the write lock within {BUSY_SECONDS:g} s",
-        "end the process that holds the database, then run the same command again",
-    ),
-    (
-        "disk is full",
-        "space for the database",
-        "free some space, then run the same command again: nothing committed is lost",
-    ),
-    (
-        "malformed",
-        "an undamaged database",
-        "restore a copy, or save what can be read with `sqlite3 FILE .recover`",
-    ),
-)
-
-
-@contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Turn what the driver says about the database into a StorageError."""
-    try:
-        yield
-    except (DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise
-        found = str(cause)
-        expected, hint = next(
-            ((expected, hint) for part, expected, hint in _FAULTS if part in found),
-            ("a working database", "run the same command again"),
-        )
-        raise StorageError(masked_url(url), expected=expected, found=found, hint=hint) from error

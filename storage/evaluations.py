@@ -13,19 +13,20 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from skiptune.errors import StorageError
+from skiptune.storage.budgets import refuse_another_proposal, refuse_more_images
 from skiptune.storage.database import Database
-from skiptune.storage.records import CHUNK, Chunk, Evaluation, EvaluationState, Kind, Rung
+from skiptune.storage.records import CHUNK, Chunk, Evaluation, EvaluationState, Kind, Rung, Turn
 from skiptune.storage.rows import (
     chunk_of,
     describe,
     evaluation_of,
     evaluation_row,
     insert_missing,
-    lock_study,
     now,
     parse,
     rung_of,
     same_images,
+    study_row,
     text_of,
 )
 from skiptune.storage.tables import (
@@ -36,6 +37,7 @@ from skiptune.storage.tables import (
     ScheduleRow,
     SeriesRow,
 )
+from skiptune.storage.turns import check_turn
 
 __all__ = [
     "add_evaluation",
@@ -43,6 +45,7 @@ __all__ = [
     "description",
     "evaluation",
     "evaluations",
+    "find_evaluation",
     "finish_evaluation",
     "open_rungs",
     "promote",
@@ -65,6 +68,7 @@ def add_evaluation(
     first_seed: int,
     images: int,
     params: Mapping[str, Any],
+    turn: Turn | None = None,
 ) -> Evaluation:
     """Store an evaluation with its lowest rung and the chunks that nobody has asked for yet.
 
@@ -83,14 +87,19 @@ def add_evaluation(
         first_seed: A multiple of `CHUNK`.
         images: Of the lowest rung, a positive multiple of `CHUNK`.
         params: What Optuna proposed, empty otherwise.
+        turn: The turn in which it was proposed; checked in the same transaction.
 
     Raises:
+        BudgetSpentError: The study's budget holds no such proposal, or not its images.
+        TurnLostError: The turn went to another worker; nothing was entered.
         StorageError: There is no such study.
         ValueError: Seeds or images are not whole chunks, or a description holds NaN or infinity.
     """
     _whole_chunks(first_seed=first_seed, images=images)
     with database.write("add_evaluation") as session:
-        lock_study(session, study_id)
+        study = study_row(session, study_id)
+        if turn is not None:
+            check_turn(session, turn)
         keys = {
             "series": describe(session, SeriesRow, series),
             "measure": describe(session, MeasureRow, measure),
@@ -102,6 +111,8 @@ def add_evaluation(
         )
         if found is not None:
             return evaluation_of(found, text)
+        if kind == "proposal":
+            refuse_another_proposal(session, study)
         last = session.scalar(
             select(func.max(EvaluationRow.number)).where(EvaluationRow.study_id == study_id)
         )
@@ -125,6 +136,7 @@ def add_evaluation(
         session.add(row)
         session.flush()
         _add_rung(session, row, level=0, images=images)
+        refuse_more_images(session, study, block)
         return evaluation_of(row, text)
 
 
@@ -141,11 +153,14 @@ def promote(database: Database, evaluation_id: str, images: int) -> Rung | None:
         The rung, or None where the evaluation has diverged or failed meanwhile.
 
     Raises:
+        BudgetSpentError: The study's budget does not hold these images; the rung is not entered.
         StorageError: There is no such evaluation.
         ValueError: The images are not whole chunks, or fewer than the highest rung has.
     """
     _whole_chunks(first_seed=0, images=images)
     with database.write("promote") as session:
+        # The study first, as everywhere, so that no two transactions wait for each other.
+        study = study_row(session, evaluation_row(session, evaluation_id).study_id)
         row = evaluation_row(session, evaluation_id, lock=True)
         held = list(
             session.scalars(
@@ -163,7 +178,9 @@ def promote(database: Database, evaluation_id: str, images: int) -> Rung | None:
             raise ValueError(f"{images} images are fewer than the {held[-1].images} of the rung")
         row.state = "running"
         row.finished = None
-        return rung_of(_add_rung(session, row, level=held[-1].level + 1, images=images))
+        rung = _add_rung(session, row, level=held[-1].level + 1, images=images)
+        refuse_more_images(session, study, row.block)
+        return rung_of(rung)
 
 
 def finish_evaluation(
@@ -215,6 +232,33 @@ def evaluations(
         return tuple(evaluation_of(row, text) for row, text in session.execute(query))
 
 
+def find_evaluation(
+    database: Database, study_id: str, *, block: str, schedule: str
+) -> Evaluation | None:
+    """Return the evaluation of a schedule on a block of a study, None where there is none.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        block: ``"search"`` or the name of a confirm's block.
+        schedule: Digest of the schedule.
+    """
+    query = (
+        select(EvaluationRow, ScheduleRow.description)
+        .join(ScheduleRow, ScheduleRow.digest == EvaluationRow.schedule)
+        .filter(
+            EvaluationRow.schedule == schedule,
+            EvaluationRow.study_id == study_id,
+            EvaluationRow.block == block,
+        )
+        .order_by(EvaluationRow.number)
+        .limit(1)
+    )
+    with database.read() as session:
+        found = session.execute(query).first()
+    return None if found is None else evaluation_of(found[0], found[1])
+
+
 def description(database: Database, key: str) -> dict[str, Any]:
     """Return the series, measure or schedule that has this digest.
 
@@ -249,9 +293,17 @@ def rungs(
         return tuple(rung_of(row) for row in session.scalars(query))
 
 
-def open_rungs(database: Database, study_id: str) -> tuple[Rung, ...]:
-    """Return the rungs of running evaluations that have no score yet, by number and level."""
+def open_rungs(database: Database, study_id: str, *, block: str | None = None) -> tuple[Rung, ...]:
+    """Return the rungs of running evaluations that have no score yet, by number and level.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        block: Only those on this block of seeds.
+    """
     query = _rungs_of(study_id).where(EvaluationRow.state == "running", RungRow.state == "open")
+    if block is not None:
+        query = query.where(EvaluationRow.block == block)
     with database.read() as session:
         return tuple(rung_of(row) for row in session.scalars(query))
 
@@ -385,10 +437,10 @@ def _add_rung(session: Session, row: EvaluationRow, *, level: int, images: int) 
         session, ChunkRow, [{**keys, "first_seed": seed, "images": CHUNK} for seed in seeds]
     )
     # Whoever asks for a poisoned chunk anew (another study, perhaps on another machine) gives it
-    # three more leases.
+    # three more leases; what was dropped to save space is sampled again.
     session.execute(
         update(ChunkRow)
-        .where(*_range(row, images), ChunkRow.state == "poisoned")
+        .where(*_range(row, images), ChunkRow.state.in_(("poisoned", "dropped")))
         .values(state="open", attempts=0, reason=None)
         .execution_options(synchronize_session=False)
     )

@@ -37,6 +37,10 @@ STEPS: Final = (
     "break_lease",
     "take_turn",
     "end_turn",
+    "mark_told",
+    "forget_told",
+    "drop_arrays",
+    "delete_study",
     # the rename that gives a stored file its final name
     "store_file",
 )

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sqlalchemy import and_, case, or_, select, update
+from sqlalchemy import and_, case, column, or_, select, table, update
 from sqlalchemy.orm import Session
 
 from skiptune.errors import LeaseLostError
-from skiptune.storage.database import Database
-from skiptune.storage.records import LOST_LEASES, Claim, Kind, Lease
+from skiptune.storage.budgets import SEARCH_BLOCK, seconds_spent
+from skiptune.storage.database import REVISIONS, VERSION_TABLE, Database
+from skiptune.storage.records import CHUNK_FORMAT, LOST_LEASES, Claim, Kind, Lease
 from skiptune.storage.rows import now, parse, same_images, text_of
 from skiptune.storage.tables import (
     ChunkRow,
@@ -49,8 +50,10 @@ __all__ = [
 def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: float) -> Claim | None:
     """Lease the next chunk of a study: the baseline's first, then by evaluation, then by seed.
 
-    Chunks whose lease has expired are claimed again; the third time a chunk is found lost it is
-    poisoned instead, and the evaluations that need it fail with the reason.
+    A worker has one chunk at a time: one that holds a chunk, because it never heard that its last
+    claim had gone through, is given that one. Chunks whose lease has expired are claimed again;
+    the third time a chunk is found lost it is poisoned instead, and the evaluations that need it
+    fail with the reason.
 
     Arguments:
         database: Where the study lives.
@@ -59,9 +62,13 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
         seconds: Length of the lease.
 
     Returns:
-        The claim, or None: every chunk is done or held, or the study is paused or stopped.
+        The claim, or None: every chunk is done or held; the study is paused or stopped; its
+        seconds are spent; or this version may not write here, because the schema is newer or the
+        chunks have another format.
     """
     expired = and_(ChunkRow.state == "leased", ChunkRow.lease_until <= clock())
+    own = and_(ChunkRow.state == "leased", ChunkRow.worker == worker)
+    version = table(VERSION_TABLE, column("version_num"))
     query = (
         select(
             ChunkRow,
@@ -82,9 +89,12 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
             StudyRow.state.not_in(("paused", "stopped")),
             RungRow.state == "open",
             ChunkRow.first_seed < EvaluationRow.first_seed + RungRow.images,
-            or_(ChunkRow.state == "open", expired),
+            or_(ChunkRow.state == "open", expired, own),
+            ChunkRow.format == CHUNK_FORMAT,
+            select(version).where(version.c.version_num == REVISIONS[-1]).exists(),
         )
         .order_by(
+            case((own, 0), else_=1),
             case((EvaluationRow.kind == "baseline", 0), else_=1),
             EvaluationRow.number,
             ChunkRow.first_seed,
@@ -93,9 +103,12 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
         .with_for_update(of=ChunkRow, skip_locked=True)
     )
     with database.write("claim_chunk") as session:
+        if _seconds_are_spent(session, study_id):
+            query = query.where(EvaluationRow.block != SEARCH_BLOCK)
         while (found := session.execute(query).first()) is not None:
             chunk, evaluation, series, measure, schedule = found
-            if chunk.state == "leased" and chunk.attempts >= LOST_LEASES:
+            held = chunk.state == "leased" and chunk.worker == worker
+            if chunk.state == "leased" and not held and chunk.attempts >= LOST_LEASES:
                 _poison(
                     session,
                     chunk,
@@ -106,7 +119,7 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
             chunk.worker = worker
             chunk.study_id = study_id
             chunk.fence += 1
-            chunk.attempts += 1
+            chunk.attempts += not held
             chunk.lease_until = now(session) + seconds
             return Claim(
                 chunk_id=chunk.id,
@@ -198,8 +211,10 @@ def commit_chunk(
         row = _row(session, claim)
         if row is not None and (row.state, row.fence, row.array) == ("done", claim.fence, array):
             return
-        if row is not None:
+        if row is not None and row.doubled_fence < claim.fence:
+            # Said twice, because the first answer was lost, the images are counted once.
             row.doubled_images += claim.images
+            row.doubled_fence = claim.fence
     raise _lost(claim)
 
 
@@ -265,6 +280,11 @@ def break_lease(database: Database, lease: Lease) -> bool:
             .execution_options(synchronize_session=False)
         )
         return broken is not None
+
+
+def _seconds_are_spent(session: Session, study_id: str) -> bool:
+    most = session.scalar(select(StudyRow.most_seconds).where(StudyRow.id == study_id))
+    return most is not None and seconds_spent(session, study_id) >= most
 
 
 def _row(session: Session, claim: Claim) -> ChunkRow | None:

@@ -7,14 +7,22 @@ stored first. This module only gathers functions and records under one name.
 
 from __future__ import annotations
 
-from skiptune.storage.artifacts import artifacts, put_artifact
-from skiptune.storage.counts import progress, spending
+from skiptune.storage.artifacts import artifacts, newest_array, put_artifact
+from skiptune.storage.budgets import budget_left
+from skiptune.storage.counts import (
+    count_evaluations,
+    foreign_formats,
+    images_wanted,
+    progress,
+    spending,
+)
 from skiptune.storage.evaluations import (
     add_evaluation,
     chunks_of,
     description,
     evaluation,
     evaluations,
+    find_evaluation,
     finish_evaluation,
     open_rungs,
     promote,
@@ -22,9 +30,12 @@ from skiptune.storage.evaluations import (
     reopen_chunks,
     rungs,
 )
+from skiptune.storage.projections import Untold, forget_told, mark_told, untold
+from skiptune.storage.ranking import Standing, promotable, scored_count
 from skiptune.storage.records import (
     CHUNK,
     Artifact,
+    Budget,
     Chunk,
     Evaluation,
     EvaluationState,
@@ -37,10 +48,12 @@ from skiptune.storage.records import (
     Study,
     StudyState,
 )
-from skiptune.storage.scores import put_score, scores
+from skiptune.storage.removal import delete_study, drop_arrays, droppable_arrays, named_files
+from skiptune.storage.scores import baseline_score, put_score, scores
 from skiptune.storage.seeds import spend_block, spent_blocks
 from skiptune.storage.studies import (
     create_study,
+    database_id,
     find_study,
     list_studies,
     require_study,
@@ -51,6 +64,7 @@ from skiptune.storage.studies import (
 __all__ = [
     "CHUNK",
     "Artifact",
+    "Budget",
     "Chunk",
     "Evaluation",
     "EvaluationState",
@@ -60,20 +74,37 @@ __all__ = [
     "Score",
     "Spending",
     "SpentBlock",
+    "Standing",
     "Study",
     "StudyState",
+    "Untold",
     "add_evaluation",
     "artifacts",
+    "baseline_score",
+    "budget_left",
     "chunks_of",
+    "count_evaluations",
     "create_study",
+    "database_id",
+    "delete_study",
     "description",
+    "drop_arrays",
+    "droppable_arrays",
     "evaluation",
     "evaluations",
+    "find_evaluation",
     "find_study",
     "finish_evaluation",
+    "foreign_formats",
+    "forget_told",
+    "images_wanted",
     "list_studies",
+    "mark_told",
+    "named_files",
+    "newest_array",
     "open_rungs",
     "progress",
+    "promotable",
     "promote",
     "put_artifact",
     "put_score",
@@ -81,10 +112,12 @@ __all__ = [
     "reopen_chunks",
     "require_study",
     "rungs",
+    "scored_count",
     "scores",
     "set_study_spec",
     "set_study_state",
     "spend_block",
     "spending",
     "spent_blocks",
+    "untold",
 ]

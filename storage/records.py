@@ -7,14 +7,16 @@ the database. Numbers of images and seeds are in images, durations in seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
 __all__ = [
     "CHUNK",
+    "CHUNK_FORMAT",
     "LOST_LEASES",
     "Artifact",
+    "Budget",
     "Chunk",
     "ChunkState",
     "Claim",
@@ -36,6 +38,9 @@ __all__ = [
 CHUNK: Final = 250
 """Images in a chunk; the first seed of a chunk is a multiple of it."""
 
+CHUNK_FORMAT: Final = 1
+"""Layout of a chunk's stored arrays: float32 features [N, d], finite [N], label [N] where any."""
+
 LOST_LEASES: Final = 3
 """After so many lost leases a chunk is poisoned: it takes its workers with it."""
 
@@ -43,12 +48,32 @@ StudyState = Literal["running", "paused", "stopped", "complete"]
 Kind = Literal["baseline", "proposal", "control", "confirm"]
 EvaluationState = Literal["running", "complete", "diverged", "failed"]
 RungState = Literal["open", "complete"]
-ChunkState = Literal["open", "leased", "done", "poisoned"]
+ChunkState = Literal["open", "leased", "done", "poisoned", "dropped"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study's search may spend, counted over all workers; None is no limit.
+
+    Arguments:
+        evaluations: Proposals that may be entered, exactly.
+        images: Images that its rungs may ask for, exactly; what another study has sampled costs
+            nothing.
+        seconds: Seconds of sampling, summed over workers. Nothing is claimed after that; what
+            is being sampled then is finished: at most one chunk per worker.
+    """
+
+    evaluations: int | None = None
+    images: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `meaning` is the part of the spec that may not change; the rest is in `spec`."""
+    """A study. `meaning` is the part of the spec that may not change; the rest is in `spec`.
+
+    `files` are the files that the spec names, by content; `board` is what Optuna is asked for.
+    """
 
     id: str
     name: str
@@ -56,6 +81,9 @@ class Study:
     meaning: dict[str, Any]
     state: StudyState
     created: datetime
+    files: tuple[dict[str, Any], ...] = ()
+    board: dict[str, Any] = field(default_factory=dict)
+    budget: Budget = Budget()
 
 
 @dataclass(frozen=True)
@@ -102,9 +130,10 @@ class Rung:
 class Chunk:
     """The images with seeds `first_seed` to `first_seed + images - 1`.
 
-    `array` is the digest of the stored arrays once done, `seconds` what sampling them took, `nfe`
-    the network images per image made. `attempts` counts leases that were begun and not handed
-    back, `doubled_images` images that were sampled once more and dropped.
+    `array` is the digest of the stored arrays once done; of a dropped chunk the scores remain and
+    the arrays are gone. `seconds` is what sampling took, `nfe` the network images per image made.
+    `attempts` counts leases that were begun and not handed back, `doubled_images` images that
+    were sampled once more and dropped.
     """
 
     id: str
@@ -126,6 +155,7 @@ class Chunk:
     reason: str | None
     doubled_images: int
     committed: datetime | None
+    format: int = CHUNK_FORMAT
 
 
 @dataclass(frozen=True)

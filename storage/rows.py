@@ -15,6 +15,7 @@ from skiptune.canonical import digest
 from skiptune.errors import StorageError
 from skiptune.storage.records import (
     Artifact,
+    Budget,
     Chunk,
     ChunkState,
     Evaluation,
@@ -49,7 +50,6 @@ __all__ = [
     "evaluation_of",
     "evaluation_row",
     "insert_missing",
-    "lock_study",
     "moment",
     "now",
     "parse",
@@ -58,6 +58,7 @@ __all__ = [
     "score_of",
     "spent_of",
     "study_of",
+    "study_row",
     "text_of",
 ]
 
@@ -86,6 +87,9 @@ def study_of(row: StudyRow) -> Study:
         meaning=parse(row.meaning),
         state=cast(StudyState, row.state),
         created=datetime.fromtimestamp(row.created, UTC),
+        files=tuple(json.loads(row.files)),
+        board=parse(row.board),
+        budget=Budget(row.most_evaluations, row.most_images, row.most_seconds),
     )
 
 
@@ -146,6 +150,7 @@ def chunk_of(row: ChunkRow) -> Chunk:
         reason=row.reason,
         doubled_images=row.doubled_images,
         committed=moment(row.committed),
+        format=row.format,
     )
 
 
@@ -214,13 +219,20 @@ def describe(
     return key
 
 
-def lock_study(session: Session, study_id: str) -> StudyRow:
+def study_row(session: Session, study_id: str, *, lock: bool = True) -> StudyRow:
     """Return a study's row, locked until the transaction ends where locks are by row.
+
+    Arguments:
+        session: A writing transaction, or with `lock` False any.
+        study_id: The study.
+        lock: False only reads the row.
 
     Raises:
         StorageError: There is no such study.
     """
-    row = session.scalar(select(StudyRow).where(StudyRow.id == study_id).with_for_update())
+    # Not FOR UPDATE: that would also wait for every row being inserted that refers to the study.
+    query = select(StudyRow).where(StudyRow.id == study_id)
+    row = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
         raise StorageError(
             f"study {study_id}",

@@ -7,12 +7,14 @@ import math
 from sqlalchemy import select
 
 from skiptune.errors import StorageError
+from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
-from skiptune.storage.records import Score
-from skiptune.storage.rows import evaluation_row, now, score_of
-from skiptune.storage.tables import EvaluationRow, RungRow, ScoreRow
+from skiptune.storage.records import Evaluation, Score
+from skiptune.storage.rows import evaluation_of, evaluation_row, now, score_of
+from skiptune.storage.tables import EvaluationRow, RungRow, ScheduleRow, ScoreRow
 
 __all__ = [
+    "baseline_score",
     "put_score",
     "scores",
 ]
@@ -100,6 +102,29 @@ def put_score(
             owner.state = "complete"
             owner.finished = now(session)
         return score_of(row)
+
+
+def baseline_score(database: Database, study_id: str) -> tuple[Evaluation, Score] | None:
+    """Return the baseline of a study's search and its score at the first full size, if there.
+
+    What Optuna is told is relative to this score, for ever: a rung added later changes nothing.
+    """
+    query = (
+        select(EvaluationRow, ScheduleRow.description, ScoreRow)
+        .join(ScheduleRow, ScheduleRow.digest == EvaluationRow.schedule)
+        .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
+        .where(
+            EvaluationRow.study_id == study_id,
+            EvaluationRow.kind == "baseline",
+            EvaluationRow.block == SEARCH_BLOCK,
+            ScoreRow.level == 0,
+        )
+        .order_by(EvaluationRow.number)
+        .limit(1)
+    )
+    with database.read() as session:
+        found = session.execute(query).first()
+    return None if found is None else (evaluation_of(found[0], found[1]), score_of(found[2]))
 
 
 def scores(

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from skiptune.storage.database import Database
 from skiptune.storage.records import CHUNK, SpentBlock
-from skiptune.storage.rows import lock_study, spent_of
+from skiptune.storage.rows import spent_of, study_row
 from skiptune.storage.tables import SpentSeedsRow
 
 __all__ = ["CONFIRM_SEED", "CONFIRM_SEEDS", "spend_block", "spent_blocks"]
@@ -50,7 +50,7 @@ def spend_block(
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"a level lies between 0 and 1, not at {alpha}")
     with database.write("spend_block") as session:
-        lock_study(session, study_id)
+        study_row(session, study_id)
         row = session.scalar(select(SpentSeedsRow).filter_by(study_id=study_id, block=block))
         if row is None:
             last = session.scalar(

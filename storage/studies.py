@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
 
 from skiptune.errors import StorageError
 from skiptune.storage.database import Database
-from skiptune.storage.records import Study, StudyState
-from skiptune.storage.rows import lock_study, study_of, text_of
-from skiptune.storage.tables import StudyRow
+from skiptune.storage.records import Budget, Study, StudyState
+from skiptune.storage.rows import insert_missing, now, study_of, study_row, text_of
+from skiptune.storage.tables import DatabaseRow, StudyRow
 
 __all__ = [
     "create_study",
+    "database_id",
     "find_study",
     "list_studies",
     "require_study",
@@ -23,9 +26,24 @@ __all__ = [
     "set_study_state",
 ]
 
+NO_BUDGET = Budget()
+
+
+def database_id(database: Database) -> str:
+    """Return the database's own identity, 32 hexadecimal digits: the name of its marker."""
+    with database.read() as session:
+        return session.scalars(select(DatabaseRow.id)).one()
+
 
 def create_study(
-    database: Database, *, name: str, spec: Mapping[str, Any], meaning: Mapping[str, Any]
+    database: Database,
+    *,
+    name: str,
+    spec: Mapping[str, Any],
+    meaning: Mapping[str, Any],
+    files: Sequence[Mapping[str, Any]] = (),
+    board: Mapping[str, Any] | None = None,
+    budget: Budget = NO_BUDGET,
 ) -> Study:
     """Store a study, or return the one that has this name.
 
@@ -36,14 +54,23 @@ def create_study(
         name: Its name, at most 255 characters.
         spec: The whole resolved spec, plain data.
         meaning: The part of the spec that may not change on resume.
+        files: The files that the spec names, by content, plain data.
+        board: What Optuna is asked for, plain data.
+        budget: What the search may spend.
     """
     with database.write("create_study") as session:
-        row = session.scalar(select(StudyRow).where(StudyRow.name == name))
-        if row is None:
-            row = StudyRow(name=name, spec=text_of(spec), meaning=text_of(meaning))
-            session.add(row)
-            session.flush()
-        return study_of(row)
+        values = {
+            "id": uuid.uuid4().hex,
+            "name": name,
+            "spec": text_of(spec),
+            "meaning": text_of(meaning),
+            "state": "running",
+            "created": now(session),
+            **_changeable(files, board, budget),
+        }
+        # Two machines may create it in the same moment: the first one's rows stay.
+        insert_missing(session, StudyRow, [values])
+        return study_of(session.scalars(select(StudyRow).where(StudyRow.name == name)).one())
 
 
 def find_study(database: Database, name: str) -> Study | None:
@@ -89,20 +116,42 @@ def set_study_state(database: Database, study_id: str, state: StudyState) -> Stu
         StorageError: There is no such study.
     """
     with database.write("set_study_state") as session:
-        row = lock_study(session, study_id)
+        row = study_row(session, study_id)
         row.state = state
         session.flush()
         return study_of(row)
 
 
-def set_study_spec(database: Database, study_id: str, spec: Mapping[str, Any]) -> Study:
+def set_study_spec(
+    database: Database,
+    study_id: str,
+    spec: Mapping[str, Any],
+    *,
+    files: Sequence[Mapping[str, Any]] = (),
+    board: Mapping[str, Any] | None = None,
+    budget: Budget = NO_BUDGET,
+) -> Study:
     """Store the spec with which a study is resumed; its meaning stays.
 
     Raises:
         StorageError: There is no such study.
     """
     with database.write("set_study_spec") as session:
-        row = lock_study(session, study_id)
+        row = study_row(session, study_id)
         row.spec = text_of(spec)
+        for key, value in _changeable(files, board, budget).items():
+            setattr(row, key, value)
         session.flush()
         return study_of(row)
+
+
+def _changeable(
+    files: Sequence[Mapping[str, Any]], board: Mapping[str, Any] | None, budget: Budget
+) -> dict[str, Any]:
+    return {
+        "files": json.dumps([dict(file) for file in files], sort_keys=True),
+        "board": text_of(board or {}),
+        "most_evaluations": budget.evaluations,
+        "most_images": budget.images,
+        "most_seconds": budget.seconds,
+    }

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -30,6 +31,7 @@ from sqlalchemy.sql.functions import FunctionElement
 __all__ = [
     "ArtifactRow",
     "ChunkRow",
+    "DatabaseRow",
     "EvaluationRow",
     "MeasureRow",
     "RungRow",
@@ -82,8 +84,22 @@ class Table(DeclarativeBase):
     )
 
 
+class DatabaseRow(Table):
+    """The database's own identity, one row: what the marker in its artifact store names."""
+
+    __tablename__ = "skiptune_database"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=_identifier)
+    created: Mapped[float] = mapped_column(Double, default=clock())
+
+
 class StudyRow(Table):
-    """A study: its spec as last given, and the part of it that may never change."""
+    """A study: its spec as last given, and the part of it that may never change.
+
+    `files` and `board` are what a worker on another machine, and whoever writes Optuna's studies,
+    need of it: contents of the files that the spec names, and what Optuna is asked for. A budget
+    of null is none.
+    """
 
     __tablename__ = "skiptune_studies"
 
@@ -93,6 +109,11 @@ class StudyRow(Table):
     meaning: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16), default="running")
     created: Mapped[float] = mapped_column(Double, default=clock())
+    files: Mapped[str] = mapped_column(Text, default="[]", server_default="[]")
+    board: Mapped[str] = mapped_column(Text, default="{}", server_default="{}")
+    most_evaluations: Mapped[int | None] = mapped_column(Integer)
+    most_images: Mapped[int | None] = mapped_column(BigInteger)
+    most_seconds: Mapped[float | None] = mapped_column(Double)
 
 
 class _Description:
@@ -119,13 +140,17 @@ class ScheduleRow(_Description, Table):
 
 
 class EvaluationRow(Table):
-    """One schedule of one study on one block of seeds."""
+    """One schedule of one study on one block of seeds.
+
+    `projected` is 1 once Optuna has been told how it ended.
+    """
 
     __tablename__ = "skiptune_evaluations"
     __table_args__ = (
         UniqueConstraint("study_id", "block", "series", "measure", "schedule"),
         UniqueConstraint("study_id", "number"),
         Index(None, "study_id", "state"),
+        Index(None, "study_id", "kind", "block"),
         Index(None, "series", "measure", "schedule"),
     )
 
@@ -144,6 +169,7 @@ class EvaluationRow(Table):
     reason: Mapped[str | None] = mapped_column(Text)
     created: Mapped[float] = mapped_column(Double, default=clock())
     finished: Mapped[float | None] = mapped_column(Double)
+    projected: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
 
 class RungRow(Table):
@@ -170,7 +196,9 @@ class ChunkRow(Table):
     """Consecutive image seeds of one series and schedule under one measure.
 
     Shared by all evaluations and studies that need it, so no image is sampled twice. `study_id`
-    is the study in whose name it was last claimed: the one that pays for it.
+    is the study in whose name it was last claimed: the one that pays for it. `format` numbers the
+    layout of the arrays: who does not know it does not claim the chunk. `doubled_fence` is the
+    last fence whose images were counted in `doubled_images`.
     """
 
     __tablename__ = "skiptune_chunks"
@@ -200,14 +228,27 @@ class ChunkRow(Table):
     provenance: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     doubled_images: Mapped[int] = mapped_column(Integer, default=0)
+    doubled_fence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    format: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
     committed: Mapped[float | None] = mapped_column(Double)
 
 
 class ScoreRow(Table):
-    """One metric of one rung of an evaluation, with its paired difference to the baseline."""
+    """One metric of one rung of an evaluation, with its paired difference to the baseline.
+
+    `projected` is 1 once the rung's Optuna study holds it.
+    """
 
     __tablename__ = "skiptune_scores"
-    __table_args__ = (UniqueConstraint("evaluation_id", "level", "metric", "reference"),)
+    __table_args__ = (
+        UniqueConstraint("evaluation_id", "level", "metric", "reference"),
+        Index(
+            "ix_skiptune_scores_unprojected",
+            "evaluation_id",
+            sqlite_where=text("projected = 0"),
+            postgresql_where=text("projected = 0"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=_identifier)
     evaluation_id: Mapped[str] = mapped_column(
@@ -224,6 +265,7 @@ class ScoreRow(Table):
     difference_error: Mapped[float | None] = mapped_column(Double)
     baseline_images: Mapped[int | None] = mapped_column(Integer)
     created: Mapped[float] = mapped_column(Double, default=clock())
+    projected: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
 
 class SpentSeedsRow(Table):

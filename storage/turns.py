@@ -6,14 +6,16 @@ the same waiting trial. A turn is a lease by the database's clock on a named tas
 
 from __future__ import annotations
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
 
+from skiptune.errors import TurnLostError
 from skiptune.storage.database import Database
 from skiptune.storage.records import Turn
-from skiptune.storage.rows import insert_missing, lock_study
+from skiptune.storage.rows import insert_missing, study_row
 from skiptune.storage.tables import TurnRow, clock
 
-__all__ = ["end_turn", "take_turn"]
+__all__ = ["check_turn", "end_turn", "held_turns", "take_turn"]
 
 
 def take_turn(
@@ -21,25 +23,31 @@ def take_turn(
 ) -> Turn | None:
     """Take the turn at a task if nobody has it, or if whoever had it let the lease run out.
 
+    A worker that has it takes it anew: it did not hear that it had got it.
+
     Arguments:
         database: Where the study lives.
         study_id: The study.
         task: Name of the task, e.g. ``"propose"``.
-        worker: Name of the worker; one that has the turn already does not get it twice.
+        worker: Name of the worker, unique among those alive; it does one task at a time.
         seconds: Length of the lease.
 
     Raises:
         StorageError: There is no such study.
     """
     with database.write("take_turn") as session:
-        lock_study(session, study_id)
+        study_row(session, study_id)
         insert_missing(session, TurnRow, [{"study_id": study_id, "task": task}])
         fence = session.scalar(
             update(TurnRow)
             .where(
                 TurnRow.study_id == study_id,
                 TurnRow.task == task,
-                or_(TurnRow.lease_until.is_(None), TurnRow.lease_until <= clock()),
+                or_(
+                    TurnRow.lease_until.is_(None),
+                    TurnRow.lease_until <= clock(),
+                    TurnRow.worker == worker,
+                ),
             )
             .values(worker=worker, fence=TurnRow.fence + 1, lease_until=clock() + float(seconds))
             .returning(TurnRow.fence)
@@ -69,3 +77,33 @@ def end_turn(database: Database, turn: Turn) -> bool:
             .execution_options(synchronize_session=False)
         )
         return ended is not None
+
+
+def held_turns(database: Database, study_id: str) -> tuple[Turn, ...]:
+    """Return the turns of a study that somebody has, whether or not their leases ran out."""
+    query = (
+        select(TurnRow)
+        .where(TurnRow.study_id == study_id, TurnRow.worker.is_not(None))
+        .order_by(TurnRow.task)
+    )
+    with database.read() as session:
+        return tuple(
+            Turn(study_id=study_id, task=row.task, worker=row.worker or "", fence=row.fence)
+            for row in session.scalars(query)
+        )
+
+
+def check_turn(session: Session, turn: Turn) -> None:
+    """Make sure, until the transaction ends, that a turn is still its worker's.
+
+    Raises:
+        TurnLostError: Its lease ran out and somebody else has taken the turn.
+    """
+    query = select(TurnRow.fence).filter_by(study_id=turn.study_id, task=turn.task)
+    if session.scalar(query.with_for_update()) != turn.fence:
+        raise TurnLostError(
+            f"the turn to {turn.task}",
+            expected=f"the turn of {turn.worker} (fence {turn.fence})",
+            found="another worker's",
+            hint="nothing to do: the proposal is dropped, and the other worker makes its own",
+        )

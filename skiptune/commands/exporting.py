@@ -52,7 +52,7 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
 
     spec = stored_spec(options, study)
     check_writable(output, force=force)
-    with open_database(options.storage) as database:
+    with open_database(options.url) as database:
         finished = [c.number for c in confirms(database, spec.study) if c.finished]
     if not finished:
         raise StorageError(
@@ -61,12 +61,12 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
             found="none",
             hint=f"finish it with `skiptune tune {study}` or `skiptune confirm {study}`",
         )
-    from skiptune.search.confirm import confirm
+    from skiptune.search.confirm import result_of
     from skiptune.search.export import tuned_of
 
     with opened_study(options, spec, source=f"study {spec.study}") as opened:
         # A finished confirm is read, not run.
-        result = confirm(opened, number=finished[-1])
+        result = result_of(opened, finished[-1])
         tuned_of(opened, result).write(output, force=force)
     if options.json:
         print_json({"written": output, "verdict": result.verdict, "confirm": result.confirm})

@@ -9,9 +9,14 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-__all__ = ["DEFAULT_STORAGE", "Options", "device_option", "pass_options", "shared", "study_option"]
-
-DEFAULT_STORAGE = "sqlite:///skiptune.db"
+__all__ = [
+    "Options",
+    "device_option",
+    "pass_options",
+    "shared",
+    "store_options",
+    "study_option",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,7 +26,7 @@ class Options:
     """What the shared options say; filled while the command line is read.
 
     Arguments:
-        storage: Database URL, with its password.
+        storage: What --storage says: a database URL, with its password; None without it.
         json: Print one JSON document on stdout.
         verbose: How many times -v was given.
         quiet: Print data and errors only.
@@ -30,13 +35,24 @@ class Options:
         words: The command line after the program's name, for `go on with` messages.
     """
 
-    storage: str = DEFAULT_STORAGE
+    storage: str | None = None
     json: bool = False
     verbose: int = 0
     quiet: bool = False
     no_progress: bool = False
     debug: bool = False
     words: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """The URL of the database, with its password: for opening, never for printing.
+
+        Raises:
+            StorageError: The environment names two, or a file that cannot be used.
+        """
+        from skiptune.storage.location import resolve_url
+
+        return resolve_url(self.storage)
 
 
 pass_options = click.make_pass_decorator(Options, ensure=True)
@@ -54,11 +70,8 @@ _SHARED = (
     click.option(
         "--storage",
         metavar="URL",
-        envvar="SKIPTUNE_STORAGE",
-        default=DEFAULT_STORAGE,
-        show_default=True,
-        show_envvar=True,
-        help="Database of the studies.",
+        help="Database of the studies; else SKIPTUNE_STORAGE, or the file of mode 0600 that"
+        " SKIPTUNE_STORAGE_FILE names.  [default: sqlite:///skiptune.db]",
     ),
     click.option("--json", is_flag=True, help="Print one JSON document on stdout."),
     click.option("-v", "--verbose", count=True, help="Tell more on stderr."),
@@ -106,4 +119,23 @@ def study_option(function: Function) -> Function:
         metavar="KEY=VALUE",
         multiple=True,
         help="Change a key of the study file, e.g. -s space.low=0.7; may be repeated.",
+    )(function)
+
+
+def store_options(function: Function) -> Function:
+    """Add `--artifacts` and `--group-writable`, which say where per-image arrays are stored."""
+    function = click.option(
+        "--group-writable",
+        is_flag=True,
+        envvar="SKIPTUNE_GROUP_WRITABLE",
+        show_envvar=True,
+        help="Let the folder's group write what is stored.",
+    )(function)
+    return click.option(
+        "--artifacts",
+        metavar="PLACE",
+        envvar="SKIPTUNE_ARTIFACTS",
+        show_envvar=True,
+        help="Folder or s3://BUCKET/PREFIX that all workers share.  [default: skiptune-artifacts"
+        " beside a SQLite database]",
     )(function)

@@ -143,7 +143,7 @@ def check(options: Options, spec: str, overrides: tuple[str, ...], device: str) 
     )
     report.add("device", lambda: check_device(device), lambda _: device)
     _check_parts(report, study, spec, device)
-    row = _check_storage(report, study, options.storage)
+    row = _check_storage(report, study, options.url)
     report.extra["stored"] = row is not None
     checkpoint, meaning = report.kept["checkpoint"], report.kept["meaning"]
     if row is not None:
@@ -173,7 +173,7 @@ def env(options: Options) -> None:
     import torch
 
     from skiptune.commands.output import print_json
-    from skiptune.storage.database import masked_url
+    from skiptune.storage.location import masked_url
 
     facts: dict[str, Any] = {
         "skiptune": __version__,
@@ -186,7 +186,7 @@ def env(options: Options) -> None:
             f"cuda:{index} {torch.cuda.get_device_name(index)}"
             for index in range(torch.cuda.device_count())
         ],
-        "storage": masked_url(options.storage),
+        "storage": masked_url(options.url),
         "variables": {
             name: masked_url(text) if "://" in text else text
             for name, text in sorted(os.environ.items())
@@ -248,11 +248,12 @@ def _check_storage(report: _Report, spec: StudySpec, url: str) -> Any:
     """Return the stored study of this name, or None; nothing is created."""
     from skiptune.commands.output import check_writable
     from skiptune.storage import ledger
-    from skiptune.storage.database import masked_url, open_database, sqlite_folder
+    from skiptune.storage.database import open_database
+    from skiptune.storage.location import masked_url, sqlite_path
 
     def look() -> Any:
-        path = sqlite_folder(url) / Path(url).name.partition("?")[0]
-        if not path.exists():
+        path = sqlite_path(url)
+        if path is not None and not path.exists():
             check_writable(path, force=False, option="--storage")
             return None
         with open_database(url) as database:

@@ -27,7 +27,7 @@ def status(options: Options, study: str | None) -> None:
     from skiptune.storage.database import open_database
     from skiptune.views.study import overview_view, studies_table
 
-    with open_database(options.storage) as database:
+    with open_database(options.url) as database:
         if study is not None:
             one = overview(database, study)
             if options.json:
@@ -74,7 +74,7 @@ def best(options: Options, study: str, top: int) -> None:
     from skiptune.storage.database import open_database
     from skiptune.views.study import leaders_view
 
-    with open_database(options.storage) as database:
+    with open_database(options.url) as database:
         found = leaders(database, study, top)
     if options.json:
         print_json({"study": study, "schedules": [leader.to_json() for leader in found]})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skiptune.search.spec import StudySpec
     from skiptune.search.study import OpenStudy
 
-__all__ = ["opened_study", "stored_spec"]
+__all__ = ["hush", "opened_study", "stored_spec"]
 
 
 def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ()) -> StudySpec:
@@ -37,7 +37,7 @@ def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ())
 
     from_file = Path(target).suffix in (".yaml", ".yml") or "/" in target
     spec = load_spec(target, overrides=overrides) if from_file else None
-    with open_database(options.storage) as database:
+    with open_database(options.url) as database:
         row = ledger.require_study(database, target if spec is None else spec.study)
     if spec is not None:
         return spec
@@ -47,7 +47,13 @@ def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ())
 
 @contextmanager
 def opened_study(
-    options: Options, spec: StudySpec, *, source: str, device: str = "cpu"
+    options: Options,
+    spec: StudySpec,
+    *,
+    source: str,
+    device: str = "cpu",
+    artifacts: str | None = None,
+    group_writable: bool = False,
 ) -> Iterator[OpenStudy]:
     """Open a study for the time of the block.
 
@@ -56,21 +62,30 @@ def opened_study(
         spec: The study.
         source: What the spec came from, for messages.
         device: Torch device.
+        artifacts: Where the per-image arrays are.
+        group_writable: Let the group write them.
 
     Raises:
         SkiptuneError: Whatever is wrong with the spec, its files or the database.
     """
     from skiptune.search.study import open_study
 
-    _hush(verbose=options.verbose)
-    study = open_study(spec, storage=options.storage, device=device, source=source)
+    hush(verbose=options.verbose)
+    study = open_study(
+        spec,
+        storage=options.url,
+        artifacts=artifacts,
+        device=device,
+        source=source,
+        group_writable=group_writable,
+    )
     try:
         yield study
     finally:
         study.database.close()
 
 
-def _hush(*, verbose: int) -> None:
+def hush(*, verbose: int) -> None:
     """Keep the words of other libraries out of ours, unless they are asked for."""
     import optuna
 

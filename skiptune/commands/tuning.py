@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skiptune.commands.interruption import stoppable
+from skiptune.commands.interruption import STOPPING, Interruption, stoppable
 from skiptune.commands.options import (
     Options,
     device_option,
     pass_options,
     shared,
+    store_options,
     study_option,
 )
 
@@ -42,6 +43,7 @@ TUNED, PICTURE = "tuned.json", "before-after.png"
 )
 @click.option("--force", is_flag=True, help="Replace the results of another study there.")
 @device_option
+@store_options
 @shared
 @pass_options
 def tune(
@@ -50,13 +52,16 @@ def tune(
     overrides: tuple[str, ...],
     output: Path,
     device: str,
+    artifacts: str | None,
     *,
     force: bool,
+    group_writable: bool,
 ) -> None:
     """Tune a network: search, confirm, export.
 
-    SPEC is a study file or the name of a preset. A study that exists goes on where it stood; one
-    that is finished shows what it found. While it runs, ± stands for one standard error.
+    SPEC is a study file or the name of a preset. A study that exists goes on where it stood, also
+    one that was paused or stopped; one that is finished shows what it found. Workers on other
+    machines may help (`skiptune worker`). While it runs, ± stands for one standard error.
 
     \b
     Examples:
@@ -75,9 +80,18 @@ def tune(
     check_device(device)
     from skiptune.search.tune import run
 
-    with opened_study(options, study_spec, device=device, source=spec) as study:
-        with _watched(options, study) as listener:
-            result = run(study, on_event=listener)
+    with opened_study(
+        options,
+        study_spec,
+        device=device,
+        source=spec,
+        artifacts=artifacts,
+        group_writable=group_writable,
+    ) as study:
+        with _watched(options, study) as (listener, interruption):
+            result = run(study, on_event=listener, stop=interruption.stop)
+        interruption.raise_if_stopped()
+        assert result is not None
         written = _write(study, result, output)
         if options.json:
             print_json({**result.to_json(), "written": written})
@@ -96,9 +110,18 @@ def tune(
 @click.argument("study", metavar="SPEC|STUDY")
 @study_option
 @device_option
+@store_options
 @shared
 @pass_options
-def confirm(options: Options, study: str, overrides: tuple[str, ...], device: str) -> None:
+def confirm(
+    options: Options,
+    study: str,
+    overrides: tuple[str, ...],
+    device: str,
+    artifacts: str | None,
+    *,
+    group_writable: bool,
+) -> None:
     """Confirm a study once more on fresh seeds.
 
     The k-th confirm tests at level alpha / 2^k, so that all confirms together stay below alpha.
@@ -117,13 +140,22 @@ def confirm(options: Options, study: str, overrides: tuple[str, ...], device: st
 
     study_spec = stored_spec(options, study, overrides=overrides)
     check_device(device)
-    from skiptune.search.confirm import confirm as run
+    from skiptune.search.tune import confirm as run
 
-    with opened_study(options, study_spec, device=device, source=study) as opened:
+    with opened_study(
+        options,
+        study_spec,
+        device=device,
+        source=study,
+        artifacts=artifacts,
+        group_writable=group_writable,
+    ) as opened:
         before = confirms(opened.database, study_spec.study)
         number = len(before) + 1 if not before or before[-1].finished else len(before)
-        with _watched(options, opened) as listener:
-            result = run(opened, number=number, on_event=listener)
+        with _watched(options, opened) as (listener, interruption):
+            result = run(opened, number=number, on_event=listener, stop=interruption.stop)
+        interruption.raise_if_stopped()
+        assert result is not None
         if options.json:
             print_json(result.to_json())
             return
@@ -135,17 +167,15 @@ def confirm(options: Options, study: str, overrides: tuple[str, ...], device: st
 
 
 @contextmanager
-def _watched(options: Options, study: OpenStudy) -> Iterator[Any]:
+def _watched(options: Options, study: OpenStudy) -> Iterator[tuple[Any, Interruption]]:
     """Watch the study, and turn signals into an orderly end."""
     from skiptune.cli import command_text
     from skiptune.commands.watching import watching
 
-    message = (
-        "Stopping: the open chunk goes back to the queue. "
-        f"Go on with: {command_text(options.words)}"
-    )
-    with stoppable(message), watching(options, study) as listener:
-        yield listener
+    again = f"Go on with: {command_text(options.words)}"
+    with stoppable(f"Stopped. {again}", first=STOPPING) as interruption:
+        with watching(options, study) as listener:
+            yield listener, interruption
 
 
 def _check_output(folder: Path, spec: StudySpec, *, force: bool) -> None:

@@ -26,7 +26,7 @@ from skiptune.sampling import images as sampling_images
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
-from skiptune.search import worker
+from skiptune.search import chunks
 from skiptune.search.spec import StudySpec
 from skiptune.search.tune import tune
 from skiptune.storage import failpoints
@@ -105,8 +105,8 @@ def watch(log: Path) -> None:
                 file.write(lines)
             yield batch
 
-    worker.scaled = scaled  # type: ignore[attr-defined]
-    worker.sample = sample  # type: ignore[attr-defined]
+    chunks.scaled = scaled  # type: ignore[attr-defined]
+    chunks.sample = sample  # type: ignore[attr-defined]
 
 
 def main(folder: Path) -> None:

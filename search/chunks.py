@@ -1,0 +1,161 @@
+"""One chunk: from the seeds of a claim to the named per-image arrays that are stored.
+
+What comes out is a pure function of (series, measure, schedule, seeds): nothing of the worker, the
+order of work or a restart enters it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skiptune import __version__
+from skiptune.canonical import canonical
+from skiptune.errors import StorageError
+from skiptune.sampling.hooks import check_effect, scaled
+from skiptune.sampling.images import sample, start
+from skiptune.sampling.noise import ImageStreams
+from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.setting import Setting, sigmas
+from skiptune.search.study import OpenStudy
+from skiptune.storage.leases import Claim
+from skiptune.storage.records import CHUNK_FORMAT
+
+__all__ = ["Sampled", "sampled", "sampled_chunk", "versions"]
+
+# What a number may depend on beyond identity: kept with every chunk.
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The arrays of some images.
+
+    Arguments:
+        arrays: float32 arrays by name: ``features`` [N, d], ``finite`` [N] (1 or 0) and, where
+            images have labels, ``label`` [N].
+        nfe: Images through the network per image made.
+    """
+
+    arrays: dict[str, NDArray[np.float32]]
+    nfe: float
+
+    @property
+    def diverged(self) -> int:
+        """How many images are not finite."""
+        return int((self.arrays["finite"] == 0).sum())
+
+
+def sampled_chunk(
+    study: OpenStudy, claim: Claim, *, on_images: Callable[[int], None] = lambda made: None
+) -> Sampled:
+    """Sample the images of a claim.
+
+    Arguments:
+        study: The open study.
+        claim: Which images.
+        on_images: Called after each microbatch with the images so far; may raise.
+
+    Raises:
+        NetworkError: The schedule left the network's output unchanged.
+        StorageError: The claim's series is not one that this network and this version make.
+    """
+    setting = Setting.from_json(claim.series["setting"])
+    if canonical(study.series_of(setting)) != canonical(claim.series):
+        raise StorageError(
+            f"chunk {claim.chunk_id}",
+            expected="a series that this network and this version make",
+            found=canonical(claim.series),
+            hint="let the version and the checkpoint that began this study go on with it",
+        )
+    schedule = Schedule.from_json(claim.schedule)
+    seeds = range(claim.first_seed, claim.first_seed + claim.images)
+    if claim.opens_evaluation:
+        _check_effect(study, schedule, setting, seeds[0])
+    return sampled(study, schedule, setting, seeds, on_images=on_images)
+
+
+def sampled(
+    study: OpenStudy,
+    schedule: Schedule,
+    setting: Setting,
+    seeds: Sequence[int],
+    *,
+    on_images: Callable[[int], None] = lambda made: None,
+) -> Sampled:
+    """Sample images and extract what is stored of them.
+
+    Arguments:
+        study: Network, extractor and microbatch.
+        schedule: Installed while sampling.
+        setting: How images are made.
+        seeds: One per image.
+        on_images: Called after each microbatch with the images so far; may raise.
+    """
+    features, finite, labels, nfe, made = [], [], [], 0.0, 0
+    network = study.checkpoint.network
+    with scaled(network, schedule):
+        for batch in sample(network, setting, seeds, microbatch=study.spec.microbatch):
+            features.append(study.extractor(batch.images).cpu().numpy())
+            finite.append(batch.finite.cpu().numpy())
+            if batch.labels is not None:
+                labels.append(batch.labels.cpu().numpy())
+            nfe = batch.nfe
+            made += len(batch.seeds)
+            on_images(made)
+    arrays = {
+        "features": np.concatenate(features),
+        "finite": np.concatenate(finite).astype(np.float32),
+    }
+    if labels:
+        arrays["label"] = np.concatenate(labels).astype(np.float32)
+    return Sampled(arrays, nfe)
+
+
+@cache
+def versions(device: str) -> dict[str, Any]:
+    """Return what made a chunk, plain data: provenance, not identity.
+
+    Arguments:
+        device: Torch device.
+    """
+    found: dict[str, Any] = {
+        "skiptune": __version__,
+        "format": CHUNK_FORMAT,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in PACKAGES},
+    }
+    if torch.device(device).type == "cuda":
+        found |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+        }
+    return found
+
+
+def _check_effect(study: OpenStudy, schedule: Schedule, setting: Setting, seed: int) -> None:
+    """Refuse a schedule that changes nothing, on two images at the first sigma where it acts."""
+    acting = [
+        s
+        for s in sigmas(setting)[:-1]
+        if any(schedule.scale(address, s) != 1.0 for address in schedule.addresses)
+    ]
+    if not acting:
+        return
+    sigma = acting[0]
+    network = study.checkpoint.network
+    noise, labels = start(network, setting, ImageStreams([seed, seed + 1]))
+    check_effect(network, schedule, x=noise * sigma, sigma=sigma, class_labels=labels)

@@ -1,0 +1,123 @@
+"""Commands that steer a study from any machine: pause, resume, stop, delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from skiptune.commands.options import Options, pass_options, shared, store_options
+from skiptune.errors import SpecError
+
+if TYPE_CHECKING:
+    from skiptune.storage.records import StudyState
+
+__all__ = ["delete", "pause", "resume", "stop"]
+
+
+@click.command()
+@click.argument("study")
+@shared
+@pass_options
+def pause(options: Options, study: str) -> None:
+    """Let no worker begin another chunk until the study is resumed.
+
+    Chunks in hand are finished. Workers with --until-done wait, others leave after a minute.
+
+    \b
+    Examples:
+      skiptune pause fashion
+      skiptune resume fashion
+    """
+    _set(options, study, "paused", f"Paused {study}. Go on with: skiptune resume {study}")
+
+
+@click.command()
+@click.argument("study")
+@shared
+@pass_options
+def resume(options: Options, study: str) -> None:
+    """Let a study that was paused, stopped or finished go on.
+
+    \b
+    Examples:
+      skiptune resume fashion
+      skiptune resume fashion && skiptune worker fashion
+    """
+    _set(options, study, "running", f"Resumed {study}. Work on it: skiptune worker {study}")
+
+
+@click.command()
+@click.argument("study")
+@shared
+@pass_options
+def stop(options: Options, study: str) -> None:
+    """End the study's workers, wherever they are, after the chunk in hand.
+
+    \b
+    Examples:
+      skiptune stop fashion
+      skiptune status fashion        who still works
+    """
+    _set(options, study, "stopped", f"Stopped {study}. Go on with: skiptune resume {study}")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_options
+@shared
+@pass_options
+def delete(
+    options: Options, study: str, artifacts: str | None, *, yes: bool, group_writable: bool
+) -> None:
+    """Delete a study: its rows, Optuna's studies, and the files that no other study needs.
+
+    \b
+    Examples:
+      skiptune delete fashion
+      skiptune delete fashion --yes
+    """
+    import sys
+
+    from skiptune.commands.output import print_json, say
+    from skiptune.errors import StorageError
+    from skiptune.search.artifacts import required_store
+    from skiptune.search.upkeep import delete as run
+    from skiptune.storage import ledger
+    from skiptune.storage.database import open_database
+
+    with open_database(options.url) as database:
+        row = ledger.require_study(database, study)
+        images = ledger.spending(database, row.id).images
+        if not yes:
+            if not sys.stdin.isatty():
+                raise SpecError(
+                    f"skiptune delete {study}",
+                    expected="--yes, because nobody is there to be asked",
+                    found="no terminal",
+                    hint=f"skiptune delete {study} --yes",
+                )
+            click.confirm(f"Delete study {study} with {images:,} images?", abort=True, err=True)
+        try:
+            store = required_store(database, artifacts, group_writable=group_writable)
+        except StorageError as error:
+            store = None
+            say(options, f"Its files stay: {error.problems[0]}")
+        files = run(database, study, store=store)
+    if options.json:
+        print_json({"deleted": study, "files": files})
+    say(options, f"Deleted {study}: {files} files removed")
+
+
+def _set(options: Options, study: str, state: StudyState, words: str) -> None:
+    from skiptune.commands.output import print_json, say
+    from skiptune.storage import ledger
+    from skiptune.storage.database import open_database
+
+    with open_database(options.url) as database:
+        row = ledger.require_study(database, study)
+        ledger.set_study_state(database, row.id, state)
+    if options.json:
+        print_json({"study": study, "state": state, "before": row.state})
+    say(options, words)

@@ -1,0 +1,84 @@
+"""What Optuna has not been told yet: told at least once, and noted when it was.
+
+A crash between telling and noting lets it be told again; whoever tells looks first at what Optuna
+has. When Optuna's studies are gone, nothing counts as told any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import and_, or_, select, update
+
+from skiptune.storage.budgets import SEARCH_BLOCK
+from skiptune.storage.database import Database
+from skiptune.storage.records import Evaluation, Score
+from skiptune.storage.rows import evaluation_of, score_of
+from skiptune.storage.tables import EvaluationRow, ScheduleRow, ScoreRow
+
+__all__ = ["Untold", "forget_told", "mark_told", "untold"]
+
+
+@dataclass(frozen=True)
+class Untold:
+    """An evaluation's score at a rung, or with no score its end, that Optuna does not know."""
+
+    evaluation: Evaluation
+    score: Score | None
+
+
+def untold(database: Database, study_id: str) -> tuple[Untold, ...]:
+    """Return what Optuna has not been told of a study's search, by evaluation and level."""
+    ended = and_(
+        EvaluationRow.state.in_(("diverged", "failed")),
+        EvaluationRow.projected == 0,
+        ScoreRow.id.is_(None),
+    )
+    query = (
+        select(EvaluationRow, ScheduleRow.description, ScoreRow)
+        .join(ScheduleRow, ScheduleRow.digest == EvaluationRow.schedule)
+        .outerjoin(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
+        .where(
+            EvaluationRow.study_id == study_id,
+            EvaluationRow.block == SEARCH_BLOCK,
+            EvaluationRow.kind.in_(("baseline", "proposal")),
+            or_(ScoreRow.projected == 0, ended),
+        )
+        .order_by(EvaluationRow.number, ScoreRow.level)
+    )
+    with database.read() as session:
+        return tuple(
+            Untold(evaluation_of(row, text), None if score is None else score_of(score))
+            for row, text, score in session.execute(query)
+        )
+
+
+def mark_told(database: Database, items: Iterable[Untold]) -> None:
+    """Note that Optuna knows these scores and ends."""
+    told = tuple(items)
+    if not told:
+        return
+    with database.write("mark_told") as session:
+        for item in told:
+            if item.score is not None:
+                session.execute(
+                    update(ScoreRow).where(ScoreRow.id == item.score.id).values(projected=1)
+                )
+            if item.score is None or item.score.level == 0:
+                session.execute(
+                    update(EvaluationRow)
+                    .where(EvaluationRow.id == item.evaluation.id)
+                    .values(projected=1)
+                )
+
+
+def forget_told(database: Database, study_id: str) -> None:
+    """Let everything of a study's search count as not told."""
+    mine = select(EvaluationRow.id).where(EvaluationRow.study_id == study_id)
+    with database.write("forget_told") as session:
+        for query in (
+            update(ScoreRow).where(ScoreRow.evaluation_id.in_(mine)),
+            update(EvaluationRow).where(EvaluationRow.study_id == study_id),
+        ):
+            session.execute(query.values(projected=0).execution_options(synchronize_session=False))
