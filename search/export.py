@@ -81,7 +81,7 @@ def _network_name(study: OpenStudy) -> str:
     """Return the bundled name, or the file's: folders of this machine mean nothing elsewhere."""
     checkpoint = study.checkpoint
     bundled = study.spec.network.checkpoint == checkpoint.name
-    return checkpoint.name if bundled else checkpoint.path.name
+    return checkpoint.name if bundled else f"{checkpoint.name}{checkpoint.path.suffix}"
 
 
 def _score(row: Measured) -> Score:

@@ -97,6 +97,7 @@ class Overview:
 
     Arguments:
         study: Its name.
+        state: ``running``, ``paused``, ``stopped`` or ``complete``.
         created: When it was created, UTC.
         metric: Name of the metric at the highest rung that has a score; None before the first.
         evaluations: Proposals entered so far.
@@ -112,6 +113,7 @@ class Overview:
     """
 
     study: str
+    state: str
     created: datetime
     metric: str | None
     evaluations: int
@@ -152,6 +154,7 @@ def overview(database: Database, name: str) -> Overview:
     leaders_now = board.leaders(1)
     return Overview(
         study=study.name,
+        state=study.state,
         created=study.created,
         metric=None if base is None else base.metric,
         evaluations=sum(states.values()),

@@ -125,10 +125,15 @@ def command_text(words: Sequence[str]) -> str:
     """Return a command line that can be pasted; a password in it is masked."""
     from skiptune.storage.location import masked_url
 
-    shown = [
-        masked_url(word) if before == "--storage" or word.startswith("--storage=") else word
-        for before, word in zip(("", *words), words, strict=False)
-    ]
+    shown = []
+    for before, word in zip(("", *words), words, strict=False):
+        option, equals, value = word.partition("=")
+        if before == "--storage":
+            shown.append(masked_url(word))
+        elif option == "--storage" and equals:
+            shown.append(f"{option}={masked_url(value)}")
+        else:
+            shown.append(word)
     return shlex.join(["skiptune", *shown])
 
 

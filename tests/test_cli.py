@@ -14,14 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 from click import Context
 from PIL import Image
 
 from skiptune import __version__
-from skiptune.cli import COMMANDS, cli
+from skiptune.cli import COMMANDS, cli, command_text
 from skiptune.sampling import images
-from skiptune.search import worker
+from skiptune.search import chunks, overview, stopping
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from tests.command_line import Outcome, write_spec
@@ -69,6 +70,19 @@ def test_every_example_in_a_help_page_can_be_run(command: Command, name: str) ->
         program, subcommand, *words = shlex.split(example)
         assert (program, subcommand) == ("skiptune", name)
         command_of(name).make_context(name, words)  # raises on a word it does not know
+
+
+@pytest.mark.parametrize("name", ["init", "upgrade", "version", "check", "gc", "project"])
+def test_every_example_of_db_can_be_run(command: Command, name: str) -> None:
+    outcome = command("db", name, "-h")
+    assert outcome.code == 0
+    group = command_of("db")
+    assert isinstance(group, click.Group)
+    examples = re.findall(r"^    skiptune db (.*)$", outcome.out, flags=re.MULTILINE)
+    assert len(examples) == 2
+    for subcommand, *words in map(shlex.split, examples):
+        assert subcommand == name
+        group.commands[name].make_context(name, words)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -130,18 +144,32 @@ def test_a_usage_error_has_the_shape_of_every_error(
 def test_a_bug_is_one_line_and_a_traceback_only_when_asked(
     command: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: Any, **named: Any) -> Iterator[Any]:
+    def broken(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("the sky fell")
 
-    monkeypatch.setattr(worker, "sample", broken)
-    outcome = command("tune", spec, "-q")
+    monkeypatch.setattr(overview, "overviews", broken)
+    assert command("create", spec).code == 0
+    outcome = command("status", "-q")
     assert outcome.code == 1
     assert outcome.err.startswith("skiptune failed: RuntimeError: the sky fell\n")
-    assert f"skiptune tune {spec} -q --debug" in outcome.err
+    assert "skiptune status -q --debug" in outcome.err
     assert "Traceback" not in outcome.err
-    outcome = command("tune", spec, "-q", "--debug")
+    outcome = command("status", "-q", "--debug")
     assert outcome.code == 1
     assert "Traceback" in outcome.err
+
+
+def test_a_worker_that_keeps_failing_says_why(
+    command: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **named: Any) -> Iterator[Any]:
+        raise RuntimeError("the card fell off the bus")
+
+    monkeypatch.setattr(chunks, "sample", broken)
+    outcome = command("tune", spec, "-q")
+    assert outcome.code == 1
+    assert "5 times in a row: RuntimeError: the card fell off the bus" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_an_error_shows_its_traceback_only_when_asked(command: Command) -> None:
@@ -173,10 +201,14 @@ def test_shared_options_stand_before_and_after_the_command(
 
 
 def test_a_password_is_never_printed(command: Command) -> None:
-    outcome = command("status", "--storage", "postgresql://me:s3cret@host/studies")
-    assert outcome.code == 2
-    assert "s3cret" not in outcome.err + outcome.out
-    assert "s3cret" not in command("env", "--storage", "postgresql://me:s3cret@host/x").out
+    url = "postgresql://me:s3cret@127.0.0.1:1/studies"  # nobody listens on port 1
+    for words in (("status",), ("worker", "fashion"), ("db", "check"), ("pause", "fashion")):
+        outcome = command(*words, "--storage", url)
+        assert outcome.code == 1
+        assert "postgresql://me:***@127.0.0.1:1/studies" in outcome.err
+        assert "s3cret" not in outcome.err + outcome.out
+    assert "s3cret" not in command("env", "--storage", url).out
+    assert "s3cret" not in command_text(("tune", "--storage", url, f"--storage={url}"))
 
 
 # Before a study
@@ -333,12 +365,19 @@ def test_a_study_is_tuned_read_exported_shown_and_confirmed(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
 )
-def test_a_signal_hands_the_chunk_back_and_says_how_to_go_on(
+@pytest.mark.parametrize(
+    ("grace", "left"),
+    [(600.0, {"done": 2}), (0.0, {"done": 1, "open": 1})],
+    ids=["time to finish the chunk", "no time"],
+)
+def test_a_signal_ends_it_in_order_and_says_how_to_go_on(
     command: Command,
     spec: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     code: int,
+    grace: float,
+    left: dict[str, int],
 ) -> None:
     real, made = images.sample, []
 
@@ -349,24 +388,40 @@ def test_a_signal_hands_the_chunk_back_and_says_how_to_go_on(
                 os.kill(os.getpid(), number)
             yield batch
 
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
-    monkeypatch.setattr(worker, "sample", interrupted)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+    handlers = [signal.getsignal(n) for n in signals]
+    monkeypatch.setattr(chunks, "sample", interrupted)
+    monkeypatch.setattr(stopping, "GRACE", grace)
     outcome = command("tune", spec)
     assert outcome.code == code
     assert outcome.out == ""
     assert outcome.err.splitlines()[-1] == (
-        "Stopping: the open chunk goes back to the queue. "
-        f"Go on with: skiptune tune {shlex.quote(str(spec))}"
+        f"Stopped. Go on with: skiptune tune {shlex.quote(str(spec))}"
     )
     assert "Traceback" not in outcome.err
-    assert [
-        signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    ] == handlers
+    assert [signal.getsignal(n) for n in signals] == handlers
     with open_database("sqlite:///skiptune.db") as database:
         progress = ledger.progress(database, ledger.require_study(database, "tiny").id)
-    assert dict(progress.chunks) == {"done": 1, "open": 1}
-    monkeypatch.setattr(worker, "sample", real)
+    assert dict(progress.chunks) == left
+    monkeypatch.setattr(chunks, "sample", real)
     assert command("tune", spec, "-q").code == 0
+
+
+def test_a_second_signal_ends_it_at_once(
+    command: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **named: Any) -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one did not end it")
+
+    monkeypatch.setattr(chunks, "sample", interrupted)
+    outcome = command("tune", spec, "-q")
+    assert outcome.code == 130
+    assert "Stopped. Go on with" in outcome.err
+    with open_database("sqlite:///skiptune.db") as database:
+        progress = ledger.progress(database, ledger.require_study(database, "tiny").id)
+    assert dict(progress.chunks) == {"open": 2}
 
 
 def test_results_of_another_study_are_not_replaced(

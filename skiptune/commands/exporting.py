@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from skiptune.commands.options import Options, device_option, pass_options, shared
+from skiptune.commands.options import (
+    Options,
+    device_option,
+    pass_options,
+    shared,
+    store_options,
+)
 from skiptune.errors import NetworkError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -31,9 +37,18 @@ MOST_IMAGES = 10_000  # a picture of more is not looked at
     help="The file to write.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
+@store_options
 @shared
 @pass_options
-def export(options: Options, study: str, output: Path, *, force: bool) -> None:
+def export(
+    options: Options,
+    study: str,
+    output: Path,
+    artifacts: str | None,
+    *,
+    force: bool,
+    group_writable: bool,
+) -> None:
     """Write the confirmed schedule with its evidence.
 
     The file holds one scale per skip, the setting, scores with intervals, seeds, and the verdict,
@@ -46,7 +61,7 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
       skiptune export fashion --storage sqlite:////scratch/studies.db
     """
     from skiptune.commands.output import check_writable, print_json, say
-    from skiptune.commands.studies import opened_study, stored_spec
+    from skiptune.commands.studies import stored_spec, stored_study
     from skiptune.search.overview import confirms
     from skiptune.storage.database import open_database
 
@@ -64,7 +79,7 @@ def export(options: Options, study: str, output: Path, *, force: bool) -> None:
     from skiptune.search.confirm import result_of
     from skiptune.search.export import tuned_of
 
-    with opened_study(options, spec, source=f"study {spec.study}") as opened:
+    with stored_study(options, spec.study, artifacts=artifacts) as opened:
         # A finished confirm is read, not run.
         result = result_of(opened, finished[-1])
         tuned_of(opened, result).write(output, force=force)

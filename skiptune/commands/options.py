@@ -54,6 +54,17 @@ class Options:
 
         return resolve_url(self.storage)
 
+    def warn_of_password(self) -> None:
+        """Tell that a password on the command line can be read by every user of the machine."""
+        from skiptune.storage.location import has_password
+
+        if self.storage is not None and has_password(self.storage) and not self.quiet:
+            click.echo(
+                "warning: other users see the password in the list of processes; put the URL"
+                " into a file of mode 0600 and name it in SKIPTUNE_STORAGE_FILE",
+                err=True,
+            )
+
 
 pass_options = click.make_pass_decorator(Options, ensure=True)
 
@@ -63,7 +74,10 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
     name = str(parameter.name)
     given = context.get_parameter_source(name)
     if context.parent is None or given is ParameterSource.COMMANDLINE:
-        setattr(context.ensure_object(Options), name, value)
+        options = context.ensure_object(Options)
+        setattr(options, name, value)
+        if name == "storage":
+            options.warn_of_password()
 
 
 _SHARED = (

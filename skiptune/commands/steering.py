@@ -27,7 +27,7 @@ def pause(options: Options, study: str) -> None:
     \b
     Examples:
       skiptune pause fashion
-      skiptune resume fashion
+      skiptune pause fashion --json
     """
     _set(options, study, "paused", f"Paused {study}. Go on with: skiptune resume {study}")
 
@@ -42,7 +42,7 @@ def resume(options: Options, study: str) -> None:
     \b
     Examples:
       skiptune resume fashion
-      skiptune resume fashion && skiptune worker fashion
+      skiptune resume fashion --json
     """
     _set(options, study, "running", f"Resumed {study}. Work on it: skiptune worker {study}")
 
@@ -52,12 +52,14 @@ def resume(options: Options, study: str) -> None:
 @shared
 @pass_options
 def stop(options: Options, study: str) -> None:
-    """End the study's workers, wherever they are, after the chunk in hand.
+    """End a study's workers on all machines.
+
+    Each finishes the chunk in hand; `skiptune status` shows who still works.
 
     \b
     Examples:
       skiptune stop fashion
-      skiptune status fashion        who still works
+      skiptune stop fashion --json
     """
     _set(options, study, "stopped", f"Stopped {study}. Go on with: skiptune resume {study}")
 
@@ -71,7 +73,9 @@ def stop(options: Options, study: str) -> None:
 def delete(
     options: Options, study: str, artifacts: str | None, *, yes: bool, group_writable: bool
 ) -> None:
-    """Delete a study: its rows, Optuna's studies, and the files that no other study needs.
+    """Delete a study and what is stored of it.
+
+    Its rows go first, then Optuna's studies of all rungs, then files that no other study needs.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skiptune.search.spec import StudySpec
     from skiptune.search.study import OpenStudy
 
-__all__ = ["hush", "opened_study", "stored_spec"]
+__all__ = ["hush", "opened_study", "stored_spec", "stored_study"]
 
 
 def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ()) -> StudySpec:
@@ -77,6 +77,43 @@ def opened_study(
         artifacts=artifacts,
         device=device,
         source=source,
+        group_writable=group_writable,
+    )
+    try:
+        yield study
+    finally:
+        study.database.close()
+
+
+@contextmanager
+def stored_study(
+    options: Options,
+    name: str,
+    *,
+    device: str = "cpu",
+    artifacts: str | None = None,
+    group_writable: bool = False,
+) -> Iterator[OpenStudy]:
+    """Open a study of the database for the time of the block, wherever its files are by now.
+
+    Arguments:
+        options: Where the database is, and how much other libraries may say.
+        name: The study's name.
+        device: Torch device.
+        artifacts: Where the per-image arrays are.
+        group_writable: Let the group write them.
+
+    Raises:
+        SkiptuneError: The database, the study, its store or a file is missing or another one.
+    """
+    from skiptune.search.study import open_stored
+
+    hush(verbose=options.verbose)
+    study = open_stored(
+        name,
+        storage=options.url,
+        artifacts=artifacts,
+        device=device,
         group_writable=group_writable,
     )
     try:

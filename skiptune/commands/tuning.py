@@ -135,21 +135,25 @@ def confirm(
     """
     from skiptune.commands.device import check_device
     from skiptune.commands.output import print_json, print_text, say
-    from skiptune.commands.studies import opened_study, stored_spec
+    from skiptune.commands.studies import opened_study, stored_spec, stored_study
     from skiptune.search.overview import confirms
 
     study_spec = stored_spec(options, study, overrides=overrides)
     check_device(device)
     from skiptune.search.tune import confirm as run
 
-    with opened_study(
-        options,
-        study_spec,
-        device=device,
-        source=study,
-        artifacts=artifacts,
-        group_writable=group_writable,
-    ) as opened:
+    place: dict[str, Any] = {
+        "device": device,
+        "artifacts": artifacts,
+        "group_writable": group_writable,
+    }
+    by_name = study == study_spec.study and not overrides
+    opening = (
+        stored_study(options, study, **place)
+        if by_name
+        else opened_study(options, study_spec, source=study, **place)
+    )
+    with opening as opened:
         before = confirms(opened.database, study_spec.study)
         number = len(before) + 1 if not before or before[-1].finished else len(before)
         with _watched(options, opened) as (listener, interruption):

@@ -65,7 +65,7 @@ def create(
     Examples:
       skiptune create study.yaml
       skiptune create study.yaml --storage postgresql://me@host/studies --artifacts /shared/arrays
-      skiptune worker "$(skiptune create study.yaml --exist-ok)"
+      skiptune create study.yaml --exist-ok
     """
     from skiptune.commands.output import print_json, say
     from skiptune.commands.studies import opened_study
@@ -140,11 +140,11 @@ def worker(
       skiptune worker fashion
       skiptune worker fashion --device cuda:1 --until-done
       skiptune worker fashion --timeout 3.9h
-      SKIPTUNE_STORAGE_FILE=~/.skiptune-url skiptune worker fashion --artifacts /shared/arrays
+      skiptune worker fashion --artifacts /shared/arrays
     """
     from skiptune.commands.device import check_device
     from skiptune.commands.output import say
-    from skiptune.commands.studies import hush
+    from skiptune.commands.studies import stored_study
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
 
@@ -156,21 +156,14 @@ def worker(
         say(options, f"Study {study} is {row.state}: nothing to do{more}")
         return
     check_device(device)
-    hush(verbose=options.verbose)
     from skiptune.commands.watching import watching
     from skiptune.search.course import whole_study
-    from skiptune.search.study import open_stored
     from skiptune.search.worker import Limits, Worker
 
     limits = Limits(trials, images, timeout, until_done)
-    opened = open_stored(
-        study,
-        storage=options.url,
-        artifacts=artifacts,
-        device=device,
-        group_writable=group_writable,
-    )
-    try:
+    with stored_study(
+        options, study, device=device, artifacts=artifacts, group_writable=group_writable
+    ) as opened:
         with (
             stoppable(f"Stopped. Go on with: skiptune worker {study}", first=STOPPING) as state,
             watching(options, opened) as listener,
@@ -179,8 +172,6 @@ def worker(
             process = Worker(opened, course, limits=limits, on_event=listener, stop=state.stop)
             ended = process.run()
         state.raise_if_stopped()
-    finally:
-        opened.database.close()
     _tell(options, study, ended, process, limits)
 
 

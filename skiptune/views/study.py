@@ -39,6 +39,7 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
     """Yield the parts of the page that shows where one study stands."""
     yield Text(f"{study.study}: {study.metric or 'nothing scored yet'}", style="bold")
     rows = [
+        ("state", study.state),
         ("created", study.created.strftime("%Y-%m-%d %H:%M UTC")),
         (
             "schedules",

@@ -65,7 +65,8 @@ def test_the_preset_is_one_commented_screen() -> None:
 
 def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare = {"setting.sigma_min", "setting.sigma_max", "setting.exponent", "setting.churn"}
-    rare.add("setting.epsilon_scale")
+    rare |= {"setting.epsilon_scale", "network.url"}
+    rare |= {"objective.weights_url", "objective.reference_url"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"
