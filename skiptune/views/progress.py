@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from skiptune.search.events import ChunkDone, Event, ImagesMade, Listener, Scored, Stage
+from skiptune.search.events import ChunkDone, Event, ImagesMade, Listener, Notice, Scored, Stage
 from skiptune.views import numbers
 
 __all__ = ["Lines", "Standing", "bars", "scored_line"]
@@ -91,6 +91,8 @@ class Lines:
             self._line(f"{event.name}: up to {numbers.count(event.images)} images{stored}")
         elif isinstance(event, Scored):
             self._line(scored_line(event, self._standing.baseline))
+        elif isinstance(event, Notice):
+            self._write(f"[W {time.strftime('%Y-%m-%d %H:%M:%S')}] {event.text}")
         elif isinstance(event, ChunkDone) and self._verbose:
             rate = event.images / event.seconds if event.seconds > 0 else 0.0
             self._line(f"{event.label}: {event.images} images stored, {rate:.1f} images/s")
@@ -128,7 +130,7 @@ def bars(console: Console, standing: Standing, *, verbose: bool = False) -> Iter
 
         def listen(event: Event) -> None:
             view.take(event)
-            if verbose:
+            if verbose or isinstance(event, Notice):
                 lines(event)
             else:
                 standing.take(event)

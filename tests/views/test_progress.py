@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from skiptune.search.events import ChunkDone, Event, ImagesMade, Scored, Stage
+from skiptune.search.events import ChunkDone, Event, ImagesMade, Notice, Scored, Stage
 from skiptune.views.progress import Lines, Standing, bars, scored_line
 
 
@@ -78,6 +78,16 @@ def test_a_verbose_log_also_gets_chunks_with_their_speed() -> None:
     for event in EVENTS:
         listen(event)
     assert sum("trial 1: 250 images stored, 100.0 images/s" in line for line in lines) == 1
+
+
+def test_a_notice_is_told_in_a_log_and_above_bars() -> None:
+    lines: list[str] = []
+    Lines(lines.append, Standing(40, set()))(Notice("the database is back"))
+    assert re.fullmatch(r"\[W \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] the database is back", lines[0])
+    file = io.StringIO()
+    with bars(Console(file=file, force_terminal=True, width=80), Standing(40, set())) as listen:
+        listen(Notice("the disk is full; waiting for space"))
+    assert "waiting for space" in file.getvalue()
 
 
 def test_a_diverged_schedule_is_said_to_be_one() -> None:
