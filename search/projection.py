@@ -88,6 +88,7 @@ class Board:
         self._finished: dict[str, set[str]] = {}
         self._seen: dict[str, int] = {}
         self._running: dict[str, int] = {}  # of the lowest: running trials by schedule
+        self._unended: set[int] = set()  # of the lowest: what waited or ran at the last look
 
     @property
     def lowest(self) -> optuna.Study:
@@ -105,6 +106,13 @@ class Board:
         try:
             with optuna_explained(self._database.url):
                 yield
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise UnavailableError(
+                f"Optuna's study {self._study.name}",
+                expected="the trial that ran a moment ago",
+                found="one that somebody has ended meanwhile",
+                hint="nothing to do: what was begun is dropped, and Optuna is looked at again",
+            ) from error
         except KeyError as error:
             # Optuna's word for a study that was deleted while we spoke of it.
             if error.args != (NOT_FOUND_MSG,):
@@ -142,13 +150,13 @@ class Board:
         self._running[schedule] = trial.number
 
     def fail_orphans(self) -> int:
-        """Tell FAIL to every running trial that no evaluation row knows; return how many.
+        """Tell FAIL to every running trial that no evaluation row needs; return how many.
 
-        A worker that died between asking and entering its evaluation leaves one.
+        A worker that died between asking and entering its evaluation leaves one. So does one that
+        asked after it had lost its turn; its schedule may even be that of an evaluation, because
+        the same question, asked by the next worker, has the same answer.
         """
-        orphans = [
-            trial.number for trial in self._running_trials() if self._evaluation(trial) is None
-        ]
+        orphans = [trial.number for trial in self._running_trials() if not self._is_needed(trial)]
         self._fail(orphans)
         return len(orphans)
 
@@ -222,6 +230,7 @@ class Board:
         self._finished.clear()
         self._seen.clear()
         self._running.clear()
+        self._unended.clear()
 
     def _unfinished(self) -> list[Evaluation]:
         """The proposals that have been entered and that Optuna holds no finished trial of."""
@@ -238,13 +247,15 @@ class Board:
         with self.explained():
             return self.lowest.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def _evaluation(self, trial: FrozenTrial) -> Evaluation | None:
+    def _is_needed(self, trial: FrozenTrial) -> bool:
+        """Whether a running trial is the one in which an evaluation will be told."""
         schedule = trial.user_attrs.get(SCHEDULE)
-        if schedule is None:
-            return None
-        return ledger.find_evaluation(
+        if schedule is None or self._running.get(schedule) != trial.number:
+            return False
+        found = ledger.find_evaluation(
             self._database, self._study.id, block=SEARCH_BLOCK, schedule=schedule
         )
+        return found is not None and schedule not in self._finished[self._study.name]
 
     def _fail(self, numbers: list[int]) -> None:
         with self.explained():
@@ -265,6 +276,7 @@ class Board:
             for kept in (self._opened, self._finished, self._seen):
                 kept.pop(name, None)
             self._running.clear()
+            self._unended.clear()
         return found is not None
 
     def _open(self, name: str) -> optuna.Study:
@@ -290,9 +302,10 @@ class Board:
         fresh = trials[self._seen[name] :]
         lowest = name == self._study.name
         if lowest:
-            # What ran at the last look may have ended since.
-            fresh = [*(trials[number] for number in self._running.values()), *fresh]
+            # What waited at the last look may run by now, and what ran may have ended.
+            fresh = [*(trials[number] for number in sorted(self._unended)), *fresh]
             self._running.clear()
+            self._unended = {trial.number for trial in fresh if not trial.state.is_finished()}
         for trial in fresh:
             schedule = trial.user_attrs.get(SCHEDULE)
             if schedule is None:

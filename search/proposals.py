@@ -51,7 +51,7 @@ def propose(study: OpenStudy, board: Board, turn: Turn) -> Evaluation | None:
         known = ledger.find_evaluation(study.database, study.id, block=SEARCH, schedule=key)
         if known is not None:
             with board.explained():
-                board.lowest.tell(trial, state=TrialState.FAIL)
+                board.lowest.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             continue
         board.enter(trial, key)
         fail_point("search.asked")
