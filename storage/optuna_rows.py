@@ -14,7 +14,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import NullPool
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from skiptune.errors import StorageError
@@ -83,6 +83,10 @@ def optuna_explained(url: str) -> Iterator[None]:
     except (StorageInternalError, DBAPIError, PoolTimeoutError, sqlite3.Error) as error:
         # Optuna's own text blames a value that is too long, whatever happened below.
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if isinstance(cause, PendingRollbackError):
+            # It reads its trials once more over a connection that has just been lost, and names
+            # the second failure; the first is its context.
+            cause = cause.__context__
         said = None if cause is None else fault(url, cause)
         if said is None:
             raise
