@@ -94,11 +94,10 @@ def deliver(
 
     try:
         patience(commit)
-    except UnavailableError:
-        raise
-    except BaseException:
+    except LeaseLostError:
         _forget(study, name, noted=noted)
         raise
+    # Whatever else ends the waiting, a signal too, leaves the note.
     _forget(study, name, noted=noted)
 
 

@@ -257,15 +257,9 @@ class Worker:
         began = time.monotonic()
         try:
             made, array = self._sampled(claim, began)
-            seconds = time.monotonic() - began
-            deliver(
-                study, claim, array=array, seconds=seconds, nfe=made.nfe, patience=self._patience
-            )
         except LeaseLostError:
-            self._on_event(Notice(f"{claim.label}: the lease went to another worker"))
+            self._lost(claim)
             return
-        except UnavailableError:
-            raise  # the chunk is stored and noted: it is delivered later, not sampled again
         except (SkiptuneError, _LeavingError):
             self._release(claim)
             raise
@@ -277,6 +271,15 @@ class Worker:
             # A second Ctrl-C: the chunk is somebody else's at once.
             self._release(claim)
             raise
+        seconds = time.monotonic() - began
+        try:
+            # From here on the chunk is not handed back: it is stored, and will be delivered.
+            deliver(
+                study, claim, array=array, seconds=seconds, nfe=made.nfe, patience=self._patience
+            )
+        except LeaseLostError:
+            self._lost(claim)
+            return
         self._failures, self._chunk_seconds = 0, seconds
         self._images += claim.images
         self._on_event(ChunkDone(claim.images, seconds, made.nfe, claim.label))
@@ -296,8 +299,10 @@ class Worker:
                     raise _LeavingError
 
             made = self._within_memory(lambda: sampled_chunk(study, claim, on_images=on_images))
-            array = stored(study, made, wait=self._wait, on_event=self._on_event)
-            renewal.check()
+            # A bucket may be away for a while, too.
+            array = self._patience(
+                lambda: stored(study, made, wait=self._wait, on_event=self._on_event)
+            )
         return made, array
 
     def _within_memory(self, action: Callable[[], T]) -> T:
@@ -319,6 +324,9 @@ class Worker:
                 hint="this worker was refused, the study goes on; use a device with more memory,"
                 " or begin a new study with a smaller `microbatch`",
             ) from error
+
+    def _lost(self, claim: Claim) -> None:
+        self._on_event(Notice(f"{claim.label}: the lease went to another worker"))
 
     def _release(self, claim: Claim) -> None:
         # Where the database is away the lease runs out by itself.
