@@ -24,7 +24,13 @@ from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.describe import describe as describe_series
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting, sigmas
-from skiptune.search.artifacts import bound_store, required_store, share_files, shared_file
+from skiptune.search.artifacts import (
+    artifacts_location,
+    bound_store,
+    required_store,
+    share_files,
+    shared_file,
+)
 from skiptune.search.files import SourceFile, located, sources_of
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec, difference
@@ -286,6 +292,7 @@ def open_study(
         "board": _board(space, extractor),
         "budget": spec.search.to_budget(),
     }
+    artifacts_location(storage, artifacts)  # refused before a table is made
     database = open_database(storage, create=True)
     try:
         store = bound_store(database, artifacts, group_writable=group_writable)

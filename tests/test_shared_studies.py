@@ -274,6 +274,11 @@ def test_a_study_runs_on_postgresql(
         file.write_text(url)
         file.chmod(0o600)
         monkeypatch.setenv("SKIPTUNE_STORAGE_FILE", str(file))
+        nowhere = command("create", spec)
+        assert nowhere.code == 2
+        assert "a store that all workers share" in nowhere.err
+        with Database(url) as database:
+            assert database.revision() is None  # refused before a table was made
         monkeypatch.setenv("SKIPTUNE_ARTIFACTS", str(tmp_path / "arrays"))
         assert command("create", spec).code == 0
         outcome = command("worker", "tiny")

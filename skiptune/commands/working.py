@@ -70,12 +70,14 @@ def create(
     from skiptune.commands.output import print_json, say
     from skiptune.commands.studies import opened_study
     from skiptune.errors import StorageError
+    from skiptune.search.artifacts import artifacts_location
     from skiptune.search.spec import load_spec
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
 
     study_spec = load_spec(spec, overrides=overrides)
     name = study_spec.study
+    artifacts_location(options.url, artifacts)  # refused before a table is made
     with open_database(options.url, create=True) as database:
         exists = ledger.find_study(database, name) is not None
         if exists and not exist_ok:
