@@ -6,10 +6,10 @@ has. When Optuna's studies are gone, nothing counts as told any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import Update, and_, or_, select, update
 
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
@@ -59,18 +59,16 @@ def mark_told(database: Database, items: Iterable[Untold]) -> None:
     told = tuple(items)
     if not told:
         return
+    scores = [item.score.id for item in told if item.score is not None]
+    evaluations = [
+        item.evaluation.id for item in told if item.score is None or item.score.level == 0
+    ]
     with database.write("mark_told") as session:
-        for item in told:
-            if item.score is not None:
-                session.execute(
-                    update(ScoreRow).where(ScoreRow.id == item.score.id).values(projected=1)
-                )
-            if item.score is None or item.score.level == 0:
-                session.execute(
-                    update(EvaluationRow)
-                    .where(EvaluationRow.id == item.evaluation.id)
-                    .values(projected=1)
-                )
+        # A study that is told from the beginning has more of them than a statement has parameters.
+        for ids in _parts(scores):
+            session.execute(_told(update(ScoreRow).where(ScoreRow.id.in_(ids))))
+        for ids in _parts(evaluations):
+            session.execute(_told(update(EvaluationRow).where(EvaluationRow.id.in_(ids))))
 
 
 def forget_told(database: Database, study_id: str) -> None:
@@ -81,4 +79,13 @@ def forget_told(database: Database, study_id: str) -> None:
             update(ScoreRow).where(ScoreRow.evaluation_id.in_(mine)),
             update(EvaluationRow).where(EvaluationRow.study_id == study_id),
         ):
-            session.execute(query.values(projected=0).execution_options(synchronize_session=False))
+            session.execute(_told(query, 0))
+
+
+def _told(query: Update, value: int = 1) -> Update:
+    return query.values(projected=value).execution_options(synchronize_session=False)
+
+
+def _parts(ids: Sequence[str], size: int = 1000) -> Iterator[Sequence[str]]:
+    for first in range(0, len(ids), size):
+        yield ids[first : first + size]
