@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.command_line import Outcome
+from tests.postgres import postgres_server
 
 if TYPE_CHECKING:
     from torch import nn
 
     from skiptune.sampling.networks import EDMPrecond
+
+__all__ = ["postgres_server"]
 
 TINY_STUDY = Path(__file__).parent / "search" / "tiny_study.py"
 

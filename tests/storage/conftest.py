@@ -1,4 +1,8 @@
-"""A database with tables but no rows, a study in it, and ways to add evaluations and do chunks."""
+"""A database with tables but no rows, a study in it, and ways to add evaluations and do chunks.
+
+Every test that asks for a database runs on SQLite and on PostgreSQL; one that looks into the file,
+or that only a server can answer, is marked `on_sqlite` or `on_postgresql`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,34 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from bench.postgres import Server
 from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database, init_database, open_database
+from tests.postgres import fresh_database
+
+T = TypeVar("T")
+
+BACKENDS = ("sqlite", "postgresql")
+TEMPLATE = "skiptune_template"
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kind of database of a test."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +48,53 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def template_server(postgres_server: Server) -> Server:
+    """A server with a database `TEMPLATE`, with all tables and no rows, to be copied."""
+    postgres_server.create_database(TEMPLATE)
+    init_database(postgres_server.url(TEMPLATE)).close()
+    return postgres_server
+
+
+Fresh = Callable[[str], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def fresh(request: pytest.FixtureRequest) -> Fresh:
+    """Make a database of a kind, with all tables and no rows, for the length of a block."""
+
+    @contextmanager
+    def block(backend: str) -> Iterator[str]:
+        if backend == "postgresql":
+            with fresh_database(request.getfixturevalue("template_server"), TEMPLATE) as url:
+                yield url
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(request.getfixturevalue("empty_file"), f"{folder}/skiptune.db")
+            yield f"sqlite:///{folder}/skiptune.db"
+
+    return block
+
+
 @pytest.fixture
-def url(empty_file: Path, tmp_path: Path) -> str:
-    """The URL of a fresh database with all tables."""
-    shutil.copy(empty_file, tmp_path / "skiptune.db")
-    return f"sqlite:///{tmp_path / 'skiptune.db'}"
+def url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a fresh database with all tables; SQLite's is `tmp_path / "skiptune.db"`."""
+    if backend == "postgresql":
+        with fresh_database(request.getfixturevalue("template_server"), TEMPLATE) as fresh_url:
+            yield fresh_url
+        return
+    shutil.copy(request.getfixturevalue("empty_file"), tmp_path / "skiptune.db")
+    yield f"sqlite:///{tmp_path / 'skiptune.db'}"
+
+
+@pytest.fixture
+def empty_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database without tables; SQLite's file does not exist yet."""
+    if backend == "postgresql":
+        with fresh_database(request.getfixturevalue("postgres_server")) as fresh_url:
+            yield fresh_url
+        return
+    yield f"sqlite:///{tmp_path / 'skiptune.db'}"
 
 
 @pytest.fixture
@@ -96,6 +161,19 @@ def work(database: Database, study: ledger.Study) -> Work:
         return done
 
     return call
+
+
+def in_threads(url: str, calls: Sequence[Callable[[Database], T]]) -> list[T]:
+    """Make all calls at the same time, each with a database of its own, and return the answers."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[Database], T]) -> T:
+        with open_database(url) as database:
+            barrier.wait(timeout=60)
+            return call(database)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
 
 
 @pytest.fixture

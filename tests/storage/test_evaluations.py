@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from skiptune.canonical import digest
 from skiptune.errors import StorageError
 from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database
-from tests.storage.conftest import Add, Work
+from tests.storage.conftest import Add, Work, in_threads
 
 
 def test_an_evaluation_comes_with_its_rung_and_chunks(
@@ -153,6 +155,67 @@ def test_ready_rungs_need_every_chunk_and_come_by_number(
     assert [rung.evaluation_id for rung in ready] == [baseline.id, late.id]
     ledger.finish_evaluation(database, late.id, "diverged", "NaN")
     assert [r.evaluation_id for r in ledger.ready_rungs(database, study.id)] == [baseline.id]
+
+
+def test_open_rungs_of_a_block(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    scored, ended, running = add(0.7), add(0.8), add(0.9)
+    confirm = add(0.9, block="c/A", first_seed=2_100_000)
+    work()
+    score(database, scored, level=0, images=500)
+    ledger.finish_evaluation(database, ended.id, "diverged", "NaN")
+    ledger.promote(database, scored.id, 1000)
+    found = [(rung.evaluation_id, rung.level) for rung in ledger.open_rungs(database, study.id)]
+    assert found == [(scored.id, 1), (running.id, 0), (confirm.id, 0)]
+    [rung] = ledger.open_rungs(database, study.id, block="c/A")
+    assert rung.evaluation_id == confirm.id
+    assert ledger.open_rungs(database, study.id, block="c/B") == ()
+
+
+def test_an_evaluation_is_found_by_its_schedule(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+    made = add(0.8)
+    add(0.8, study_id=other.id)
+    confirm = add(0.8, block="c/A", first_seed=2_100_000)
+    for block, expected in (("search", made), ("c/A", confirm), ("c/B", None)):
+        found = ledger.find_evaluation(database, study.id, block=block, schedule=made.schedule)
+        assert found == expected
+    assert ledger.find_evaluation(database, study.id, block="search", schedule="0" * 64) is None
+
+
+def test_workers_that_enter_the_same_at_once_enter_it_once(
+    database: Database, url: str, study: ledger.Study
+) -> None:
+    """Also by way of two studies, whose descriptions and chunks are the same rows."""
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+
+    def enter(own: Database, study_id: str) -> ledger.Evaluation:
+        return ledger.add_evaluation(
+            own,
+            study_id,
+            kind="proposal",
+            label="",
+            block="search",
+            series={"a": 1},
+            measure={"b": 1},
+            schedule={"c": 1},
+            first_seed=0,
+            images=2500,
+            params={},
+        )
+
+    calls = [partial(enter, study_id=item.id) for item in (study, other) * 3]
+    entered = in_threads(url, calls)
+    assert {made.id for made in entered} == {entered[0].id, entered[1].id}
+    for item in (study, other):
+        [made] = ledger.evaluations(database, item.id)
+        assert len(ledger.rungs(database, item.id)) == 1
+        assert len(ledger.chunks_of(database, made.id)) == 10
+    with database.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM skiptune_chunks")) == 10
 
 
 def test_a_lost_file_is_sampled_again_and_its_score_stays(

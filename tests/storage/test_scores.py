@@ -72,6 +72,29 @@ def test_a_score_does_not_undo_an_end(database: Database, add: Add, work: Work) 
     assert ledger.evaluation(database, made.id) == ended
 
 
+def test_the_baselines_score_is_that_of_its_first_full_size(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    assert ledger.baseline_score(database, study.id) is None
+    confirm = add(1.0, block="c/A", first_seed=2_100_000)
+    ledger.put_score(database, confirm.id, level=0, **VALUES)
+    other = add(0.8)
+    ledger.put_score(database, other.id, level=0, **VALUES)
+    assert ledger.baseline_score(database, study.id) is None
+    baseline = add(1.0)
+    assert ledger.baseline_score(database, study.id) is None
+    score = ledger.put_score(database, baseline.id, level=0, **VALUES)
+    assert ledger.baseline_score(database, study.id) == (
+        ledger.evaluation(database, baseline.id),
+        score,
+    )
+    # A rung that is added later changes nothing.
+    ledger.promote(database, baseline.id, 1000)
+    ledger.put_score(database, baseline.id, level=1, **{**VALUES, "value": 9.0})
+    found = ledger.baseline_score(database, study.id)
+    assert found == (ledger.evaluation(database, baseline.id), score)
+
+
 @pytest.mark.parametrize("key", ["value", "standard_error", "raw", "difference_error"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_numbers_are_finite(database: Database, add: Add, key: str, number: float) -> None:

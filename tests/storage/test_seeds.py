@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 from skiptune.errors import StorageError
 from skiptune.storage import ledger
 from skiptune.storage.database import Database, open_database
+from tests.storage.conftest import BACKENDS, Fresh
 
 CALLS = st.lists(
     st.tuples(st.sampled_from("ab"), st.sampled_from("pqrst"), st.integers(1, 400)),
@@ -23,15 +21,15 @@ CALLS = st.lists(
 )
 
 
+@pytest.mark.parametrize("kind", BACKENDS)
 @settings(max_examples=25, deadline=None)
 @given(calls=CALLS)
 def test_concurrent_callers_never_share_seeds(
-    empty_file: Path, calls: list[tuple[str, str, int]]
+    fresh: Fresh, kind: str, calls: list[tuple[str, str, int]]
 ) -> None:
     most = {key: max(n for *k, n in calls if tuple(k) == key) for key in {c[:2] for c in calls}}
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(empty_file, f"{folder}/skiptune.db")
-        with open_database(f"sqlite:///{folder}/skiptune.db") as database:
+    with fresh(kind) as url:
+        with open_database(url) as database:
             ids = {
                 name: ledger.create_study(database, name=name, spec={}, meaning={}).id
                 for name in "ab"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from skiptune.canonical import canonical
 from skiptune.errors import StorageError
 from skiptune.storage import ledger
-from skiptune.storage.database import Database
+from skiptune.storage.database import Database, open_database
 from skiptune.storage.rows import parse, text_of
+from tests.storage.conftest import Fresh, in_threads
 
 
 def test_the_first_study_of_a_name_stays(database: Database, study: ledger.Study) -> None:
@@ -52,6 +55,51 @@ def test_state_and_spec_change_and_meaning_stays(database: Database, study: ledg
     assert changed == ledger.find_study(database, "cats")
     assert (changed.state, changed.spec["evaluations"]) == ("paused", 80)
     assert changed.meaning == study.meaning
+
+
+def test_files_board_and_budget_come_back_and_change(database: Database) -> None:
+    files: list[dict[str, Any]] = [
+        {"path": "a.safetensors", "sha256": "0" * 64, "bytes": 5},
+        {"path": "b"},
+    ]
+    board = {"metric": "FD", "distributions": {"x": "{}"}}
+    made = ledger.create_study(
+        database,
+        name="dogs",
+        spec={},
+        meaning={},
+        files=files,
+        board=board,
+        budget=ledger.Budget(evaluations=40, images=10**12, seconds=0.1 + 0.2),
+    )
+    assert (made.files, made.board) == (tuple(files), board)
+    assert made.budget == ledger.Budget(40, 10**12, 0.1 + 0.2)
+    assert ledger.require_study(database, "dogs") == made
+    changed = ledger.set_study_spec(
+        database, made.id, {}, files=files[:1], board={}, budget=ledger.Budget(seconds=1.0)
+    )
+    assert (changed.files, changed.board) == (tuple(files[:1]), {})
+    assert changed.budget == ledger.Budget(None, None, 1.0)
+    assert ledger.list_studies(database) == (changed,)
+
+
+def test_machines_that_create_it_at_once_get_the_same(database: Database, url: str) -> None:
+    def create(own: Database, number: int) -> ledger.Study:
+        return ledger.create_study(own, name="cats", spec={"by": number}, meaning={})
+
+    made = in_threads(url, [partial(create, number=number) for number in range(6)])
+    assert [item for item in made if item != made[0]] == []
+    assert ledger.list_studies(database) == (made[0],)
+
+
+def test_every_database_has_an_identity_of_its_own(database: Database, fresh: Fresh) -> None:
+    identities = {ledger.database_id(database)}
+    for backend in ("sqlite", "sqlite", "postgresql"):
+        with fresh(backend) as url, open_database(url) as other:
+            identities.add(ledger.database_id(other))
+    assert all(set(name) <= set("0123456789abcdef") and len(name) == 32 for name in identities)
+    # A copy is the same database to its artifact store: the templates are two.
+    assert len(identities) == 2
 
 
 def test_an_unknown_study_is_refused(database: Database) -> None:
