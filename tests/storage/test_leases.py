@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
+from sqlalchemy import text
 
 from skiptune.errors import LeaseLostError
 from skiptune.storage import leases, ledger
-from skiptune.storage.database import Database
-from tests.storage.conftest import Add, Work
+from skiptune.storage.database import REVISIONS, VERSION_TABLE, Database
+from skiptune.storage.records import LOST_LEASES
+from tests.storage.conftest import Add, Work, in_threads
 
 ARRAY = "1" * 64
 
+_numbers = itertools.count(1)
+
 
 def claim(
-    database: Database, study: ledger.Study, *, worker: str = "w", seconds: float = 60.0
+    database: Database, study: ledger.Study, *, worker: str = "", seconds: float = 60.0
 ) -> leases.Claim:
-    """Claim a chunk that is known to be there."""
-    found = leases.claim_chunk(database, study.id, worker=worker, seconds=seconds)
+    """Claim a chunk that is known to be there, by default for a worker of its own."""
+    name = worker or f"worker {next(_numbers)}"
+    found = leases.claim_chunk(database, study.id, worker=name, seconds=seconds)
     assert found is not None
     return found
 
@@ -133,7 +140,7 @@ def test_an_expired_lease_is_claimed_by_others_and_the_loser_is_told(
     with pytest.raises(LeaseLostError):
         commit(database, slow, array="2" * 64)
     chunk = chunk_of(database, quick)
-    assert (chunk.state, chunk.array, chunk.doubled_images) == ("done", ARRAY, 500)
+    assert (chunk.state, chunk.array, chunk.doubled_images) == ("done", ARRAY, 250)
 
 
 def test_a_slow_worker_whose_chunk_nobody_took_may_commit(
@@ -248,6 +255,109 @@ def test_the_clock_is_the_databases(
     assert leases.claim_chunk(database, study.id, worker="w", seconds=60.0) is None
 
 
+# A worker has one chunk at a time.
+
+
+def test_a_worker_that_did_not_hear_is_given_its_chunk_again(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    """However often its answers are lost, that is no lost lease, and no other chunk waits."""
+    add(0.8)
+    first = claim(database, study, worker="deaf")
+    for fence in range(2, 2 * LOST_LEASES):
+        again = claim(database, study, worker="deaf")
+        assert (again.chunk_id, again.fence) == (first.chunk_id, fence)
+    assert chunk_of(database, again).attempts == 1
+    other = claim(database, study, worker="other")
+    assert other.chunk_id != first.chunk_id
+    commit(database, again)
+    assert chunk_of(database, again).doubled_images == 0
+    assert leases.claim_chunk(database, study.id, worker="deaf", seconds=60.0) is None
+
+
+def test_its_own_chunk_comes_before_all_others(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    add(0.9, images=250)
+    held = claim(database, study, worker="w", seconds=0.0)
+    add(1.0, images=250)
+    again = claim(database, study, worker="w")
+    assert (again.chunk_id, again.fence) == (held.chunk_id, 2)
+    assert chunk_of(database, again).attempts == 1
+    assert claim(database, study, worker="other").kind == "baseline"
+
+
+def test_a_worker_that_comes_last_to_a_dangerous_chunk_may_keep_it(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    """The third attempt is one, although the third claim of it was not heard."""
+    add(0.8, images=250)
+    for n in range(LOST_LEASES - 1):
+        claim(database, study, worker=f"w{n}", seconds=0.0)
+    claim(database, study, worker="last", seconds=0.0)
+    held = claim(database, study, worker="last")
+    assert chunk_of(database, held).attempts == LOST_LEASES
+    commit(database, held)
+
+
+def test_a_worker_of_two_studies_has_a_chunk_of_each(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+    add(0.8, images=250)
+    add(0.9, images=250, study_id=other.id)
+    assert claim(database, study, worker="w").evaluation_id != (
+        claim(database, other, worker="w").evaluation_id
+    )
+
+
+def test_every_worker_that_lost_counts_once(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    add(0.8, images=250)
+    lost = [claim(database, study, seconds=0.0) for _ in range(2)]
+    last = claim(database, study)
+    commit(database, last)
+    for held in lost:
+        for _ in range(3):
+            with pytest.raises(LeaseLostError):
+                commit(database, held)
+    assert chunk_of(database, last).doubled_images == 500
+
+
+# Who may write here at all.
+
+
+def test_a_newer_schema_hands_out_nothing(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    """A worker that is at work while the database is upgraded ends its chunk, and no more."""
+    add(0.8)
+    held = claim(database, study)
+    with database.write() as session:
+        session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    assert work() == []
+    assert leases.claim_chunk(database, study.id, worker=held.worker, seconds=60.0) is None
+    commit(database, held)
+    with database.write() as session:
+        session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-1]}'"))
+    assert len(work()) == 1
+
+
+def test_chunks_of_another_format_are_left_to_who_knows_it(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    made = add(0.8, images=750)
+    assert ledger.foreign_formats(database, study.id) == ()
+    with database.write() as session:
+        session.execute(text("UPDATE skiptune_chunks SET format = 2 WHERE first_seed = 1000250"))
+        session.execute(text("UPDATE skiptune_chunks SET format = 3 WHERE first_seed = 1000500"))
+    assert [item.first_seed for item in work()] == [1_000_000]
+    assert ledger.foreign_formats(database, study.id) == (2, 3)
+    assert [chunk.format for chunk in ledger.chunks_of(database, made.id)] == [1, 2, 3]
+    assert ledger.ready_rungs(database, study.id) == ()
+
+
 PROGRAM = """
 import sys
 from skiptune.storage import leases
@@ -279,3 +389,58 @@ def test_processes_never_get_the_same_chunk(
     chunks = [chunk for item in made for chunk in ledger.chunks_of(database, item.id)]
     assert {f"{chunk.id} {chunk.first_seed}" for chunk in chunks} == set(taken)
     assert {(chunk.state, chunk.fence) for chunk in chunks} == {("done", 1)}
+
+
+def test_threads_never_get_the_same_chunk(
+    database: Database, url: str, study: ledger.Study, add: Add
+) -> None:
+    """All claims at once, by leases that are over at once: fences tell every claim apart."""
+    made = [add(scale, images=2500) for scale in (1.0, 0.8)]
+
+    def grab(own: Database, number: int) -> list[leases.Claim]:
+        found = []
+        for n in range(4):
+            # Every second one is lost the moment that it is had.
+            held = leases.claim_chunk(
+                own, study.id, worker=f"{number}-{n}", seconds=60.0 * (n % 2)
+            )
+            if held is not None:
+                found.append(held)
+        return found
+
+    taken = in_threads(url, [partial(grab, number=number) for number in range(8)])
+    claims = [held for each in taken for held in each]
+    assert len({(held.chunk_id, held.fence) for held in claims}) == len(claims)
+    lasting = [held.chunk_id for held in claims if held.worker.endswith(("-1", "-3"))]
+    assert len(lasting) == len(set(lasting)) > 8
+    chunks = {chunk.id: chunk for item in made for chunk in ledger.chunks_of(database, item.id)}
+    for chunk in chunks.values():
+        fences = sorted(held.fence for held in claims if held.chunk_id == chunk.id)
+        assert fences == list(range(1, chunk.fence + 1))
+
+
+def test_one_of_two_who_commit_wins(
+    database: Database, url: str, study: ledger.Study, add: Add
+) -> None:
+    for number in range(6):
+        add(1.0 - number / 100, images=250)
+        slow = claim(database, study, seconds=0.0)
+        quick = claim(database, study)
+
+        def deliver(own: Database, held: leases.Claim, array: str) -> bool:
+            try:
+                commit(own, held, array)
+            except LeaseLostError:
+                return False
+            return True
+
+        won = in_threads(
+            url,
+            [
+                partial(deliver, held=slow, array="a" * 64),
+                partial(deliver, held=quick, array="b" * 64),
+            ],
+        )
+        chunk = chunk_of(database, quick)
+        assert won == [False, True]
+        assert (chunk.state, chunk.array, chunk.doubled_images) == ("done", "b" * 64, 250)
