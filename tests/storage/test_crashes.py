@@ -49,10 +49,14 @@ def test_the_drill_meets_everything(results: Results) -> None:
         ("lost", "complete"),
     ]
     chunks = [json.loads(row) for row in left["skiptune_chunks"]]
-    assert sorted(chunk["state"] for chunk in chunks) == ["done"] * 5 + ["poisoned"]
+    assert sorted(chunk["state"] for chunk in chunks) == ["done"] * 4 + ["dropped", "poisoned"]
     assert sum(chunk["doubled_images"] for chunk in chunks) == 250
-    arrays = {f"{chunk['array']}.safetensors" for chunk in chunks if chunk["array"]}
-    assert len(left["files"]) == 6
+    arrays = {f"{chunk['array']}.safetensors" for chunk in chunks if chunk["state"] == "done"}
+    assert len(left["files"]) == 5
+    # Of the other study nothing is left but descriptions of what it asked for.
+    assert [json.loads(row)["name"] for row in left["skiptune_studies"]] == ["drill"]
+    assert len(left["skiptune_schedules"]) == len(states) + 2
+    assert {json.loads(row)["projected"] for row in left["skiptune_scores"]} == {1}
     assert arrays == {name for name in left["files"] if name.endswith(".safetensors")}
     assert all(left[table] for table in left if table.startswith("skiptune_"))
 
