@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -50,8 +50,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def states(study: OpenStudy) -> dict[str, int]:
-    return dict(ledger.progress(study.database, study.id).chunks)
+def states(study: OpenStudy) -> Mapping[Any, int]:
+    return ledger.progress(study.database, study.id).chunks
 
 
 def failing(*errors: BaseException | None) -> Sample:
