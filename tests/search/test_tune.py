@@ -22,15 +22,15 @@ import optuna
 import pytest
 import torch
 
-from skiptune.errors import StorageError, StudyChangedError
+from skiptune.errors import StudyChangedError
 from skiptune.sampling.schedule import Schedule
 from skiptune.search import chunks
 from skiptune.search.events import ChunkDone, Event, Notice, Scored, Stage
+from skiptune.search.plan import search_images
 from skiptune.search.projection import DIVERGED, Board
+from skiptune.search.promotion import WORSE
 from skiptune.search.result import NO_GAIN
 from skiptune.search.study import open_study
-from skiptune.search.plan import search_images
-from skiptune.search.promotion import WORSE
 from skiptune.search.tune import run, tune
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
