@@ -363,6 +363,8 @@ import sys
 from skiptune.storage import leases
 from skiptune.storage.database import open_database
 database, worker = open_database(sys.argv[1]), sys.argv[3]
+print("ready", flush=True)
+sys.stdin.readline()
 while claim := leases.claim_chunk(database, sys.argv[2], worker=worker, seconds=600.0):
     print(claim.chunk_id, claim.first_seed, flush=True)
     leases.commit_chunk(database, claim, array="0" * 64, seconds=0.0, nfe=1.0)
@@ -372,19 +374,25 @@ while claim := leases.claim_chunk(database, sys.argv[2], worker=worker, seconds=
 def test_processes_never_get_the_same_chunk(
     database: Database, url: str, study: ledger.Study, add: Add
 ) -> None:
-    made = [add(scale, images=20_000) for scale in (1.0, 0.8, 0.9)]
+    made = [add(scale, images=10_000) for scale in (1.0, 0.8, 0.9)]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, url, study.id, f"worker {n}"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         for n in range(3)
     ]
+    for process in running:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        print(file=process.stdin, flush=True)
     printed = [process.communicate(timeout=300)[0].splitlines() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     taken = [line for lines in printed for line in lines]
-    assert len(taken) == len(set(taken)) == 240
+    assert len(taken) == len(set(taken)) == 120
     assert sum(map(bool, printed)) >= 2, "only one process came to work: nothing was tested"
     chunks = [chunk for item in made for chunk in ledger.chunks_of(database, item.id)]
     assert {f"{chunk.id} {chunk.first_seed}" for chunk in chunks} == set(taken)

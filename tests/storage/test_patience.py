@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import MetaData, select
+from sqlalchemy import select
 
 from bench.cutting_proxy import CuttingProxy, Side
 from bench.postgres import Server
@@ -17,6 +17,7 @@ from skiptune.errors import StorageError, UnavailableError
 from skiptune.storage import end_turn, failpoints, leases, ledger, take_turn
 from skiptune.storage.database import Database
 from skiptune.storage.patience import FIRST_WAIT, LONGEST_WAIT, PATIENCE, Patience
+from skiptune.storage.tables import Table
 from tests.postgres import fresh_database
 from tests.storage.conftest import TEMPLATE
 
@@ -265,15 +266,13 @@ STEPS = (
 
 def contents(database: Database) -> dict[str, list[str]]:
     """Return all rows of our tables, without identifiers, times and fences."""
-    tables = MetaData()
-    with database.engine.connect() as connection:
-        tables.reflect(connection, only=lambda name, _: name.startswith("skiptune_"))
+    with database.read() as session:
         return {
-            name: sorted(
+            table.name: sorted(
                 str({key: shown(key, value) for key, value in row._mapping.items()})
-                for row in connection.execute(select(table))
+                for row in session.execute(select(table))
             )
-            for name, table in tables.tables.items()
+            for table in Table.metadata.sorted_tables
         }
 
 
