@@ -69,24 +69,29 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
     expired = and_(ChunkRow.state == "leased", ChunkRow.lease_until <= clock())
     own = and_(ChunkRow.state == "leased", ChunkRow.worker == worker)
     version = table(VERSION_TABLE, column("version_num"))
+    # Three tables are joined. What else is asked is a subquery: a server that plans eight joined
+    # tables anew at each claim spends ten times as long on the plan as on the rows.
     query = (
         select(
             ChunkRow,
             EvaluationRow,
-            SeriesRow.description,
-            MeasureRow.description,
-            ScheduleRow.description,
+            *(
+                select(of.description).where(of.digest == digest).scalar_subquery()
+                for of, digest in (
+                    (SeriesRow, EvaluationRow.series),
+                    (MeasureRow, EvaluationRow.measure),
+                    (ScheduleRow, EvaluationRow.schedule),
+                )
+            ),
         )
         .join(EvaluationRow, same_images())
         .join(RungRow, RungRow.evaluation_id == EvaluationRow.id)
-        .join(StudyRow, StudyRow.id == EvaluationRow.study_id)
-        .join(SeriesRow, SeriesRow.digest == EvaluationRow.series)
-        .join(MeasureRow, MeasureRow.digest == EvaluationRow.measure)
-        .join(ScheduleRow, ScheduleRow.digest == EvaluationRow.schedule)
         .where(
             EvaluationRow.study_id == study_id,
             EvaluationRow.state == "running",
-            StudyRow.state.not_in(("paused", "stopped")),
+            select(StudyRow.id)
+            .where(StudyRow.id == study_id, StudyRow.state.not_in(("paused", "stopped")))
+            .exists(),
             RungRow.state == "open",
             ChunkRow.first_seed < EvaluationRow.first_seed + RungRow.images,
             or_(ChunkRow.state == "open", expired, own),

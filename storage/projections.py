@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Update, and_, or_, select, update
+from sqlalchemy import Update, select, update
 
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
@@ -30,28 +30,33 @@ class Untold:
 
 def untold(database: Database, study_id: str) -> tuple[Untold, ...]:
     """Return what Optuna has not been told of a study's search, by evaluation and level."""
-    ended = and_(
-        EvaluationRow.state.in_(("diverged", "failed")),
-        EvaluationRow.projected == 0,
-        ScoreRow.id.is_(None),
-    )
-    query = (
-        select(EvaluationRow, ScheduleRow.description, ScoreRow)
+    told = (
+        select(EvaluationRow, ScheduleRow.description)
         .join(ScheduleRow, ScheduleRow.digest == EvaluationRow.schedule)
-        .outerjoin(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
         .where(
             EvaluationRow.study_id == study_id,
             EvaluationRow.block == SEARCH_BLOCK,
             EvaluationRow.kind.in_(("baseline", "proposal")),
-            or_(ScoreRow.projected == 0, ended),
         )
-        .order_by(EvaluationRow.number, ScoreRow.level)
+    )
+    # Two queries, each with an index of its own: as one, with an outer join, it reads all scores.
+    scored = (
+        told.add_columns(ScoreRow)
+        .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
+        .where(ScoreRow.projected == 0)
+    )
+    ended = told.where(
+        EvaluationRow.state.in_(("diverged", "failed")),
+        EvaluationRow.projected == 0,
+        ~select(ScoreRow.id).where(ScoreRow.evaluation_id == EvaluationRow.id).exists(),
     )
     with database.read() as session:
-        return tuple(
-            Untold(evaluation_of(row, text), None if score is None else score_of(score))
-            for row, text, score in session.execute(query)
-        )
+        found = [
+            Untold(evaluation_of(row, text), score_of(score))
+            for row, text, score in session.execute(scored)
+        ]
+        found += [Untold(evaluation_of(row, text), None) for row, text in session.execute(ended)]
+    return tuple(sorted(found, key=_place))
 
 
 def mark_told(database: Database, items: Iterable[Untold]) -> None:
@@ -80,6 +85,10 @@ def forget_told(database: Database, study_id: str) -> None:
             update(EvaluationRow).where(EvaluationRow.study_id == study_id),
         ):
             session.execute(_told(query, 0))
+
+
+def _place(item: Untold) -> tuple[int, int]:
+    return item.evaluation.number, -1 if item.score is None else item.score.level
 
 
 def _told(query: Update, value: int = 1) -> Update:
