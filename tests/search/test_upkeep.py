@@ -1,0 +1,185 @@
+"""Deleting, projecting anew, and what garbage collection may remove."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import optuna
+import pytest
+
+from skiptune.errors import StorageError
+from skiptune.search import upkeep
+from skiptune.search.confirm import result_of
+from skiptune.search.delivery import PENDING
+from skiptune.search.liveness import worker_name
+from skiptune.search.projection import board_names
+from skiptune.search.study import OpenStudy
+from skiptune.search.upkeep import ORPHAN_SECONDS, Collected, collect, delete, project
+from skiptune.search.worker import Limits
+from skiptune.storage import ledger
+from skiptune.storage.arrays import ArrayStore
+from skiptune.storage.markers import mark
+from skiptune.storage.optuna_rows import optuna_storage
+from skiptune.storage.turns import end_turn, take_turn
+from tests.search.conftest import UNTIL_DONE, Tiny, crew_member
+
+
+def names(study: OpenStudy) -> set[str]:
+    return {s.study_name for s in optuna_storage(study.database).get_all_studies()}
+
+
+def finished(tiny: Tiny, **changes: Any) -> OpenStudy:
+    study = tiny.open(**changes)
+    assert crew_member(study, "a", limits=UNTIL_DONE).run() == "complete"
+    return study
+
+
+def trials(study: OpenStudy, name: str) -> list[Any]:
+    found = optuna.load_study(study_name=name, storage=optuna_storage(study.database))
+    return sorted(((t.state, t.values, t.user_attrs) for t in found.trials), key=repr)
+
+
+def aged(store: ArrayStore, digest: str, suffix: str, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(store.path(digest, suffix=suffix), (then, then))
+
+
+def test_projected_anew_everything_is_there_again(tiny: Tiny, quick: None) -> None:
+    study = finished(tiny)
+    assert result_of(study, 1).verdict == "win"
+    before = {name: trials(study, name) for name in board_names(study.row)}
+    assert len(before["tiny/confirmed"]) == 2
+    for rebuild in (False, True, False):
+        project(study.database, "tiny", rebuild=rebuild)
+        assert {name: trials(study, name) for name in board_names(study.row)} == before
+    for name in board_names(study.row):
+        optuna.delete_study(study_name=name, storage=optuna_storage(study.database))
+    project(study.database, "tiny", rebuild=True)
+    assert {name: trials(study, name) for name in board_names(study.row)} == before
+
+
+def test_whoever_has_the_turn_is_waited_for(
+    tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, other = finished(tiny), tiny.open()
+
+    def taken(worker: str) -> Any:
+        turn = take_turn(other.database, other.id, task="propose", worker=worker, seconds=1e6)
+        assert turn is not None
+        return turn
+
+    held = taken("elsewhere:0:1:1")
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            end_turn(other.database, held)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    project(study.database, "tiny")
+    assert len(waits) == 3
+    taken("elsewhere:0:1:1")
+    with pytest.raises(StorageError, match="a worker that has been doing so for a minute"):
+        project(study.database, "tiny")
+    assert 55.0 < sum(waits[3:]) < 65.0
+
+
+def test_the_turn_of_a_dead_worker_of_this_host_is_taken(tiny: Tiny, quick: None) -> None:
+    study = finished(tiny)
+    dead = f"{worker_name().rpartition(':')[0]}:1"
+    take_turn(study.database, study.id, task="propose", worker=dead, seconds=1e6)
+    project(study.database, "tiny")
+
+
+def test_a_deleted_study_leaves_nothing_behind(tiny: Tiny, quick: None) -> None:
+    study = finished(tiny)
+    other = tiny.open(study="other", setting__steps=4)
+    crew_member(other, "b", limits=Limits(images=500)).run()
+    theirs = {file.digest for file in study.arrays.files()}
+    mine = ledger.spending(study.database, study.id).images // 250
+    # The two chunks of both baselines are the same bytes: made-up images ignore the setting.
+    assert delete(study.database, "tiny", store=study.arrays) == mine - 2
+    assert ledger.find_study(study.database, "tiny") is None
+    assert not set(board_names(study.row)) & names(study)
+    left = {file.digest for file in study.arrays.files()}
+    assert left < theirs
+    # What the other study needs, and files that hosts without them fetch, are there.
+    for evaluation in ledger.evaluations(other.database, other.id):
+        for chunk in ledger.chunks_of(other.database, evaluation.id):
+            assert chunk.array is None or chunk.array in left
+    assert crew_member(other, "b", limits=UNTIL_DONE).run() == "complete"
+    with pytest.raises(StorageError):
+        delete(study.database, "tiny", store=study.arrays)
+
+
+def test_arrays_that_another_study_uses_stay(tiny: Tiny, quick: None) -> None:
+    study, other = finished(tiny), finished(tiny, study="other")
+    spent = ledger.spending(other.database, other.id)
+    assert (spent.images, spent.reused_images > 0) == (0, True)
+    assert delete(study.database, "tiny", store=study.arrays) == 0
+    assert result_of(other, 1).verdict == "win"
+    project(other.database, "other", rebuild=True)
+
+
+@pytest.mark.parametrize("kept", ["no store", "a shared store"])
+def test_files_stay_where_their_owners_are_not_known(tiny: Tiny, quick: None, kept: str) -> None:
+    study = finished(tiny)
+    before = {file.digest for file in study.arrays.files()}
+    mark(study.arrays, "0" * 32)
+    store = None if kept == "no store" else study.arrays
+    assert delete(study.database, "tiny", store=store) == 0
+    assert {file.digest for file in study.arrays.files()} == before
+    with pytest.raises(StorageError, match="2 databases share"):
+        collect(study.database, study.arrays)
+
+
+def test_only_old_files_that_nobody_names_are_collected(tiny: Tiny, quick: None) -> None:
+    study = tiny.open()
+    crew_member(study, "a", limits=Limits(images=1000)).run()
+    store = study.arrays
+    named = {file.digest for file in store.files()}
+    for file in list(store.files()):
+        aged(store, file.digest, file.suffix, 3 * ORPHAN_SECONDS)
+    old, young, pending = (store.write_bytes(word, ".bin") for word in (b"old", b"young!", b"p"))
+    store.put_note(PENDING, "note", {"study": study.id, "claim": {}, "values": {"array": pending}})
+    aged(store, old, ".bin", ORPHAN_SECONDS + 60)
+    aged(store, young, ".bin", ORPHAN_SECONDS - 60)
+    aged(store, pending, ".bin", 3 * ORPHAN_SECONDS)
+    # What a writer that was killed left a while ago, and what one writes now.
+    shelf = store.path(old, suffix=".bin").parent
+    killed, writing = (shelf / f".{old}.bin.{pid}.0123abcd.tmp" for pid in (11, 12))
+    for path in (killed, writing):
+        path.write_bytes(b"half")
+    then = time.time() - ORPHAN_SECONDS - 60
+    os.utime(killed, (then, then))
+    expected = Collected(files=2, bytes=3 + 4, chunks=0, images=0)
+    assert collect(study.database, store, dry_run=True) == expected
+    assert store.exists(old, suffix=".bin") and killed.exists()
+    assert collect(study.database, store) == expected
+    assert {file.digest for file in store.files()} == named | {young, pending}
+    assert not killed.exists() and writing.exists()
+    assert collect(study.database, store) == Collected(0, 0, 0, 0)
+
+
+def test_dropped_arrays_go_and_scores_stay(
+    tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished(tiny, search__evaluations=16, search__promote=0.34)
+    scores = ledger.scores(study.database, study.id)
+    result = result_of(study, 1)
+    before = {file.digest: file.bytes for file in study.arrays.files()}
+    counted = collect(study.database, study.arrays, drop=True, dry_run=True)
+    assert counted.chunks > 0
+    assert {file.digest for file in study.arrays.files()} == before.keys()
+    done = collect(study.database, study.arrays, drop=True)
+    assert (done.files, done.chunks, done.images) == (0, counted.chunks, counted.images)
+    left = {file.digest for file in study.arrays.files()}
+    assert len(before) - len(left) == done.chunks
+    assert done.bytes == sum(size for digest, size in before.items() if digest not in left)
+    assert ledger.scores(study.database, study.id) == scores
+    assert result_of(study, 1) == result
+    project(study.database, "tiny", rebuild=True)
+    assert upkeep.collect(study.database, study.arrays, drop=True).chunks == 0
