@@ -23,11 +23,12 @@ __all__ = ["IMAGES", "TOLERANCE", "deviation", "sing"]
 
 IMAGES: Final = 16
 
-TOLERANCE: Final = 0.02
+TOLERANCE: Final = 0.005
 """Largest root mean square difference of features, in units of their spread over images.
 
-Across thread counts and orders of summation a network differs by far less; coarser arithmetic and
-weights that are slightly off by more. `tests/search/test_canary.py` shows examples of both.
+The same network differs by 0 across thread counts and by 0.0009 where its weights are off by 1e-5;
+float16 arithmetic by 0.008, bfloat16 by 0.025, weights off by 1 % by 0.05 (the tiny network on a
+CPU, `tests/search/test_canary.py`). Between devices nothing was measured yet.
 """
 
 

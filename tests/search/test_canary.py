@@ -108,12 +108,11 @@ def test_the_same_network_passes_and_a_wrong_one_does_not(
             ("weights off by 1e-2", perturbed(study, 1e-2)),
             ("weights off by 3e-2", perturbed(study, 3e-2)),
             ("bfloat16", in_other_arithmetic(torch.bfloat16)),
+            ("float16", in_other_arithmetic(torch.float16)),
         ):
             with disturbed, pytest.raises(NetworkError) as caught:
                 sing(study)
             print(f"{name}: {caught.value.problems[0].found}")
-        with in_other_arithmetic(torch.float16):
-            measure("float16")
         assert measure("the same again") == found["the same"]
 
 
@@ -144,7 +143,7 @@ def relabelled(study: OpenStudy, *rest: Any, **named: Any) -> Sampled:
 def as_wide(study: OpenStudy, *rest: Any, **named: Any) -> Sampled:
     """Off by less than the tolerance."""
     made = made_up.sampled(study, *rest, **named)
-    return replace(made, arrays={**made.arrays, "features": made.arrays["features"] + 0.015})
+    return replace(made, arrays={**made.arrays, "features": made.arrays["features"] + 0.004})
 
 
 @pytest.mark.parametrize(
