@@ -13,7 +13,7 @@ from collections.abc import Container
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["BEST", "LONGEST", "BoundedStudy", "bounded"]
+__all__ = ["BEST", "LONGEST", "BoundedStudy", "bounded", "lasting"]
 
 LONGEST = 1000
 """Finished trials that a sampler is shown at most; running ones are always shown."""
@@ -27,14 +27,29 @@ def bounded(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     finished = [trial for trial in trials if trial.state.is_finished()]
     if len(finished) <= LONGEST:
         return trials
-    complete = [t for t in finished if t.state == TrialState.COMPLETE and t.values is not None]
-    best = heapq.nsmallest(BEST, complete, key=lambda trial: (trial.values[0], trial.number))
-    kept = {trial.number for trial in best}
+    kept = _best(finished)
     for trial in reversed(finished):
         if len(kept) >= LONGEST:
             break
         kept.add(trial.number)
     return [trial for trial in trials if not trial.state.is_finished() or trial.number in kept]
+
+
+def lasting(finished: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those of many finished trials that `bounded` may ever show, whatever comes later.
+
+    Arguments:
+        finished: By number.
+    """
+    kept = _best(finished)
+    kept |= {trial.number for trial in finished[-LONGEST:]}
+    return [trial for trial in finished if trial.number in kept]
+
+
+def _best(finished: list[FrozenTrial]) -> set[int]:
+    complete = [t for t in finished if t.state == TrialState.COMPLETE and t.values is not None]
+    best = heapq.nsmallest(BEST, complete, key=lambda trial: (trial.values[0], trial.number))
+    return {trial.number for trial in best}
 
 
 class BoundedStudy(optuna.Study):

@@ -14,26 +14,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.samplers import BaseSampler
 from optuna.storages._rdb.models import NOT_FOUND_MSG
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from skiptune.errors import StorageError, UnavailableError
 from skiptune.search.bounded import BoundedStudy
+from skiptune.search.history import DIVERGED, History, inside
 from skiptune.search.scoring import told_value
 from skiptune.storage import ledger
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
 from skiptune.storage.optuna_rows import optuna_explained, optuna_storage
+from skiptune.storage.optuna_trials import Mark, marks
 from skiptune.storage.records import Evaluation, Score, Study
 
-__all__ = ["DIVERGED", "SCHEDULE", "Board", "board_names", "delete_optuna_studies"]
+__all__ = ["DIVERGED", "SCHEDULE", "Asked", "Board", "board_names", "delete_optuna_studies"]
 
 SCHEDULE = "skiptune:schedule"  # user attribute: digest of the schedule
-DIVERGED = "diverged"  # constraint: above zero where images were not finite
+_KIND = {"kind": "proposal"}  # what a running trial says beside its schedule
 ENDS = {"diverged": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -55,6 +59,34 @@ def delete_optuna_studies(database: Database, names: Iterable[str]) -> None:
         for name in names:
             if name in there:
                 optuna.delete_study(study_name=name, storage=storage)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What Optuna has proposed.
+
+    Arguments:
+        params: Values by parameter name.
+        trial: The running trial that it stands in already, None where there is none yet.
+    """
+
+    params: dict[str, Any]
+    trial: Trial | None = None
+
+
+@dataclass
+class _Seen:
+    """What is known of one of Optuna's studies.
+
+    Arguments:
+        finished: Schedules whose trial is finished and was not told FAIL.
+        last: The largest identity of a trial.
+        unended: Identities of those that waited or ran.
+    """
+
+    finished: set[str] = field(default_factory=set)
+    last: int = -1
+    unended: set[int] = field(default_factory=set)
 
 
 class Board:
@@ -83,12 +115,15 @@ class Board:
         self._distributions = {
             key: json_to_distribution(text) for key, text in study.board["distributions"].items()
         }
+        self._history = History(
+            database,
+            study.id,
+            distributions=self._distributions,
+            baseline=study.board["baseline"],
+        )
         self._opened: dict[str, optuna.Study] = {}
-        # By Optuna study: schedules whose trial is finished, and how many trials were looked at.
-        self._finished: dict[str, set[str]] = {}
-        self._seen: dict[str, int] = {}
-        self._running: dict[str, int] = {}  # of the lowest: running trials by schedule
-        self._unended: set[int] = set()  # of the lowest: what waited or ran at the last look
+        self._seen: dict[str, _Seen] = {}  # by Optuna study
+        self._running: dict[str, int] = {}  # of the lowest: identities of trials by schedule
 
     @property
     def lowest(self) -> optuna.Study:
@@ -138,16 +173,47 @@ class Board:
             for name in _rung_names(self._study):
                 self._look(name)
 
-    def enter(self, trial: Trial, schedule: str) -> None:
-        """Mark a running trial as the one of a schedule, before its evaluation is entered.
+    def ask(self, sampler: BaseSampler, *, stateless: bool) -> Asked:
+        """Ask for a proposal; a point that somebody has enqueued comes before the sampler's own.
 
         Arguments:
-            trial: What Optuna was asked for.
-            schedule: Digest of its schedule.
+            sampler: Who is asked.
+            stateless: It needs nothing of Optuna's study but finished and running trials. Then
+                it is asked in memory, and no trial is made before `enter`.
         """
         with self.explained():
-            trial.set_user_attr(SCHEDULE, schedule)
-        self._running[schedule] = trial.number
+            lowest = self.lowest
+            if stateless and not self._is_waiting():
+                self._history.refresh()
+                return Asked(self._history.ask(sampler))
+            lowest.sampler = sampler
+            trial = lowest.ask(fixed_distributions=self._distributions)
+            return Asked(trial.params, trial)
+
+    def enter(self, asked: Asked, schedule: str) -> None:
+        """Let a running trial be the one of a schedule, before its evaluation is entered.
+
+        Arguments:
+            asked: From `ask`.
+            schedule: Digest of its schedule.
+        """
+        attributes = {SCHEDULE: schedule, **_KIND}
+        with self.explained():
+            if asked.trial is not None:
+                for key, value in attributes.items():
+                    asked.trial.set_user_attr(key, value)
+                self._running[schedule] = asked.trial._trial_id
+                return
+            trial = self._running_trial(asked.params, schedule)
+            self._running[schedule] = self._storage.create_new_trial(
+                self.lowest._study_id, template_trial=trial
+            )
+
+    def drop(self, asked: Asked) -> None:
+        """Tell FAIL to what is not entered."""
+        if asked.trial is not None:
+            with self.explained():
+                self.lowest.tell(asked.trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def fail_orphans(self) -> int:
         """Tell FAIL to every running trial that no evaluation row needs; return how many.
@@ -156,7 +222,9 @@ class Board:
         asked after it had lost its turn; its schedule may even be that of an evaluation, because
         the same question, asked by the next worker, has the same answer.
         """
-        orphans = [trial.number for trial in self._running_trials() if not self._is_needed(trial)]
+        running = self._running_marks()
+        self._history.refresh()
+        orphans = [mark.number for mark in running if not self._is_needed(mark)]
         self._fail(orphans)
         return len(orphans)
 
@@ -165,7 +233,7 @@ class Board:
 
         An evaluation that is finished later after all is told as a new trial.
         """
-        self._fail([trial.number for trial in self._running_trials()])
+        self._fail([mark.number for mark in self._running_marks()])
         self._running.clear()
 
     def project(self) -> None:
@@ -216,25 +284,18 @@ class Board:
         self.project()
         with self.explained():
             for evaluation in self._unfinished():
-                trial = optuna.trial.create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(evaluation.params),
-                    distributions=self.distributions,
-                    user_attrs={SCHEDULE: evaluation.schedule},
-                )
+                trial = self._running_trial(evaluation.params, evaluation.schedule)
                 self.lowest.add_trial(trial)
             self._look(self._study.name)
 
     def _forget(self) -> None:
         self._opened.clear()
-        self._finished.clear()
         self._seen.clear()
         self._running.clear()
-        self._unended.clear()
 
     def _unfinished(self) -> list[Evaluation]:
         """The proposals that have been entered and that Optuna holds no finished trial of."""
-        finished = self._finished[self._study.name]
+        finished = self._seen[self._study.name].finished
         return [
             evaluation
             for evaluation in ledger.evaluations(
@@ -243,19 +304,29 @@ class Board:
             if evaluation.schedule not in finished
         ]
 
-    def _running_trials(self) -> list[FrozenTrial]:
-        with self.explained():
-            return self.lowest.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-    def _is_needed(self, trial: FrozenTrial) -> bool:
-        """Whether a running trial is the one in which an evaluation will be told."""
-        schedule = trial.user_attrs.get(SCHEDULE)
-        if schedule is None or self._running.get(schedule) != trial.number:
-            return False
-        found = ledger.find_evaluation(
-            self._database, self._study.id, block=SEARCH_BLOCK, schedule=schedule
+    def _running_trial(self, params: Mapping[str, Any], schedule: str) -> FrozenTrial:
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs={SCHEDULE: schedule, **_KIND},
         )
-        return found is not None and schedule not in self._finished[self._study.name]
+
+    def _running_marks(self) -> list[Mark]:
+        with self.explained():
+            fresh = self._look(self._study.name)
+        return [mark for mark in fresh if mark.state == TrialState.RUNNING]
+
+    def _is_waiting(self) -> bool:
+        fresh = self._look(self._study.name)
+        return any(mark.state == TrialState.WAITING for mark in fresh)
+
+    def _is_needed(self, mark: Mark) -> bool:
+        """Whether a running trial is the one in which an evaluation will be told."""
+        schedule = mark.value
+        if schedule is None or self._running.get(schedule) != mark.trial_id:
+            return False
+        return schedule in self._history and schedule not in self._seen[self._study.name].finished
 
     def _fail(self, numbers: list[int]) -> None:
         with self.explained():
@@ -273,10 +344,8 @@ class Board:
         found = self._id(name)
         known = self._opened.get(name)
         if known is not None and known._study_id != found:
-            for kept in (self._opened, self._finished, self._seen):
-                kept.pop(name, None)
+            self._opened.pop(name, None)
             self._running.clear()
-            self._unended.clear()
         return found is not None
 
     def _open(self, name: str) -> optuna.Study:
@@ -290,64 +359,69 @@ class Board:
                     # Experimental since 3.2; the dashboard reads it all the same.
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     made.set_metric_names(metric)
+            self._seen[name] = _Seen()
             self._opened[name] = BoundedStudy(name, self._storage)
-            self._finished[name], self._seen[name] = set(), 0
             self._look(name)
         return self._opened[name]
 
-    def _look(self, name: str) -> None:
-        """Note the trials that came or ended since the last look."""
-        opened = self._open(name)
-        trials = opened.get_trials(deepcopy=False)
-        fresh = trials[self._seen[name] :]
+    def _look(self, name: str) -> tuple[Mark, ...]:
+        """Note the trials that came or ended since the last look, and return them."""
+        opened, seen = self._open(name), self._seen[name]
+        # What waited at the last look may run by now, and what ran may have ended.
+        fresh = marks(
+            self._database,
+            opened._study_id,
+            attribute=SCHEDULE,
+            after=seen.last,
+            again=sorted(seen.unended),
+        )
+        seen.unended = {mark.trial_id for mark in fresh if not mark.state.is_finished()}
         lowest = name == self._study.name
         if lowest:
-            # What waited at the last look may run by now, and what ran may have ended.
-            fresh = [*(trials[number] for number in sorted(self._unended)), *fresh]
             self._running.clear()
-            self._unended = {trial.number for trial in fresh if not trial.state.is_finished()}
-        for trial in fresh:
-            schedule = trial.user_attrs.get(SCHEDULE)
-            if schedule is None:
+        for mark in fresh:
+            seen.last = max(seen.last, mark.trial_id)
+            if mark.value is None:
                 continue
-            if trial.state == TrialState.RUNNING and lowest:
-                self._running[schedule] = trial.number
-            elif trial.state.is_finished() and trial.state != TrialState.FAIL:
-                self._finished[name].add(schedule)
-        self._seen[name] = len(trials)
+            if mark.state == TrialState.RUNNING and lowest:
+                self._running[mark.value] = mark.trial_id
+            elif mark.state.is_finished() and mark.state != TrialState.FAIL:
+                seen.finished.add(mark.value)
+        return fresh
 
     def _tell(self, evaluation: Evaluation, score: Score | None, full: Score) -> None:
-        opened = self.lowest
-        if evaluation.schedule in self._finished[opened.study_name]:
+        opened, seen = self.lowest, self._seen[self._study.name]
+        if evaluation.schedule in seen.finished:
             return
-        number = self._running.pop(evaluation.schedule, None)
-        if number is None:
+        running = self._running.pop(evaluation.schedule, None)
+        if running is None:
             opened.add_trial(self._trial(evaluation, score, full))
         else:
-            trial = Trial(
-                opened,
-                self._storage.get_trial_id_from_study_id_trial_number(opened._study_id, number),
-            )
+            # Not through `optuna.Trial`, which reads the whole trial at each step.
+            storage = self._storage
             for key, item in _attributes(evaluation, score).items():
-                trial.set_user_attr(key, item)
+                if key not in _KIND:
+                    storage.set_trial_user_attr(running, key, item)
             if score is not None:
-                opened.tell(number, told_value(score, full), skip_if_finished=True)
+                value = [told_value(score, full)]
+                storage.set_trial_state_values(running, TrialState.COMPLETE, value)
             else:
+                trial = Trial(opened, running)
                 if evaluation.state == "diverged" and DIVERGED not in trial.constraints:
                     trial.set_constraint(DIVERGED, 1.0)
-                opened.tell(number, state=ENDS[evaluation.state], skip_if_finished=True)
-        self._finished[opened.study_name].add(evaluation.schedule)
+                storage.set_trial_state_values(running, ENDS[evaluation.state])
+        seen.finished.add(evaluation.schedule)
 
     def _add(self, name: str, evaluation: Evaluation, score: Score, full: Score) -> None:
-        opened = self._open(name)
-        if evaluation.schedule not in self._finished[name]:
+        opened, seen = self._open(name), self._seen[name]
+        if evaluation.schedule not in seen.finished:
             opened.add_trial(self._trial(evaluation, score, full))
-            self._finished[name].add(evaluation.schedule)
+            seen.finished.add(evaluation.schedule)
 
     def _trial(self, evaluation: Evaluation, score: Score | None, full: Score) -> FrozenTrial:
         params = evaluation.params or self._study.board["baseline"]
         distributions = self.distributions
-        if not _inside(params, distributions):
+        if not inside(params, distributions):
             # A space may leave the baseline out; then its trial carries the value alone.
             params, distributions = {}, {}
         return optuna.trial.create_trial(
@@ -363,13 +437,6 @@ class Board:
 def _rung_names(study: Study) -> tuple[str, ...]:
     rungs = study.spec["search"]["rungs"]
     return (study.name, *(f"{study.name}/{images}" for images in rungs[1:]))
-
-
-def _inside(params: Mapping[str, float], distributions: Mapping[str, BaseDistribution]) -> bool:
-    return all(
-        key in params and item._contains(item.to_internal_repr(params[key]))
-        for key, item in distributions.items()
-    )
 
 
 def _attributes(evaluation: Evaluation, score: Score | None) -> dict[str, Any]:

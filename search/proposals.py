@@ -8,9 +8,8 @@ random, gp).
 
 from __future__ import annotations
 
-from optuna.trial import TrialState
-
 from skiptune.canonical import digest
+from skiptune.search.history import STATELESS
 from skiptune.search.projection import Board
 from skiptune.search.samplers import make_sampler
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
@@ -40,20 +39,18 @@ def propose(study: OpenStudy, board: Board, turn: Turn) -> Evaluation | None:
             one that asks tells FAIL.
     """
     entered = ledger.count_evaluations(study.database, study.id, kind="proposal", block=SEARCH)
-    number = entered + 1
+    number, name = entered + 1, study.spec.search.sampler
     for attempt in range(ATTEMPTS):
         seed = int(digest([study.spec.search.seed, number, attempt])[:8], 16)
-        with board.explained():
-            board.lowest.sampler = make_sampler(study.spec.search.sampler, seed=seed)
-            trial = board.lowest.ask(fixed_distributions=board.distributions)
-        schedule = study.space.schedule(trial.params)
+        sampler = make_sampler(name, seed=seed)
+        asked = board.ask(sampler, stateless=name in STATELESS)
+        schedule = study.space.schedule(asked.params)
         key = digest(schedule.to_json())
         known = ledger.find_evaluation(study.database, study.id, block=SEARCH, schedule=key)
         if known is not None:
-            with board.explained():
-                board.lowest.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            board.drop(asked)
             continue
-        board.enter(trial, key)
+        board.enter(asked, key)
         fail_point("search.asked")
         return study.evaluate(
             schedule,
@@ -62,7 +59,7 @@ def propose(study: OpenStudy, board: Board, turn: Turn) -> Evaluation | None:
             block=SEARCH,
             first_seed=SEARCH_SEED,
             images=study.rungs[0],
-            params=trial.params,
+            params=asked.params,
             turn=turn,
         )
     return None
