@@ -61,7 +61,8 @@ def server_facts(database: Database) -> ServerFacts:
                 " current_setting('server_version'),"
                 " current_setting('max_connections')::int,"
                 " current_setting('superuser_reserved_connections')::int,"
-                " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+                " (SELECT count(*) FROM pg_stat_activity"
+                " WHERE datid IS NOT NULL AND usesysid IS NOT NULL)"
             )
         ).one()
     if number < OLDEST_POSTGRESQL * 10_000:
