@@ -409,6 +409,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="new; keeps databases, arrays and logs")
     parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
     options = parser.parse_args()
+    # Ended as by Ctrl-C: workers and server end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
