@@ -285,7 +285,7 @@ def _write_optuna(
     found = select(trials.c.number, trials.c.trial_id).where(
         trials.c.study_id == key, trials.c.number >= first
     )
-    ids: dict[int, int] = dict(session.execute(found).tuples().all())
+    ids = {number: key for number, key in session.execute(found)}
     rows = [(ids[number], *item) for number, item in enumerate(told, start=first)]
     session.execute(
         insert(models.TrialValueModel.__table__),

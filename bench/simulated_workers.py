@@ -11,9 +11,8 @@ from __future__ import annotations
 import heapq
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
@@ -77,24 +76,27 @@ class Part:
         began: When its first event was planned, seconds after the begin of the plan.
         evaluation: Which evaluation, and which of its rungs.
         steps: Seconds in each of the storage's operations.
+        processor: Seconds of this process's processor in all of them.
         waited: Seconds slept until another worker's turn might have ended.
         sojourn: Seconds from the planned times until what was due was done.
     """
 
     began: float
     evaluation: str = ""
-    steps: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    steps: dict[str, float] = field(default_factory=dict)
+    processor: float = 0.0
     waited: float = 0.0
     sojourn: float = 0.0
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time an operation."""
-        began = time.perf_counter()
+        began, processor = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            self.steps[name] += time.perf_counter() - began
+            self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - began
+            self.processor += time.process_time() - processor
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,10 @@ def serve(plan: Plan, ready: Callable[[], float]) -> Served:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parts: list[Part] = []
-    with open_database(plan.url) as database:
+    with open_database(plan.url) as database, ExitStack() as closing:
         study = simulated_study(database, parameters=plan.parameters)
         make = _tuners if plan.way == "skiptune" else _askers
-        workers, first_look = make(plan, study, parts)
+        workers, first_look = make(plan, study, parts, closing)
         database.rest()
         begin = ready()
         _run(plan, workers, lambda: time.time() - begin)
@@ -364,7 +366,9 @@ class Asker:
 VERSIONS = {"device": "none", "torch": "0.0.0", "numpy": "0.0.0", "python": "0.0.0"}
 
 
-def _tuners(plan: Plan, study: OpenStudy, parts: list[Part]) -> tuple[list[Worker], float]:
+def _tuners(
+    plan: Plan, study: OpenStudy, parts: list[Part], _: ExitStack
+) -> tuple[list[Worker], float]:
     boards = [Board(study.database, study.row) for _ in plan.workers]
     looks = []
     for board in boards:
@@ -379,9 +383,13 @@ def _tuners(plan: Plan, study: OpenStudy, parts: list[Part]) -> tuple[list[Worke
     ], looks[0]
 
 
-def _askers(plan: Plan, study: OpenStudy, parts: list[Part]) -> tuple[list[Worker], float]:
+def _askers(
+    plan: Plan, study: OpenStudy, parts: list[Part], closing: ExitStack
+) -> tuple[list[Worker], float]:
     # What Optuna's documentation shows, with connections that are looked at before their use.
     storage = RDBStorage(plan.url, engine_kwargs={"pool_pre_ping": True})
+    closing.callback(storage.engine.dispose)
+    closing.callback(storage.remove_session)
     first = cast(_CachedStorage, get_storage(storage))
     began = time.perf_counter()
     optuna.load_study(study_name=NAME, storage=first).get_trials(deepcopy=False)

@@ -9,10 +9,10 @@ Beside them, at the same rate and on the same history: loops of Optuna's ask and
 
 Counted is every evaluation that begins in the measured time. Seconds in storage are those of all
 its operations, one after another, locks and the shared processor included: its part of the turn
-to propose, claims, renewals, commits, its score, what Optuna is told. Beside them stand the
-seconds slept while another worker had the turn, and all seconds from the planned time of each
-event until it was done (sojourn), which also hold the wait for one of the few processes that serve
-all workers here.
+to propose, claims, renewals, commits, its score, what Optuna is told. Beside them stand what of
+them the processor spent on this side (the number to trust on a busy machine), the seconds slept
+while another worker had the turn, and all seconds from the planned times of its events until each
+was done (sojourn), which also hold the wait for one of the few processes that serve all workers.
 
 Prints one table, writes `bench/results/storage_scale.json`, and exits 1 when the 95th percentile
 of the seconds in storage exceeds 0.5 s at the longest history, or its median grows more than
@@ -40,6 +40,7 @@ from threading import BrokenBarrierError
 from typing import Any, get_args
 
 import numpy as np
+import optuna
 
 from bench.long_history import RUNGS, simulated_study, write_history
 from bench.postgres import Server
@@ -51,6 +52,7 @@ __all__ = ["GROWTH", "LIMIT", "Load", "Measured", "main", "measure", "whole_eval
 
 LIMIT = 0.5  # seconds in storage of an evaluation, 95th percentile
 GROWTH = 2.0  # of their median, from the shortest history to the longest
+KINDS = ("storage", "processor", "waited", "sojourn")  # seconds of an evaluation
 OPENING = 900.0  # seconds in which a process must have read the history
 
 
@@ -101,9 +103,10 @@ class Measured:
     utilisation: dict[str, float]
 
     def seconds(self, kind: str) -> list[float]:
-        """Return one number per evaluation: its `storage`, `waited` or `sojourn` seconds."""
+        """Return one number per evaluation, of one of `KINDS`."""
         of = {
             "storage": lambda part: sum(part.steps.values()),
+            "processor": lambda part: part.processor,
             "waited": lambda part: part.waited,
             "sojourn": lambda part: part.sojourn,
         }[kind]
@@ -120,18 +123,17 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        kinds = ("storage", "waited", "sojourn")
-        values = {kind: self.seconds(kind) for kind in kinds}
+        values = {kind: self.seconds(kind) for kind in KINDS}
         return {
             "way": self.way,
             "history": self.history,
             "evaluations": len(self.evaluations),
             "unfinished": self.unfinished,
-            "summary": {kind: quantiles(values[kind]) for kind in kinds},
+            "summary": {kind: quantiles(values[kind]) for kind in KINDS},
             "steps": {name: round(value, 5) for name, value in self.steps().items()},
             "first_look_seconds": self.first_look,
             "utilisation": self.utilisation,
-            "seconds": {kind: [round(x, 4) for x in values[kind]] for kind in kinds},
+            "seconds": {kind: [round(x, 4) for x in values[kind]] for kind in KINDS},
         }
 
 
@@ -312,6 +314,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=default.processes, help="serve them")
     parser.add_argument("--out", type=Path, default=RESULTS / "storage_scale.json")
     options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     load = Load(
         workers=options.workers,
         processes=options.processes,
@@ -332,6 +335,8 @@ HEAD = (
     "evaluations",
     "in storage",
     "p95",
+    "processor",
+    "p95",
     "waited for the turn",
     "p95",
     "sojourn",
@@ -347,7 +352,7 @@ def report(measured: Sequence[Measured], load: Load, out: Path) -> int:
     rows = []
     for one in measured:
         cells = [f"{one.way}, {one.history:,}", f"{len(one.evaluations)}"]
-        for kind in ("storage", "waited", "sojourn"):
+        for kind in KINDS:
             found = quantiles(one.seconds(kind))
             cells += [f"{found['median']:.3f}", f"{found['p95']:.3f}"]
         cells += [f"{100 * one.utilisation[key]:.0f} %" for key in ("processor", "statements")]
