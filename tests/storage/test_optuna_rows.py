@@ -6,11 +6,12 @@ import pickle
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.testing.pytest_storages import StorageTestCase
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from bench.postgres import Server
 from skiptune.errors import StorageError, UnavailableError
@@ -209,6 +210,27 @@ def test_a_server_that_is_away_is_asked_again_later(
             held.execute(text("SELECT 1"))
     theirs.tell(trial, 1.0)
     assert theirs.best_value == 1.0
+
+
+@on_postgresql
+def test_a_connection_lost_among_the_reads_of_trials_is_a_server_that_is_away(
+    database: Database, postgres_server: Server
+) -> None:
+    """Optuna reads once more within the lost transaction, and names what that says."""
+    storage = optuna_storage(database)
+    theirs = optuna.create_study(study_name="cats", storage=storage)
+    theirs.ask()
+    lost: list[str] = []
+
+    @event.listens_for(storage._backend.engine, "before_cursor_execute")  # type: ignore[attr-defined]
+    def lose(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM trials" in statement and not lost:
+            lost.append(statement)
+            postgres_server.kill_connections(str(database.engine.url.database))
+
+    with pytest.raises(UnavailableError), optuna_explained(database.url):
+        theirs.get_trials()
+    assert len(theirs.get_trials()) == 1
 
 
 def test_braces_in_a_path_are_no_template(empty_file: Path, tmp_path: Path) -> None:
