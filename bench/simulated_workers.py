@@ -55,6 +55,7 @@ class Plan:
         of: How many there are in all processes.
         minute: Seconds that a worker has for one evaluation.
         seconds: For how long events begin.
+        poll: First and longest wait of a worker that finds nothing, as in `search.worker`.
     """
 
     way: Way
@@ -64,6 +65,7 @@ class Plan:
     of: int
     minute: float
     seconds: float
+    poll: tuple[float, float] = POLL_SECONDS
 
 
 @dataclass
@@ -161,17 +163,18 @@ class Tuner:
         study: The study, of this process.
         board: This worker's own.
         number: Of the worker.
-        seconds: What a chunk takes, about.
+        plan: Of its process.
         parts: Where what is finished is noted.
     """
 
     def __init__(
-        self, study: OpenStudy, board: Board, *, number: int, seconds: float, parts: list[Part]
+        self, study: OpenStudy, board: Board, *, number: int, plan: Plan, parts: list[Part]
     ) -> None:
         self._study = study
         self._board = board
         self._name = f"simulated-{number}"
-        self._seconds = seconds
+        self._seconds = plan.minute / CHUNKS
+        self._poll = plan.poll
         self._parts = parts
         self._random = random.Random(number)
         self._claim: leases.Claim | None = None
@@ -205,12 +208,12 @@ class Tuner:
                 self._asked = due
                 self._part = Part(began=due)
                 self._connect(self._part)
-            self._wait = POLL_SECONDS[0]
+            self._wait = self._poll[0]
         part = self._part
         self._claim = self._look(part)
         if self._claim is None:
             pause = self._wait * self._random.uniform(0.7, 1.0)
-            self._wait = min(1.5 * self._wait, POLL_SECONDS[1])
+            self._wait = min(1.5 * self._wait, self._poll[1])
             part.waited += pause
             return now() + pause
         self._wait = 0.0
@@ -376,9 +379,8 @@ def _tuners(
         board.refresh()
         board.fail_orphans()
         looks.append(time.perf_counter() - began)
-    seconds = plan.minute / CHUNKS
     return [
-        Tuner(study, board, number=number, seconds=seconds, parts=parts)
+        Tuner(study, board, number=number, plan=plan, parts=parts)
         for number, board in zip(plan.workers, boards, strict=True)
     ], looks[0]
 

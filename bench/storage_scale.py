@@ -46,6 +46,7 @@ from bench.long_history import RUNGS, simulated_study, write_history
 from bench.postgres import Server
 from bench.record import RESULTS, Bound, finish, print_table
 from bench.simulated_workers import CHUNKS, Part, Plan, Served, Way, serve
+from skiptune.search.worker import POLL_SECONDS
 from skiptune.storage.database import init_database
 
 __all__ = ["GROWTH", "LIMIT", "Load", "Measured", "main", "measure", "whole_evaluations"]
@@ -67,6 +68,7 @@ class Load:
         minute: Seconds that a worker has for one evaluation.
         warm_up: Seconds before what counts.
         seconds: Seconds in which what counts begins.
+        poll: First and longest wait of a worker that finds nothing to do.
     """
 
     workers: int = 128
@@ -75,6 +77,7 @@ class Load:
     minute: float = 60.0
     warm_up: float = 75.0
     seconds: float = 120.0
+    poll: tuple[float, float] = POLL_SECONDS
 
     @property
     def whole(self) -> float:
@@ -197,6 +200,7 @@ def measure(
                 of=load.workers,
                 minute=load.minute,
                 seconds=load.whole,
+                poll=load.poll,
             )
             for first in range(load.processes)
         ]
@@ -312,6 +316,7 @@ def main() -> int:
     parser.add_argument("--warm-up", type=float, default=default.warm_up, help="seconds before")
     parser.add_argument("--workers", type=int, default=default.workers, help="simulated ones")
     parser.add_argument("--processes", type=int, default=default.processes, help="serve them")
+    parser.add_argument("--poll", type=float, nargs=2, default=default.poll, help="waits, seconds")
     parser.add_argument("--out", type=Path, default=RESULTS / "storage_scale.json")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -320,6 +325,7 @@ def main() -> int:
         processes=options.processes,
         warm_up=options.warm_up,
         seconds=options.seconds,
+        poll=tuple(options.poll),
     )
     measured = []
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), fast=False) as server:

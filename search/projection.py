@@ -124,6 +124,7 @@ class Board:
         self._opened: dict[str, optuna.Study] = {}
         self._seen: dict[str, _Seen] = {}  # by Optuna study
         self._running: dict[str, int] = {}  # of the lowest: identities of trials by schedule
+        self._fresh: tuple[Mark, ...] | None = None  # of the lowest: the last look, if it holds
 
     @property
     def lowest(self) -> optuna.Study:
@@ -187,6 +188,7 @@ class Board:
                 self._history.refresh()
                 return Asked(self._history.ask(sampler))
             lowest.sampler = sampler
+            self._fresh = None
             trial = lowest.ask(fixed_distributions=self._distributions)
             return Asked(trial.params, trial)
 
@@ -198,6 +200,7 @@ class Board:
             schedule: Digest of its schedule.
         """
         attributes = {SCHEDULE: schedule, **_KIND}
+        self._fresh = None
         with self.explained():
             if asked.trial is not None:
                 for key, value in attributes.items():
@@ -222,9 +225,8 @@ class Board:
         asked after it had lost its turn; its schedule may even be that of an evaluation, because
         the same question, asked by the next worker, has the same answer.
         """
-        running = self._running_marks()
         self._history.refresh()
-        orphans = [mark.number for mark in running if not self._is_needed(mark)]
+        orphans = [mark.number for mark in self._running_marks() if not self._is_needed(mark)]
         self._fail(orphans)
         return len(orphans)
 
@@ -312,14 +314,16 @@ class Board:
             user_attrs={SCHEDULE: schedule, **_KIND},
         )
 
-    def _running_marks(self) -> list[Mark]:
+    def _marks(self) -> tuple[Mark, ...]:
+        """The trials of the lowest that came or ended before this turn's last look."""
         with self.explained():
-            fresh = self._look(self._study.name)
-        return [mark for mark in fresh if mark.state == TrialState.RUNNING]
+            return self._fresh or self._look(self._study.name)
+
+    def _running_marks(self) -> list[Mark]:
+        return [mark for mark in self._marks() if mark.state == TrialState.RUNNING]
 
     def _is_waiting(self) -> bool:
-        fresh = self._look(self._study.name)
-        return any(mark.state == TrialState.WAITING for mark in fresh)
+        return any(mark.state == TrialState.WAITING for mark in self._marks())
 
     def _is_needed(self, mark: Mark) -> bool:
         """Whether a running trial is the one in which an evaluation will be told."""
@@ -329,6 +333,8 @@ class Board:
         return schedule in self._history and schedule not in self._seen[self._study.name].finished
 
     def _fail(self, numbers: list[int]) -> None:
+        if numbers:
+            self._fresh = None
         with self.explained():
             for number in numbers:
                 self.lowest.tell(number, state=TrialState.FAIL, skip_if_finished=True)
@@ -379,6 +385,7 @@ class Board:
         lowest = name == self._study.name
         if lowest:
             self._running.clear()
+            self._fresh = fresh
         for mark in fresh:
             seen.last = max(seen.last, mark.trial_id)
             if mark.value is None:

@@ -22,7 +22,7 @@ from skiptune.errors import LeaseLostError
 from skiptune.storage.budgets import SEARCH_BLOCK, seconds_spent
 from skiptune.storage.database import REVISIONS, VERSION_TABLE, Database
 from skiptune.storage.records import CHUNK_FORMAT, LOST_LEASES, Claim, Kind, Lease
-from skiptune.storage.rows import now, parse, same_images, text_of
+from skiptune.storage.rows import parse, same_images, text_of
 from skiptune.storage.tables import (
     ChunkRow,
     EvaluationRow,
@@ -125,7 +125,7 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
             chunk.study_id = study_id
             chunk.fence += 1
             chunk.attempts += not held
-            chunk.lease_until = now(session) + seconds
+            chunk.lease_until = _in(seconds)
             return Claim(
                 chunk_id=chunk.id,
                 fence=chunk.fence,
@@ -154,10 +154,19 @@ def renew(database: Database, claim: Claim, *, seconds: float) -> None:
         LeaseLostError: Somebody has.
     """
     with database.write("renew") as session:
-        chunk = _held(session, claim)
-        if chunk is None:
+        renewed = session.scalar(
+            update(ChunkRow)
+            .where(
+                ChunkRow.id == claim.chunk_id,
+                ChunkRow.fence == claim.fence,
+                ChunkRow.state == "leased",
+            )
+            .values(lease_until=_in(seconds))
+            .returning(ChunkRow.id)
+            .execution_options(synchronize_session=False)
+        )
+        if renewed is None:
             raise _lost(claim)
-        chunk.lease_until = now(session) + seconds
 
 
 def release(database: Database, claim: Claim) -> bool:
@@ -210,7 +219,7 @@ def commit_chunk(
             chunk.nfe = float(nfe)
             chunk.provenance = None if provenance is None else text_of(provenance)
             chunk.reason = None
-            chunk.committed = now(session)
+            chunk.committed = _in(0.0)
             chunk.lease_until = None
             return
         row = _row(session, claim)
@@ -247,20 +256,27 @@ def poison(database: Database, claim: Claim, reason: str) -> None:
 def leases(database: Database, study_id: str) -> tuple[Lease, ...]:
     """Return the leases on chunks that were claimed for a study, the first to end first."""
     query = (
-        select(ChunkRow, clock())
+        select(
+            ChunkRow.id,
+            ChunkRow.fence,
+            ChunkRow.worker,
+            ChunkRow.first_seed,
+            ChunkRow.lease_until,
+            clock(),
+        )
         .where(ChunkRow.study_id == study_id, ChunkRow.state == "leased")
         .order_by(ChunkRow.lease_until, ChunkRow.first_seed)
     )
     with database.read() as session:
         return tuple(
             Lease(
-                chunk_id=chunk.id,
-                fence=chunk.fence,
-                worker=chunk.worker or "",
-                first_seed=chunk.first_seed,
-                remaining=(chunk.lease_until or time) - time,
+                chunk_id=key,
+                fence=fence,
+                worker=worker or "",
+                first_seed=first_seed,
+                remaining=(until or time) - time,
             )
-            for chunk, time in session.execute(query)
+            for key, fence, worker, first_seed, until, time in session.execute(query)
         )
 
 
@@ -285,6 +301,11 @@ def break_lease(database: Database, lease: Lease) -> bool:
             .execution_options(synchronize_session=False)
         )
         return broken is not None
+
+
+def _in(seconds: float) -> Any:
+    """So many seconds from now, told by the statement that stores it: one question less."""
+    return clock() + float(seconds)
 
 
 def _seconds_are_spent(session: Session, study_id: str) -> bool:

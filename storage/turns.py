@@ -35,24 +35,29 @@ def take_turn(
     Raises:
         StorageError: There is no such study.
     """
-    with database.write("take_turn") as session:
-        study_row(session, study_id)
-        insert_missing(session, TurnRow, [{"study_id": study_id, "task": task}])
-        fence = session.scalar(
-            update(TurnRow)
-            .where(
-                TurnRow.study_id == study_id,
-                TurnRow.task == task,
-                or_(
-                    TurnRow.lease_until.is_(None),
-                    TurnRow.lease_until <= clock(),
-                    TurnRow.worker == worker,
-                ),
-            )
-            .values(worker=worker, fence=TurnRow.fence + 1, lease_until=clock() + float(seconds))
-            .returning(TurnRow.fence)
-            .execution_options(synchronize_session=False)
+    take = (
+        update(TurnRow)
+        .where(
+            TurnRow.study_id == study_id,
+            TurnRow.task == task,
+            or_(
+                TurnRow.lease_until.is_(None),
+                TurnRow.lease_until <= clock(),
+                TurnRow.worker == worker,
+            ),
         )
+        .values(worker=worker, fence=TurnRow.fence + 1, lease_until=clock() + float(seconds))
+        .returning(TurnRow.fence)
+        .execution_options(synchronize_session=False)
+    )
+    there = select(TurnRow.fence).where(TurnRow.study_id == study_id, TurnRow.task == task)
+    with database.write("take_turn") as session:
+        fence = session.scalar(take)
+        if fence is None and session.scalar(there) is None:
+            # Nobody has had it yet.
+            study_row(session, study_id)
+            insert_missing(session, TurnRow, [{"study_id": study_id, "task": task}])
+            fence = session.scalar(take)
     if fence is None:
         return None
     return Turn(study_id=study_id, task=task, worker=worker, fence=fence)
