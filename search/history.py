@@ -79,7 +79,8 @@ class History:
             self._schedules.add(outcome.schedule)
             self._last = max(self._last, outcome.number)
             trial = self._trial(outcome)
-            over = outcome.scored or outcome.state in ("diverged", "failed")
+            # One that has failed may be tried again.
+            over = outcome.scored or outcome.state == "diverged"
             if self._full is None or not over:
                 self._unended.add(outcome.evaluation_id)
             if trial is not None:

@@ -170,7 +170,9 @@ def refuse_lost_baseline(study: OpenStudy, baseline: Evaluation) -> None:
             f"study {study.spec.study}: baseline",
             expected="finite images of the untouched network",
             found=baseline.reason or baseline.state,
-            hint="try more steps or another solver under a new study name: the setting itself "
+            hint=f"mend what lost its chunks, then: skiptune resume {study.spec.study} --retry"
+            if baseline.state == "failed"
+            else "try more steps or another solver under a new study name: the setting itself "
             "does not work",
         )
 

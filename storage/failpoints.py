@@ -34,6 +34,7 @@ STEPS: Final = (
     "release",
     "commit_chunk",
     "poison",
+    "retry_failed",
     "break_lease",
     "take_turn",
     "end_turn",

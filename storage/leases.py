@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from skiptune.errors import LeaseLostError
 from skiptune.storage.budgets import SEARCH_BLOCK, seconds_spent
 from skiptune.storage.database import REVISIONS, VERSION_TABLE, Database
+from skiptune.storage.poisoning import poison_chunk
 from skiptune.storage.records import CHUNK_FORMAT, LOST_LEASES, Claim, Kind, Lease
 from skiptune.storage.rows import parse, same_images, text_of
 from skiptune.storage.tables import (
@@ -114,7 +115,7 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
             chunk, evaluation, series, measure, schedule = found
             held = chunk.state == "leased" and chunk.worker == worker
             if chunk.state == "leased" and not held and chunk.attempts >= LOST_LEASES:
-                _poison(
+                poison_chunk(
                     session,
                     chunk,
                     f"{chunk.attempts} leases of this chunk were lost, the last by {chunk.worker}",
@@ -250,7 +251,7 @@ def poison(database: Database, claim: Claim, reason: str) -> None:
             if row is not None and (row.state, row.fence) == ("poisoned", claim.fence):
                 return
             raise _lost(claim)
-        _poison(session, chunk, reason)
+        poison_chunk(session, chunk, reason)
 
 
 def leases(database: Database, study_id: str) -> tuple[Lease, ...]:
@@ -332,33 +333,4 @@ def _lost(claim: Claim) -> LeaseLostError:
         found="a chunk that was handed back or has gone to another worker",
         hint="nothing to do: the images are dropped and counted as doubled; if it happens"
         " often, leases are too short for the time a chunk takes",
-    )
-
-
-def _poison(session: Session, chunk: ChunkRow, reason: str) -> None:
-    chunk.state = "poisoned"
-    chunk.reason = reason
-    chunk.lease_until = None
-    session.flush()
-    needing = (
-        select(EvaluationRow.id)
-        .join(RungRow, RungRow.evaluation_id == EvaluationRow.id)
-        .where(
-            EvaluationRow.series == chunk.series,
-            EvaluationRow.measure == chunk.measure,
-            EvaluationRow.schedule == chunk.schedule,
-            EvaluationRow.first_seed <= chunk.first_seed,
-            EvaluationRow.first_seed + RungRow.images > chunk.first_seed,
-            EvaluationRow.state == "running",
-        )
-    )
-    session.execute(
-        update(EvaluationRow)
-        .where(EvaluationRow.id.in_(needing))
-        .values(
-            state="failed",
-            reason=f"chunk from seed {chunk.first_seed}: {reason}",
-            finished=clock(),
-        )
-        .execution_options(synchronize_session=False)
     )

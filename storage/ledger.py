@@ -30,6 +30,7 @@ from skiptune.storage.evaluations import (
     reopen_chunks,
     rungs,
 )
+from skiptune.storage.poisoning import retry_failed
 from skiptune.storage.projections import Untold, forget_told, mark_told, untold
 from skiptune.storage.ranking import Standing, promotable, scored_count
 from skiptune.storage.records import (
@@ -111,6 +112,7 @@ __all__ = [
     "ready_rungs",
     "reopen_chunks",
     "require_study",
+    "retry_failed",
     "rungs",
     "scored_count",
     "scores",

@@ -16,9 +16,10 @@ import pytest
 from optuna.trial import TrialState
 
 from bench.postgres import Server
+from skiptune.errors import UnavailableError
 from skiptune.sampling import images
 from skiptune.search import chunks
-from skiptune.storage import ledger
+from skiptune.storage import leases, ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import Database, open_database
 from skiptune.storage.optuna_rows import optuna_storage
@@ -134,6 +135,51 @@ def test_stop_and_resume_from_elsewhere(
     assert command("resume", created).code == 0
     assert command("worker", created).code == 0
     assert command("status", created, "--json").out
+
+
+def test_a_study_whose_baseline_was_given_up_can_be_tried_again(
+    command: Command, created: str
+) -> None:
+    # The first worker enters the baseline, and three are lost over a chunk of it.
+    assert command("worker", created, "--images", "250", "-q").code == 0
+    with open_database(URL) as database:
+        study = ledger.require_study(database, created)
+        baseline = ledger.evaluations(database, study.id, kind="baseline")[0]
+        ledger.reopen_chunks(database, str(ledger.chunks_of(database, baseline.id)[0].array))
+        for number in range(3):
+            leases.claim_chunk(database, study.id, worker=f"w{number}", seconds=0.0)
+    refused = command("worker", created)
+    assert refused.code == 2
+    assert "3 leases of this chunk were lost" in refused.err
+    assert f"skiptune resume {created} --retry" in refused.err
+
+    outcome = command("resume", created, "--retry", "--json")
+    assert json.loads(outcome.out)["retried"] == 1
+    assert "1 failed evaluations run again" in outcome.err
+    assert "complete" in command("worker", created).err
+
+
+def test_a_patient_worker_may_be_started_before_the_database(
+    command: Command, created: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = 2
+    real = ledger.require_study
+
+    def restarting(*arguments: Any) -> ledger.Study:
+        nonlocal away
+        if away:
+            away -= 1
+            raise UnavailableError("database", expected="answers", found="none", hint="wait")
+        return real(*arguments)
+
+    monkeypatch.setattr(ledger, "require_study", restarting)
+    outcome = command("worker", created)
+    assert outcome.code == 1
+    assert "expected: answers" in outcome.err
+    outcome = command("worker", created, "--until-done")
+    assert outcome.code == 0
+    assert "The database is away (none)" in outcome.err
+    assert "Study tiny is complete" in outcome.err
 
 
 def test_tune_tells_that_somebody_stopped_it(

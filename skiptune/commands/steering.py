@@ -34,17 +34,23 @@ def pause(options: Options, study: str) -> None:
 
 @click.command()
 @click.argument("study")
+@click.option("--retry", is_flag=True, help="Let the evaluations run again that have failed.")
 @shared
 @pass_options
-def resume(options: Options, study: str) -> None:
+def resume(options: Options, study: str, *, retry: bool) -> None:
     """Let a study that was paused, stopped or finished go on.
+
+    An evaluation has failed when three workers were lost over the same chunk of it. With --retry
+    such chunks get three more.
 
     \b
     Examples:
       skiptune resume fashion
+      skiptune resume fashion --retry
       skiptune resume fashion --json
     """
-    _set(options, study, "running", f"Resumed {study}. Work on it: skiptune worker {study}")
+    words = f"Resumed {study}. Work on it: skiptune worker {study}"
+    _set(options, study, "running", words, retry=retry)
 
 
 @click.command()
@@ -114,14 +120,20 @@ def delete(
     say(options, f"Deleted {study}: {files} files removed")
 
 
-def _set(options: Options, study: str, state: StudyState, words: str) -> None:
+def _set(
+    options: Options, study: str, state: StudyState, words: str, *, retry: bool = False
+) -> None:
     from skiptune.commands.output import print_json, say
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
 
     with open_database(options.url) as database:
         row = ledger.require_study(database, study)
+        again = ledger.retry_failed(database, row.id) if retry else 0
         ledger.set_study_state(database, row.id, state)
     if options.json:
-        print_json({"study": study, "state": state, "before": row.state})
+        retried = {"retried": again} if retry else {}
+        print_json({"study": study, "state": state, "before": row.state, **retried})
     say(options, words)
+    if retry:
+        say(options, f"{again} failed evaluations run again")

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiptune.commands.options import Options
     from skiptune.search.spec import StudySpec
     from skiptune.search.study import OpenStudy
+    from skiptune.storage.patience import Patience
 
 __all__ = ["hush", "opened_study", "stored_spec", "stored_study"]
 
@@ -47,13 +48,7 @@ def stored_spec(options: Options, target: str, *, overrides: Sequence[str] = ())
 
 @contextmanager
 def opened_study(
-    options: Options,
-    spec: StudySpec,
-    *,
-    source: str,
-    device: str = "cpu",
-    artifacts: str | None = None,
-    group_writable: bool = False,
+    options: Options, spec: StudySpec, *, source: str, **place: Any
 ) -> Iterator[OpenStudy]:
     """Open a study for the time of the block.
 
@@ -61,9 +56,7 @@ def opened_study(
         options: Where the database is, and how much other libraries may say.
         spec: The study.
         source: What the spec came from, for messages.
-        device: Torch device.
-        artifacts: Where the per-image arrays are.
-        group_writable: Let the group write them.
+        place: What else `open_study` takes: device, artifacts, group_writable.
 
     Raises:
         SkiptuneError: Whatever is wrong with the spec, its files or the database.
@@ -71,51 +64,36 @@ def opened_study(
     from skiptune.search.study import open_study
 
     hush(verbose=options.verbose)
-    study = open_study(
-        spec,
-        storage=options.url,
-        artifacts=artifacts,
-        device=device,
-        source=source,
-        group_writable=group_writable,
-    )
-    try:
+    with _closing(open_study(spec, storage=options.url, source=source, **place)) as study:
         yield study
-    finally:
-        study.database.close()
 
 
 @contextmanager
 def stored_study(
-    options: Options,
-    name: str,
-    *,
-    device: str = "cpu",
-    artifacts: str | None = None,
-    group_writable: bool = False,
+    options: Options, name: str, *, patience: Patience | None = None, **place: Any
 ) -> Iterator[OpenStudy]:
     """Open a study of the database for the time of the block, wherever its files are by now.
 
     Arguments:
         options: Where the database is, and how much other libraries may say.
         name: The study's name.
-        device: Torch device.
-        artifacts: Where the per-image arrays are.
-        group_writable: Let the group write them.
+        patience: Waits for a database that is away; none by default.
+        place: What else `open_stored` takes: device, artifacts, group_writable.
 
     Raises:
         SkiptuneError: The database, the study, its store or a file is missing or another one.
     """
     from skiptune.search.study import open_stored
+    from skiptune.storage.patience import Patience
 
     hush(verbose=options.verbose)
-    study = open_stored(
-        name,
-        storage=options.url,
-        artifacts=artifacts,
-        device=device,
-        group_writable=group_writable,
-    )
+    wait = patience or Patience(0.0)
+    with _closing(wait(lambda: open_stored(name, storage=options.url, **place))) as study:
+        yield study
+
+
+@contextmanager
+def _closing(study: OpenStudy) -> Iterator[OpenStudy]:
     try:
         yield study
     finally:

@@ -19,6 +19,7 @@ from skiptune.commands.options import (
 
 if TYPE_CHECKING:
     from skiptune.search.worker import Ended, Limits
+    from skiptune.storage.records import StudyState
 
 __all__ = ["create", "worker"]
 
@@ -112,7 +113,8 @@ def create(
 @click.option(
     "--until-done",
     is_flag=True,
-    help="Stay while others hold what is left or the study is paused; else leave after a minute.",
+    help="Stay while others hold what is left, the study is paused, or the database is away at the"
+    " start; else leave after a minute.",
 )
 @device_option
 @store_options
@@ -147,15 +149,17 @@ def worker(
     from skiptune.commands.device import check_device
     from skiptune.commands.output import say
     from skiptune.commands.studies import stored_study
-    from skiptune.storage import ledger
-    from skiptune.storage.database import open_database
+    from skiptune.errors import UnavailableError
+    from skiptune.storage.patience import PATIENCE, Patience
 
-    with open_database(options.url) as database:
-        row = ledger.require_study(database, study)
-        idle = row.state == "complete" and not ledger.open_rungs(database, row.id)
-    if idle or row.state == "stopped":
-        more = f"; go on with: skiptune resume {study}" if row.state == "stopped" else ""
-        say(options, f"Study {study} is {row.state}: nothing to do{more}")
+    def away(error: UnavailableError, wait: float) -> None:
+        say(options, f"The database is away ({error.problems[0].found}): again in {wait:.1f} s")
+
+    patience = Patience(PATIENCE if until_done else 0.0, on_wait=away)
+    state = patience(lambda: _state_of(options, study))
+    if state in ("complete", "stopped"):
+        more = f"; go on with: skiptune resume {study}" if state == "stopped" else ""
+        say(options, f"Study {study} is {state}: nothing to do{more}")
         return
     check_device(device)
     from skiptune.commands.watching import watching
@@ -164,17 +168,34 @@ def worker(
 
     limits = Limits(trials, images, timeout, until_done)
     with stored_study(
-        options, study, device=device, artifacts=artifacts, group_writable=group_writable
+        options,
+        study,
+        patience=patience,
+        device=device,
+        artifacts=artifacts,
+        group_writable=group_writable,
     ) as opened:
         with (
-            stoppable(f"Stopped. Go on with: skiptune worker {study}", first=STOPPING) as state,
+            stoppable(f"Stopped. Go on with: skiptune worker {study}", first=STOPPING) as signals,
             watching(options, opened) as listener,
         ):
-            course = whole_study(opened, on_event=listener)
-            process = Worker(opened, course, limits=limits, on_event=listener, stop=state.stop)
+            course = patience(lambda: whole_study(opened, on_event=listener))
+            process = Worker(opened, course, limits=limits, on_event=listener, stop=signals.stop)
             ended = process.run()
-        state.raise_if_stopped()
+        signals.raise_if_stopped()
     _tell(options, study, ended, process, limits)
+
+
+def _state_of(options: Options, study: str) -> StudyState:
+    """Return a study's state: running as well where only a confirm has open rungs."""
+    from skiptune.storage import ledger
+    from skiptune.storage.database import open_database
+
+    with open_database(options.url) as database:
+        row = ledger.require_study(database, study)
+        if row.state == "complete" and ledger.open_rungs(database, row.id):
+            return "running"
+        return row.state
 
 
 def _tell(options: Options, study: str, ended: Ended, worker: object, limits: Limits) -> None:

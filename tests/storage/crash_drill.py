@@ -67,6 +67,9 @@ def tidy(database: Database, store: ArrayStore) -> None:
     add(database, doomed, "baseline", 1.0)
     add(database, doomed, "own", 0.5)
     add(database, doomed, "open", 0.4)
+    given_up = ledger.evaluations(database, doomed.id)[-1]
+    ledger.finish_evaluation(database, given_up.id, state="failed", reason="three were lost")
+    ledger.retry_failed(database, doomed.id)
     claim = leases.claim_chunk(database, doomed.id, worker="w", seconds=600.0)
     if claim is not None:
         array = store.write({"features": np.full(3, claim.schedule["scale"])})

@@ -157,6 +157,8 @@ class Room:
             database, self.claimed(ended, 0.1), array="d" * 64, seconds=1.0, nfe=6.0
         )
         ledger.finish_evaluation(database, ended.id, "diverged", "NaN")
+        given_up = self.add(0.9)
+        leases.poison(database, self.claimed(given_up, 0.9), "it does not fit")
 
     def at(self, database: Database) -> Room:
         """Return this room in a copy of its database."""
@@ -240,6 +242,7 @@ class Room:
             "commit_chunk": lambda: self.commit(self.claims[0.5]),
             "commit_chunk, too late": lambda: self.commit(self.late),
             "poison": lambda: leases.poison(database, self.claims[0.4], "it does not fit"),
+            "retry_failed": lambda: unsaid(ledger.retry_failed(database, study.id)),
             "break_lease": lambda: leases.break_lease(
                 database, leases.leases(database, study.id)[0]
             ),
@@ -260,7 +263,8 @@ def unsaid(answer: object) -> None:
 STEPS = (
     "create_study, set_study_state, set_study_spec, add_evaluation, promote, finish_evaluation,"
     " put_score, put_artifact, spend_block, reopen_chunks, claim_chunk, renew, release,"
-    " commit_chunk, poison, break_lease, take_turn, end_turn, mark_told, forget_told, drop_arrays"
+    " commit_chunk, poison, retry_failed, break_lease, take_turn, end_turn, mark_told,"
+    " forget_told, drop_arrays"
 ).split(", ")
 
 
