@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from rich.color import Color
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from skiptune.views.tables import listing
 
 if TYPE_CHECKING:
+    from skiptune.sampling.norms import NormRatios
     from skiptune.sampling.skips import Skip
 
-__all__ = ["path_text", "skip_table"]
+__all__ = ["heat_table", "path_text", "skip_table"]
+
+MOST_LEVELS = 8  # columns of noise levels that fit beside an address in 80 columns
+WEAK, EVEN, STRONG = (59, 76, 192), (221, 221, 221), (180, 4, 38)
+WIDEST_RATIO = 4.0  # where the colour is full: skip or main path so many times the other
 
 
 def skip_table(skips: Sequence[Skip], *, searched: Collection[str] | None = None) -> Table:
@@ -40,6 +49,23 @@ def skip_table(skips: Sequence[Skip], *, searched: Collection[str] | None = None
     return listing(columns, rows, right=("index", "main + skip", "groups"))
 
 
+def heat_table(norms: NormRatios) -> Table:
+    """Return the norm of each skip over its main path's, deepest first, as a map of colours.
+
+    Blue: the skip is the weaker of the two, grey: they are even, red: it is the stronger one.
+    Where colours cannot be shown the numbers stand alone.
+
+    Arguments:
+        norms: What was measured; of more than 8 noise levels, 8 are shown, both ends among them.
+    """
+    shown = _spread_out(len(norms.sigmas))
+    columns = [f"{norms.sigmas[place]:.3g}" for place in shown]
+    table = listing(["skip, by sigma", *columns], [], right=columns, gap=1)
+    for address, ratios in zip(norms.addresses, norms.ratios, strict=True):
+        table.add_row(Text(address), *(_heat(ratios[place]) for place in shown))
+    return table
+
+
 def path_text(skip: Skip) -> str:
     """Return which way a skip's scale reaches the block's output.
 
@@ -47,3 +73,23 @@ def path_text(skip: Skip) -> str:
     channels of the main path too does not.
     """
     return "shortcut + mixed group" if skip.mixed else "shortcut only"
+
+
+def _spread_out(count: int) -> list[int]:
+    if count <= MOST_LEVELS:
+        return list(range(count))
+    return [round(step * (count - 1) / (MOST_LEVELS - 1)) for step in range(MOST_LEVELS)]
+
+
+def _heat(ratio: float) -> Text:
+    if not math.isfinite(ratio):
+        return Text("not finite")
+    share = math.log(ratio, WIDEST_RATIO) if ratio > 0 else -1.0
+    share = max(-1.0, min(1.0, share))
+    end = STRONG if share > 0 else WEAK
+    red, green, blue = (
+        round(even + abs(share) * (full - even)) for even, full in zip(EVEN, end, strict=True)
+    )
+    ink = "black" if abs(share) < 0.6 else "white"
+    style = Style(color=ink, bgcolor=Color.from_rgb(red, green, blue))
+    return Text(f"{ratio:5.2f}", style=style)

@@ -1,0 +1,446 @@
+"""Skip-Tuning's score-matching losses: how well a network denoises real images it never saw.
+
+For pairs i of a held-out image x_i and noise n_i, and noise levels s,
+
+    D_is          D(x_i + sigma_s n_i; sigma_s), with the image's label where the network has any
+    pixel loss    mean over pixels of (D_is - x_i)^2
+    feature loss  mean over features of (phi(clamp(D_is, -1, 1)) - phi(x_i))^2
+
+(Ma et al. 2024, arXiv 2402.15170, who report that skip-tuning raises the pixel loss and lowers
+the feature loss, most at intermediate noise levels; their feature networks are not published, so
+their numbers are not these). Features are taken of float images: rounding to bytes would hide
+small effects. Guidance, epsilon scaling and the solver take no part.
+
+The pair of a seed is a function of the seed alone, so all schedules meet the same pairs, chunks
+of seeds can be computed anywhere, and differences are plain paired means without a bias in N.
+The statistics need no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skiptune.errors import NetworkError, ObjectiveError, SpecError
+from skiptune.objectives.paired import Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from skiptune.objectives.extractors import Extractor
+
+__all__ = [
+    "FEATURE_LOSS",
+    "LEVELS",
+    "PIXEL_LOSS",
+    "Level",
+    "LossScore",
+    "denoising_losses",
+    "describe_losses",
+    "image_indices",
+    "loss_score",
+]
+
+Array = NDArray[np.float64]
+
+PIXEL_LOSS = "pixel_loss"
+FEATURE_LOSS = "feature_loss"
+
+LEVELS: tuple[float, ...] = tuple(0.05 * 400 ** (step / 8) for step in range(9))
+"""Nine noise levels from 0.05 to 20 in equal steps of log sigma (a factor of 2.11).
+
+EDM trains with ln sigma normal, mean -1.2, deviation 1.2 (Karras et al. 2022, arXiv 2206.00364,
+table 1): the grid spans -1.5 to +3.5 deviations, where 93 % of the training lies. Below it D is
+its input but for c_out < 0.05 times the network's output; above it the network hardly trained.
+"""
+
+STREAM_OFFSET = 2**31
+"""Added to a pair's seed for its generator: no image is sampled from that stream."""
+
+_LEAST_PAIRS = 2
+_MOST_SHOWN = 5
+
+
+class LossScore(NamedTuple):
+    """A loss over all levels, relative to the baseline, and its parts.
+
+    Arguments:
+        value: R = sum over levels of w_s mean(l_s) / mean(b_s), the weights summing to 1; the
+            baseline's is 1.
+        difference: R - 1 with the same error; negative is better.
+        levels: One per noise level.
+    """
+
+    value: Estimate
+    difference: Estimate
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A loss at one noise level.
+
+    Arguments:
+        mean: The mean over the pairs; unbiased.
+        difference: The paired mean difference to the baseline; unbiased, negative is better.
+        ratio: mean(l) / mean(b), with the error of the delta method.
+    """
+
+    mean: Estimate
+    difference: Estimate
+    ratio: Estimate
+
+
+def denoising_losses(
+    network: nn.Module,
+    extractor: Extractor,
+    images: Tensor,
+    labels: Tensor | None,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = LEVELS,
+    *,
+    microbatch: int = 50,
+) -> dict[str, Tensor]:
+    """Return both losses of every pair at every noise level.
+
+    Seed s stands for the image `image_indices` names and for standard normal float32 noise from
+    the CPU generator seeded with s + 2^31 (mod 2^32), one noise for all levels. The network
+    always sees `microbatch` images: the last seed is repeated where seeds run out, and the
+    surplus dropped, so on one device type with one thread count a pair's losses are the same bit
+    for bit, whatever other seeds are asked for.
+
+    A schedule installed on the network (`skiptune.sampling.hooks.scaled`) is in force; with
+    gradients enabled the losses are differentiable in its scales. Without, call this under
+    `torch.inference_mode()`, where the hooks need no copies.
+
+    Arguments:
+        network: A denoiser in evaluation mode, network(x, sigma, class_labels), with attributes
+            `img_channels`, `img_resolution`, `label_dim`.
+        extractor: phi; its `of_floats` is used.
+        images: Held-out images, floating [M, C, H, W] in -1..1 (bytes x / 127.5 - 1), M >= 1.
+        labels: Their class numbers, integer [M], 0..classes - 1. Needed where the network has
+            classes, not read where it has none.
+        seeds: One per pair, N >= 1 of them, 0..2^31 - 1.
+        sigmas: Noise levels, S >= 1 of them, above 0.
+        microbatch: Images per evaluation of the network; part of the numbers.
+
+    Returns:
+        Under `PIXEL_LOSS` and `FEATURE_LOSS` float32 [N, S] on the network's device. Both are NaN
+        where the network's estimate is not finite.
+
+    Raises:
+        ObjectiveError: For images or labels that are not as above, or not the network's.
+        SpecError: For seeds, noise levels or a microbatch out of range.
+        NetworkError: For a network in training mode, or without the attributes above.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from skiptune.sampling.noise import ImageStreams
+
+    chosen = _checked_seeds(seeds)
+    levels = _checked_levels(sigmas)
+    classes = _check_images(network, images, labels)
+    if microbatch < 1:
+        raise SpecError(
+            "microbatch", expected="at least 1", found=str(microbatch), hint="50 is the default"
+        )
+    parameter = next(network.parameters(), None)
+    device = images.device if parameter is None else parameter.device
+
+    parts: dict[str, list[Tensor]] = {PIXEL_LOSS: [], FEATURE_LOSS: []}
+    for wanted, padded in _microbatches(chosen, microbatch):
+        rows = torch.from_numpy(image_indices(padded, len(images))).to(images.device)
+        x = images[rows].to(device, torch.float32)
+        streams = ImageStreams([seed + STREAM_OFFSET for seed in padded], device)
+        noise = streams.randn(x.shape[1:]).to(torch.float64)
+        one_hot = None
+        if classes and labels is not None:
+            chosen_labels = labels.to(images.device)[rows].to(device, torch.int64)
+            one_hot = F.one_hot(chosen_labels, classes).to(torch.float32)
+        with torch.no_grad():
+            target = extractor.of_floats(x).to(device)
+        found: dict[str, list[Tensor]] = {PIXEL_LOSS: [], FEATURE_LOSS: []}
+        for level in levels:
+            # As the solvers call it: windows are compared with a float64 level.
+            sigma = torch.tensor(level, dtype=torch.float64, device=device)
+            estimate = network(x.to(torch.float64) + sigma * noise, sigma, one_hot)
+            estimate = estimate.to(torch.promote_types(estimate.dtype, torch.float32))
+            features = extractor.of_floats(estimate.clamp(-1, 1)).to(device)
+            finite = estimate.isfinite().flatten(1).all(1)
+            for name, distance in (
+                (PIXEL_LOSS, (estimate - x).flatten(1)),
+                (FEATURE_LOSS, features - target),
+            ):
+                loss = distance.square().mean(1)
+                # A clamped infinity would pass for an image.
+                found[name].append(torch.where(finite, loss, torch.nan)[: len(wanted)])
+        for name, columns in found.items():
+            parts[name].append(torch.stack(columns, dim=1))
+    return {name: torch.cat(blocks) for name, blocks in parts.items()}
+
+
+def image_indices(seeds: Sequence[int], images: int) -> NDArray[np.int64]:
+    """Return which of the held-out images each seed stands for: the seed modulo their number.
+
+    Consecutive seeds take the images in turn. More pairs than images use images again under other
+    noise: give these indices to `loss_score` then.
+
+    Arguments:
+        seeds: One per pair.
+        images: Number of held-out images, at least 1.
+    """
+    return np.asarray([int(seed) % images for seed in seeds], dtype=np.int64)
+
+
+def describe_losses(
+    extractor: Extractor,
+    images: Tensor,
+    labels: Tensor | None,
+    sigmas: Sequence[float] = LEVELS,
+    *,
+    microbatch: int = 50,
+) -> dict[str, Any]:
+    """Return what determines the losses of given seeds, apart from network and schedule.
+
+    Plain data; its digest identifies stored losses. Arguments as for `denoising_losses`.
+    """
+    import torch
+
+    digest = hashlib.sha256(images.detach().cpu().to(torch.float32).contiguous().numpy().tobytes())
+    if labels is not None:
+        digest.update(labels.detach().cpu().to(torch.int64).contiguous().numpy().tobytes())
+    return {
+        "arrays": [PIXEL_LOSS, FEATURE_LOSS],
+        **extractor.describe(),
+        "images": {"count": len(images), "shape": list(images.shape[1:])},
+        "images_sha256": digest.hexdigest(),
+        "pairs": "image seed mod count; noise float32 of one torch CPU generator, seed + 2^31",
+        "sigmas": list(_checked_levels(sigmas)),
+        "microbatch": microbatch,
+    }
+
+
+def loss_score(
+    losses: ArrayLike,
+    baseline: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    images: ArrayLike | None = None,
+) -> LossScore:
+    """Return a loss relative to the baseline's on the same pairs, with standard errors.
+
+    R = sum_s w_s mean_i(l_is) / mean_i(b_is). Dividing per level keeps the noisiest levels from
+    deciding alone. The error is that of the mean of the per-pair influence values
+    sum_s w_s (l_is - r_s b_is) / mean(b_s), with r_s = mean(l_s) / mean(b_s) (delta method), and
+    so heeds that the levels of a pair go together. R has a bias of order 1/N from its
+    denominators, which vanishes with the difference itself; the per-level differences have none.
+
+    Arguments:
+        losses: [N, S], N >= 2; row i of the same pair as row i of `baseline`.
+        baseline: [N, S], of the untouched network.
+        weights: [S], at least 0, not all 0; scaled to sum 1. None weighs all levels alike.
+        images: [N], which image each pair has (`image_indices`); needed where pairs share images,
+            whose errors go together: the error then rests on sums over images. None says that
+            no two pairs do.
+
+    Raises:
+        ObjectiveError: For arrays that are not finite, negative or do not fit together, and for
+            a baseline whose loss is 0 at some level.
+    """
+    rows, base = _checked_losses(losses, "losses"), _checked_losses(baseline, "baseline losses")
+    if rows.shape != base.shape:
+        raise ObjectiveError(
+            "paired losses",
+            expected=f"{list(base.shape)}, as the baseline's",
+            found=str(list(rows.shape)),
+            hint="compare evaluations over the same seeds and noise levels",
+        )
+    shares = _checked_weights(weights, rows.shape[1])
+    groups = _checked_groups(images, len(rows))
+    count = len(rows)
+    mean, base_mean = rows.mean(axis=0), base.mean(axis=0)
+    if not (base_mean > 0).all():
+        raise ObjectiveError(
+            "baseline losses",
+            expected="a loss above 0 at every noise level",
+            found=f"0 at level {int(np.argmin(base_mean))}",
+            hint="leave that noise level out",
+        )
+    ratio = mean / base_mean
+    influence = (rows - ratio * base) / base_mean
+    difference = rows - base
+    levels = tuple(
+        Level(
+            mean=Estimate(float(mean[s]), _error(rows[:, s], groups), count),
+            difference=Estimate(
+                float(difference[:, s].mean()), _error(difference[:, s], groups), count
+            ),
+            ratio=Estimate(float(ratio[s]), _error(influence[:, s], groups), count),
+        )
+        for s in range(rows.shape[1])
+    )
+    error = _error(influence @ shares, groups)
+    # Summed as differences, so that the baseline's own is 0 exactly.
+    gap = float(shares @ (ratio - 1))
+    return LossScore(Estimate(1 + gap, error, count), Estimate(gap, error, count), levels)
+
+
+def _error(values: Array, groups: NDArray[np.int64] | None) -> float:
+    """Return the standard error of the mean of values whose sums over groups are independent."""
+    centred = values - values.mean()
+    sums = centred if groups is None else np.bincount(groups, weights=centred)
+    return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(values)
+
+
+def _microbatches(
+    seeds: tuple[int, ...], size: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    for begin in range(0, len(seeds), size):
+        wanted = seeds[begin : begin + size]
+        yield wanted, wanted + wanted[-1:] * (size - len(wanted))
+
+
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(int(seed) for seed in seeds)
+    wrong = [seed for seed in chosen if not 0 <= seed < STREAM_OFFSET]
+    if wrong or not chosen:
+        raise SpecError(
+            "seeds of pairs",
+            expected=f"at least one, each from 0 to {STREAM_OFFSET - 1}",
+            found=", ".join(map(str, wrong[:_MOST_SHOWN])) or "none",
+            hint="take the seeds of a chunk",
+        )
+    return chosen
+
+
+def _checked_levels(sigmas: Sequence[float]) -> tuple[float, ...]:
+    levels = tuple(float(sigma) for sigma in sigmas)
+    if not levels or not all(0 < level < math.inf for level in levels):
+        raise SpecError(
+            "noise levels of the losses",
+            expected="at least one, finite and above 0",
+            found=repr(levels),
+            hint="the default is skiptune.objectives.denoising.LEVELS",
+        )
+    return levels
+
+
+def _check_images(network: nn.Module, images: Tensor, labels: Tensor | None) -> int:
+    """Refuse what the network cannot denoise, and return its number of classes."""
+    names = ("img_channels", "img_resolution", "label_dim")
+    values = [getattr(network, name, None) for name in names]
+    if not all(isinstance(value, int) for value in values):
+        raise NetworkError(
+            "network",
+            expected=f"a denoiser with whole numbers {', '.join(names)}",
+            found=f"{type(network).__name__} with {values}",
+            hint="give the preconditioned network, not the U-Net inside",
+        )
+    if network.training:
+        raise NetworkError(
+            "network",
+            expected="evaluation mode",
+            found="training mode, in which dropout makes losses random",
+            hint="call network.eval() first",
+        )
+    channels, size, classes = (int(value or 0) for value in values)
+    kind = str(images.dtype).removeprefix("torch.")
+    if not images.is_floating_point() or images.shape[1:] != (channels, size, size):
+        raise ObjectiveError(
+            "held-out images",
+            expected=f"floating [M, {channels}, {size}, {size}], as the network makes them",
+            found=f"{kind} {list(images.shape)}",
+            hint="give images of the network's size; bytes become floats by x / 127.5 - 1",
+        )
+    if len(images) == 0:
+        raise ObjectiveError(
+            "held-out images",
+            expected="at least one",
+            found="none",
+            hint="give real images that the network was not trained on",
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1 and high <= 1):
+        raise ObjectiveError(
+            "held-out images",
+            expected="pixels from -1 to 1",
+            found=f"{low:g} to {high:g}",
+            hint="scale bytes by x / 127.5 - 1",
+        )
+    if classes:
+        _check_labels(labels, len(images), classes)
+    return classes
+
+
+def _check_labels(labels: Tensor | None, images: int, classes: int) -> None:
+    expected = f"a class number from 0 to {classes - 1} for each of {images} images"
+    if labels is None:
+        found = "no labels"
+    elif labels.is_floating_point() or labels.is_complex() or labels.shape != (images,):
+        found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+    elif int(labels.min()) < 0 or int(labels.max()) >= classes:
+        found = f"{int(labels.min())} to {int(labels.max())}"
+    else:
+        return
+    raise ObjectiveError(
+        "labels of held-out images",
+        expected=expected,
+        found=found,
+        hint="the network was trained with labels: give those of the same data set",
+    )
+
+
+def _checked_losses(losses: ArrayLike, where: str) -> Array:
+    rows = np.asarray(losses, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) < _LEAST_PAIRS or rows.shape[1] < 1:
+        raise ObjectiveError(
+            where,
+            expected=f"[N, S], at least {_LEAST_PAIRS} pairs and one noise level",
+            found=str(list(rows.shape)),
+            hint="compute more pairs",
+        )
+    good = np.isfinite(rows) & (rows >= 0)
+    if not good.all():
+        bad = np.flatnonzero(~good.all(axis=1))
+        raise ObjectiveError(
+            where,
+            expected="finite numbers, at least 0",
+            found=f"{len(bad)} of {len(rows)} pairs with others, the first in row {bad[0]}",
+            hint="the network's estimates diverge there: leave this schedule out",
+        )
+    return rows
+
+
+def _checked_weights(weights: ArrayLike | None, levels: int) -> Array:
+    shares = np.ones(levels) if weights is None else np.asarray(weights, dtype=np.float64)
+    good = shares.shape == (levels,) and bool((np.isfinite(shares) & (shares >= 0)).all())
+    if not good or shares.sum() <= 0:
+        raise ObjectiveError(
+            "weights of noise levels",
+            expected=f"{levels} finite numbers, at least 0 and not all 0",
+            found=str(shares.tolist()),
+            hint="leave the weights out to weigh all levels alike",
+        )
+    return np.asarray(shares / shares.sum(), dtype=np.float64)
+
+
+def _checked_groups(images: ArrayLike | None, count: int) -> NDArray[np.int64] | None:
+    if images is None:
+        return None
+    index = np.asarray(images)
+    distinct, groups = np.unique(index, return_inverse=True)
+    if index.shape != (count,) or len(distinct) < _LEAST_PAIRS:
+        raise ObjectiveError(
+            "images of the pairs",
+            expected=f"one index for each of {count} pairs, not all of one image",
+            found=f"{list(index.shape)}, {len(distinct)} distinct",
+            hint="give skiptune.objectives.denoising.image_indices(seeds, images)",
+        )
+    return groups.astype(np.int64)
