@@ -19,14 +19,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from skiptune.errors import ObjectiveError
 from skiptune.objectives.reference import Reference
+from skiptune.objectives.symmetric import congruence
 
 __all__ = [
+    "LEAST_PER_FEATURE",
+    "VERDICT_PER_FEATURE",
     "Expansion",
+    "Spectrum",
+    "caution",
     "check_features",
+    "check_shape",
     "expand",
     "frechet_distance",
     "frechet_of_moments",
     "influence",
+    "spectrum",
 ]
 
 Array = NDArray[np.float64]
@@ -34,6 +41,40 @@ Array = NDArray[np.float64]
 # Eigenvalues of A S A below this share of the largest one are rounding: features that the
 # reference or the sample does not move in. Their inverse root would be noise.
 _RANK = 1e-12
+
+
+LEAST_PER_FEATURE = 4
+"""Images per feature below which no correction for the bias in N is made.
+
+The correction extrapolates from halves of the sample. Below 4 d a half has fewer than 2 d images,
+where the series in 1/N that it cancels has not begun to fall: simulation leaves more than a fifth
+of the raw bias (`bench/bias.py`), and below 2 d a half's covariance is singular.
+"""
+
+VERDICT_PER_FEATURE = 8
+"""Images per feature from which a difference may be called one.
+
+There the corrected value keeps less than a tenth of the raw bias, and paired intervals hold the
+truth as often as they claim at equal and at unequal spread (`bench/bias.py`, `bench/coverage.py`).
+"""
+
+# Counts come in whole chunks: 500 images serve d = 64, whose 8 d are 512.
+_ROUNDING = 0.975
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Of the symmetric product M = A S A, whose root's trace is the distance's.
+
+    Arguments:
+        roots: Sum of the roots of its eigenvalues: tr M^(1/2).
+        spanned: The same over the r directions that M spans: without rounding's share.
+        half: float64 [d, r] with half half' = M^(-1/2), within the r directions that M spans.
+    """
+
+    roots: float
+    spanned: float
+    half: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +101,7 @@ def check_features(features: ArrayLike, reference: Reference, *, least: int = 2)
             `least`, or not finite.
     """
     rows = np.asarray(features, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1] != reference.dim or len(rows) < least:
-        raise ObjectiveError(
-            "features",
-            expected=f"[N, {reference.dim}] with N >= {least}, as reference {reference.name}",
-            found=str(list(rows.shape)),
-            hint=f"extract features with {reference.extractor}",
-        )
+    check_shape(rows.shape, reference, least=least)
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
         raise ObjectiveError(
@@ -76,6 +111,46 @@ def check_features(features: ArrayLike, reference: Reference, *, least: int = 2)
             hint="images that are not finite have no score: leave their schedule out",
         )
     return rows
+
+
+def check_shape(shape: tuple[int, ...], reference: Reference, *, least: int = 2) -> None:
+    """Refuse features of any other shape than [N, d], N >= `least`, d as the reference's.
+
+    Raises:
+        ObjectiveError: When they are.
+    """
+    if len(shape) != 2 or shape[1] != reference.dim or shape[0] < least:
+        raise ObjectiveError(
+            "features",
+            expected=f"[N, {reference.dim}] with N >= {least}, as reference {reference.name}",
+            found=str(list(shape)),
+            hint=f"extract features with {reference.extractor}",
+        )
+
+
+def caution(images: int, dim: int) -> str | None:
+    """Return what a person has to know of a corrected distance of so few images, or None.
+
+    Arguments:
+        images: Image count N.
+        dim: Features d.
+
+    Returns:
+        None from `VERDICT_PER_FEATURE` d on, less 2.5 % for counts in whole chunks; else one
+        sentence without full stop, which names the number of images that would do.
+    """
+    verdict = VERDICT_PER_FEATURE * dim
+    if images >= _ROUNDING * verdict:
+        return None
+    if images >= LEAST_PER_FEATURE * dim:
+        return (
+            f"{images} images are {images / dim:.3g} per feature: take the corrected distance as "
+            f"a screen, for a verdict use {verdict} images ({VERDICT_PER_FEATURE} per feature)"
+        )
+    return (
+        f"{images} images are {images / dim:.3g} per feature: the bias in N cannot be corrected "
+        f"below {LEAST_PER_FEATURE * dim} images ({LEAST_PER_FEATURE} per feature)"
+    )
 
 
 def frechet_distance(features: ArrayLike, reference: Reference) -> float:
@@ -108,7 +183,7 @@ def frechet_of_moments(mean: Array, covariance: Array, reference: Reference) -> 
         reference: Statistics of real features.
     """
     shift = mean - reference.mean
-    values = np.linalg.eigvalsh(_product(covariance, reference))
+    values = np.linalg.eigvalsh(congruence(reference.root, covariance))
     trace = float(np.trace(covariance)) + reference.trace
     return float(shift @ shift) + trace - 2 * _sum_of_roots(values)
 
@@ -119,16 +194,26 @@ def expand(mean: Array, covariance: Array, reference: Reference) -> Expansion:
     Where A S A is singular the derivative does not exist; T is then taken with the
     pseudo-inverse, i.e. within the directions that the sample spans.
     """
-    values, vectors = np.linalg.eigh(_product(covariance, reference))
+    found = spectrum(congruence(reference.root, covariance))
     shift = mean - reference.mean
-    roots = np.sqrt(np.clip(values, 0, None))
     trace = float(np.trace(covariance)) + reference.trace
-    kept = values > _RANK * max(float(values[-1]), 0.0)
-    half = (reference.root @ vectors[:, kept]) / np.sqrt(roots[kept])
+    half = reference.root @ found.half
     return Expansion(
-        value=float(shift @ shift) + trace - 2 * float(roots.sum()),
+        value=float(shift @ shift) + trace - 2 * found.roots,
         gradient=2 * shift,
         curvature=np.eye(reference.dim) - half @ half.T,
+    )
+
+
+def spectrum(product: Array) -> Spectrum:
+    """Return what the distance and its derivative need of A S A, float64 [d, d], symmetric."""
+    values, vectors = np.linalg.eigh(product)
+    roots = np.sqrt(np.clip(values, 0, None))
+    kept = values > _RANK * max(float(values[-1]), 0.0)
+    return Spectrum(
+        roots=float(roots.sum()),
+        spanned=float(roots[kept].sum()),
+        half=vectors[:, kept] / np.sqrt(roots[kept]),
     )
 
 
@@ -171,12 +256,6 @@ def _moments(rows: Array) -> tuple[Array, Array]:
     mean = rows.mean(axis=0)
     centred = rows - mean
     return mean, centred.T @ centred / (len(rows) - 1)
-
-
-def _product(covariance: Array, reference: Reference) -> Array:
-    product = reference.root @ covariance @ reference.root
-    symmetric: Array = (product + product.T) / 2
-    return symmetric
 
 
 def _gram(centred: Array, reference: Reference) -> Array:

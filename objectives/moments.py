@@ -121,7 +121,8 @@ class Moments:
         """
         self._require(1)
         centre, parts = self.parts(products=False)
-        return centre + np.sum([part.total for part in parts], axis=0) / self.count
+        mean: Array = centre + np.sum([part.total for part in parts], axis=0) / self.count
+        return mean
 
     @property
     def covariance(self) -> Array:

@@ -19,6 +19,10 @@ distances extrapolate these: 8 psi_N(i) - 9 mean psi_s(i) + 2 mean psi_s(i), the
 subsets that hold image i. That also undoes most of the shrinkage that psi suffers when the map T
 is fitted to the same few images. On common seeds, the difference of two schedules has the
 per-image values' difference, so what both share cancels. Intervals are normal ones.
+
+Features are an array, or a source of pieces that is read twice: moments first, then the images'
+influence. Memory then does not grow with N, and not a bit depends on the pieces. `scored` gives
+raw and corrected value and influence from one such pair of passes.
 """
 
 from __future__ import annotations
@@ -34,29 +38,50 @@ from numpy.typing import ArrayLike, NDArray
 
 from skiptune.errors import ObjectiveError
 from skiptune.objectives.frechet import (
-    Expansion,
-    check_features,
-    expand,
+    LEAST_PER_FEATURE,
+    VERDICT_PER_FEATURE,
+    caution,
+    check_shape,
     frechet_distance,
     influence,
+    spectrum,
 )
+from skiptune.objectives.moments import BLOCK, Moments, Part, Rows, in_blocks
 from skiptune.objectives.names import metric_name
 from skiptune.objectives.reference import Reference
+from skiptune.objectives.symmetric import (
+    add_gram,
+    congruence,
+    double_upper,
+    mirror,
+    quadratic_form,
+)
 
 __all__ = [
     "HALVES",
+    "LEAST_PER_FEATURE",
     "QUARTERS",
+    "VERDICT_PER_FEATURE",
     "Correction",
     "Estimate",
+    "Features",
+    "Rows",
+    "Scored",
     "Share",
+    "caution",
     "corrected",
     "corrected_influence",
+    "difference_of",
     "metric_name",
     "paired_difference",
     "raw",
+    "scored",
 ]
 
 Array = NDArray[np.float64]
+
+Features = ArrayLike | Rows
+"""Rows [N, d] in the order of their seeds: an array, or a function that yields its pieces."""
 
 _GROUPS = 4
 # A half must have a covariance.
@@ -110,7 +135,70 @@ QUARTERS: Correction = (
 """Second order: Lagrange weights at 1/N = 0 for sample sizes N, 3N/4 and N/2."""
 
 
-def raw(features: ArrayLike, reference: Reference) -> Estimate:
+_PLAIN: Correction = (Share(1, (_ALL,)),)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """All that is to be known of one sample; kept, it makes comparisons without its features.
+
+    Arguments:
+        raw: The plain distance.
+        corrected: The distance corrected for its bias in N.
+        influence: float64 [N], mean 0: derivative of the corrected distance with respect to
+            each image's weight.
+    """
+
+    raw: Estimate
+    corrected: Estimate
+    influence: Array
+
+
+def scored(
+    features: Features,
+    reference: Reference,
+    *,
+    correction: Correction = QUARTERS,
+    least_per_feature: float = LEAST_PER_FEATURE,
+) -> Scored:
+    """Return `raw`, `corrected` and `corrected_influence` at the cost of the last.
+
+    Arguments:
+        features: [N, d] in the order of their seeds (groups are row % 4), N >= 8.
+        reference: Statistics of real features.
+        correction: `QUARTERS` or `HALVES`.
+        least_per_feature: Images per feature below which nothing is corrected; lower ones are
+            for studies of the correction itself.
+
+    Raises:
+        ObjectiveError: When the features do not fit the reference, are not finite, or are too
+            few to be corrected.
+    """
+    plain, found = _measured(
+        features, reference, (_PLAIN, correction), least_per_feature=least_per_feature
+    )
+    if len(found.influence) <= reference.dim:
+        plain = _of_few(features, reference)
+    return Scored(plain.estimate, found.estimate, found.influence)
+
+
+def difference_of(ours: Scored, baseline: Scored) -> Estimate:
+    """Return the paired difference of two scores on the same seeds; negative is better.
+
+    Arguments:
+        ours: From `scored`.
+        baseline: From `scored`, by the same reference and correction.
+
+    Raises:
+        ObjectiveError: When the two differ in number.
+    """
+    return _difference(
+        _Found(ours.corrected.value, ours.influence),
+        _Found(baseline.corrected.value, baseline.influence),
+    )
+
+
+def raw(features: Features, reference: Reference) -> Estimate:
     """Return the plain distance; its interval is one for E[FD_N], not for the limit.
 
     Arguments:
@@ -120,35 +208,47 @@ def raw(features: ArrayLike, reference: Reference) -> Estimate:
     Raises:
         ObjectiveError: When the features do not fit the reference or are not finite.
     """
-    psi = influence(features, reference)
-    return Estimate(frechet_distance(features, reference), _standard_error(psi), len(psi))
+    centre, parts = _first_pass(features, reference, least=2)
+    if _count(parts) <= reference.dim:
+        return _of_few(features, reference).estimate
+    return _second_pass(features, centre, _extrapolate(parts, centre, reference, (_PLAIN,)))[
+        0
+    ].estimate
 
 
 def corrected(
-    features: ArrayLike, reference: Reference, *, correction: Correction = QUARTERS
+    features: Features,
+    reference: Reference,
+    *,
+    correction: Correction = QUARTERS,
+    least_per_feature: float = LEAST_PER_FEATURE,
 ) -> Estimate:
     """Return the distance corrected for its bias in N: an estimate of FD itself.
 
-    Valid from N = 4d on, better from 8d; it may be negative where FD is near 0.
+    It may be negative where FD is near 0: take neither logarithms nor ratios of it. `caution`
+    says what a count is good for.
 
     Arguments:
         features: [N, d] in the order of their seeds (groups are row % 4), N >= 8.
         reference: Statistics of real features.
         correction: `QUARTERS` or `HALVES`.
+        least_per_feature: As in `scored`.
 
     Raises:
-        ObjectiveError: When the features do not fit the reference or are not finite.
+        ObjectiveError: When the features do not fit the reference, are not finite, or are too
+            few to be corrected.
     """
-    value, psi = corrected_influence(features, reference, correction=correction)
-    return Estimate(value, _standard_error(psi), len(psi))
+    (found,) = _measured(features, reference, (correction,), least_per_feature=least_per_feature)
+    return found.estimate
 
 
 def paired_difference(
-    features: ArrayLike,
-    baseline_features: ArrayLike,
+    features: Features,
+    baseline_features: Features,
     reference: Reference,
     *,
     correction: Correction = QUARTERS,
+    least_per_feature: float = LEAST_PER_FEATURE,
 ) -> Estimate:
     """Return corrected(features) - corrected(baseline) on the same seeds; negative is better.
 
@@ -157,25 +257,25 @@ def paired_difference(
         baseline_features: [N, d].
         reference: Statistics of real features.
         correction: `QUARTERS` or `HALVES`.
+        least_per_feature: As in `scored`.
 
     Raises:
-        ObjectiveError: When the two differ in number, do not fit the reference, or are not
-            finite.
+        ObjectiveError: When the two differ in number, do not fit the reference, are not finite,
+            or are too few to be corrected.
     """
-    value, psi = corrected_influence(features, reference, correction=correction)
-    base, base_psi = corrected_influence(baseline_features, reference, correction=correction)
-    if len(psi) != len(base_psi):
-        raise ObjectiveError(
-            "paired features",
-            expected=f"{len(base_psi)} rows, one for each image of the baseline",
-            found=f"{len(psi)} rows",
-            hint="compare evaluations over the same seeds",
-        )
-    return Estimate(value - base, _standard_error(psi - base_psi), len(psi))
+    ours, baseline = (
+        _measured(rows, reference, (correction,), least_per_feature=least_per_feature)[0]
+        for rows in (features, baseline_features)
+    )
+    return _difference(ours, baseline)
 
 
 def corrected_influence(
-    features: ArrayLike, reference: Reference, *, correction: Correction = QUARTERS
+    features: Features,
+    reference: Reference,
+    *,
+    correction: Correction = QUARTERS,
+    least_per_feature: float = LEAST_PER_FEATURE,
 ) -> tuple[float, Array]:
     """Return the corrected distance and its derivative with respect to each image's weight.
 
@@ -183,60 +283,220 @@ def corrected_influence(
         features: [N, d] in the order of their seeds, N >= 8.
         reference: Statistics of real features.
         correction: `QUARTERS` or `HALVES`.
+        least_per_feature: As in `scored`.
 
     Returns:
         The value, and float64 [N] per-image values; the value's standard error is their
         standard deviation over sqrt(N). Stored, they make any two evaluations comparable.
+
+    Raises:
+        ObjectiveError: As `corrected`.
     """
-    rows = check_features(features, reference, least=_LEAST_IMAGES)
-    # All moments are sums of the four groups' moments, taken about one common centre so that
-    # nothing cancels.
-    centre = rows.mean(axis=0)
-    groups = [rows[group::_GROUPS] - centre for group in range(_GROUPS)]
-    counts = [len(group) for group in groups]
-    sums = [group.sum(axis=0) for group in groups]
-    products = [group.T @ group for group in groups]
-
-    value = 0.0
-    dim = reference.dim
-    constant = np.zeros(_GROUPS)
-    linear = np.zeros((_GROUPS, dim))
-    quadratic = np.zeros((_GROUPS, dim, dim))
-    for share in correction:
-        holders = [sum(group in subset for subset in share.subsets) for group in _ALL]
-        for subset in share.subsets:
-            count = sum(counts[group] for group in subset)
-            mean = np.sum([sums[group] for group in subset], axis=0) / count
-            second = np.sum([products[group] for group in subset], axis=0)
-            scatter = second - count * np.outer(mean, mean)
-            slope = expand(centre + mean, scatter / (count - 1), reference)
-            value += share.weight / len(share.subsets) * slope.value
-            polynomial = _polynomial(slope, mean, scatter / count)
-            for group in subset:
-                weight = share.weight / holders[group]
-                constant[group] += weight * polynomial[0]
-                linear[group] += weight * polynomial[1]
-                quadratic[group] += weight * polynomial[2]
-
-    psi = np.empty(len(rows))
-    for group, part in enumerate(groups):
-        bent = np.einsum("nd,nd->n", part @ quadratic[group], part)
-        psi[group::_GROUPS] = constant[group] + part @ linear[group] + bent
-    return value, psi
+    (found,) = _measured(features, reference, (correction,), least_per_feature=least_per_feature)
+    return found.value, found.influence
 
 
-def _polynomial(slope: Expansion, mean: Array, spread: Array) -> tuple[float, Array, Array]:
-    """Return a subset's influence psi(x) = c + b'x + x'Qx, of mean 0 over the subset.
+@dataclass(frozen=True, eq=False)
+class _Found:
+    value: float
+    influence: Array
 
-    `mean` and `spread` (divisor N) are the subset's moments, about the centre x is taken about.
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, _standard_error(self.influence), len(self.influence))
+
+
+class _Extrapolation:
+    """A corrected distance, and the influence c + b'x + x'x - x'Tx of the images of each group.
+
+    x is taken about the centre of all moments. A correction that knows no groups has one
+    polynomial for all images.
     """
-    bent = slope.curvature @ mean
-    constant = (
-        mean @ bent - mean @ slope.gradient - float(np.einsum("ij,ij", slope.curvature, spread))
+
+    def __init__(self, correction: Correction, dim: int, images: int) -> None:
+        whole = all(subset == _ALL for share in correction for subset in share.subsets)
+        groups = 1 if whole else _GROUPS
+        self.correction = correction
+        self.value = 0.0
+        self.images = images
+        self.constant = np.zeros(groups)
+        self.linear = np.zeros((groups, dim))
+        # First sums of M^(-1/2) with M = A S A, at the end T = A M^(-1/2) A.
+        self.curves = [np.zeros((dim, dim)) for _ in range(groups)]
+
+    def weights(self, subset: tuple[int, ...]) -> tuple[float, list[tuple[int, float]]]:
+        """Return a subset's weight in the value, and in the polynomial of each of its groups."""
+        value = 0.0
+        groups = np.zeros(len(self.curves))
+        for share in self.correction:
+            times = share.subsets.count(subset)
+            value += times * share.weight / len(share.subsets)
+            for group in range(len(groups)):
+                if group in subset:
+                    holders = sum(group in other for other in share.subsets)
+                    groups[group] += times * share.weight / holders
+        return value, [(group, float(weight)) for group, weight in enumerate(groups) if weight]
+
+    def at(self, rows: Array, group: int) -> Array:
+        """Return c + b'x - x'Tx for rows [n, d] of a group."""
+        place = group % len(self.curves)
+        values: Array = self.constant[place] + rows @ self.linear[place]
+        values -= quadratic_form(rows, self.curves[place])
+        return values
+
+
+def _measured(
+    features: Features,
+    reference: Reference,
+    corrections: Sequence[Correction],
+    *,
+    least_per_feature: float,
+) -> list[_Found]:
+    centre, parts = _first_pass(features, reference, least=_LEAST_IMAGES)
+    if _count(parts) < least_per_feature * reference.dim:
+        raise ObjectiveError(
+            "corrected distance",
+            expected=f"at least {math.ceil(least_per_feature * reference.dim)} images "
+            f"({least_per_feature:g} per feature of {reference.extractor})",
+            found=f"{_count(parts)}",
+            hint="score more images, or by KID, or by the distance in a projection to fewer "
+            "dimensions",
+        )
+    found = _extrapolate(parts, centre, reference, corrections)
+    return _second_pass(features, centre, found)
+
+
+def _rows(features: Features) -> Rows:
+    if callable(features):
+        return features
+    array = np.asarray(features)
+    if array.ndim != 2:
+        return lambda: (array,)
+    return lambda: (array[first : first + BLOCK] for first in range(0, len(array), BLOCK))
+
+
+def _first_pass(
+    features: Features, reference: Reference, *, least: int
+) -> tuple[Array, list[Part]]:
+    """Return the centre, and the moments of the groups about it."""
+    moments = Moments(reference.dim, groups=_GROUPS)
+    for piece in _rows(features)():
+        check_shape(np.shape(piece), reference, least=0)
+        moments.add(piece)
+    check_shape((moments.count, reference.dim), reference, least=least)
+    return moments.parts()
+
+
+def _count(parts: Sequence[Part]) -> int:
+    return sum(part.count for part in parts)
+
+
+def _extrapolate(
+    parts: list[Part], centre: Array, reference: Reference, corrections: Sequence[Correction]
+) -> list[_Extrapolation]:
+    """Return the corrected distances and their polynomials; takes the parts apart.
+
+    S is linear in the groups' products and so is A S A: four products are mapped by A, not one
+    for each subset, and T is assembled before it is mapped back.
+    """
+    dim, root = reference.dim, reference.root
+    counts = [part.count for part in parts]
+    totals = [part.total for part in parts]
+    traces = [float(np.trace(part.product)) for part in parts]
+    mapped = []
+    while parts:
+        mapped.append(congruence(root, parts.pop(0).product))
+    found = [_Extrapolation(correction, dim, sum(counts)) for correction in corrections]
+    subsets = [
+        subset for correction in corrections for share in correction for subset in share.subsets
+    ]
+    for subset in dict.fromkeys(subsets):
+        count = sum(counts[group] for group in subset)
+        mean = np.sum([totals[group] for group in subset], axis=0) / count
+        turned = root @ mean
+        product = mapped[subset[0]].copy()
+        for group in subset[1:]:
+            product += mapped[group]
+        product -= np.outer(count * turned, turned)
+        product /= count - 1
+        slope = spectrum(product)
+        shift = centre + mean - reference.mean
+        spread = sum(traces[group] for group in subset) - count * float(mean @ mean)
+        value = float(shift @ shift) + spread / (count - 1) + reference.trace - 2 * slope.roots
+        # psi(x) = 2 shift'(x - mean) + (x - mean)'(I - T)(x - mean), less its mean over the
+        # subset; the trace of T times the covariance is that of the root.
+        moved = root @ (slope.half @ (slope.half.T @ turned))
+        linear = 2 * (shift - mean + moved)
+        constant = (
+            float(mean @ (mean - moved) - 2 * (mean @ shift))
+            - (spread - (count - 1) * slope.spanned) / count
+        )
+        into = []
+        for one in found:
+            weight, groups = one.weights(subset)
+            one.value += weight * value
+            for group, share in groups:
+                one.constant[group] += share * constant
+                one.linear[group] += share * linear
+                into.append((share, one.curves[group]))
+        add_gram(slope.half.T, into)
+    for one in found:
+        for group, curve in enumerate(one.curves):
+            mirror(curve)
+            one.curves[group] = congruence(root, curve)
+            double_upper(one.curves[group])
+    return found
+
+
+def _second_pass(
+    features: Features, centre: Array, extrapolations: Sequence[_Extrapolation]
+) -> list[_Found]:
+    """Return the values, and the influence of each image."""
+    count = extrapolations[0].images
+    psi = np.empty((len(extrapolations), count))
+    first = 0
+    for block in in_blocks(_rows(features), dim=len(centre)):
+        if first + len(block) > count:
+            raise _changed(count, first + len(block))
+        block -= centre
+        for group in _ALL:
+            rows = np.ascontiguousarray(block[group::_GROUPS])
+            squares = np.einsum("nd,nd->n", rows, rows)
+            for values, one in zip(psi, extrapolations, strict=True):
+                values[first + group : first + len(block) : _GROUPS] = squares + one.at(
+                    rows, group
+                )
+        first += len(block)
+    if first != count:
+        raise _changed(count, first)
+    return [_Found(one.value, values) for values, one in zip(psi, extrapolations, strict=True)]
+
+
+def _of_few(features: Features, reference: Reference) -> _Found:
+    """Return the plain distance of no more images than features, through their Gram matrix."""
+    rows = np.concatenate([np.asarray(piece) for piece in _rows(features)()])
+    return _Found(frechet_distance(rows, reference), influence(rows, reference))
+
+
+def _difference(ours: _Found, baseline: _Found) -> Estimate:
+    if len(ours.influence) != len(baseline.influence):
+        raise ObjectiveError(
+            "paired features",
+            expected=f"{len(baseline.influence)} rows, one for each image of the baseline",
+            found=f"{len(ours.influence)} rows",
+            hint="compare evaluations over the same seeds",
+        )
+    return _Found(ours.value - baseline.value, ours.influence - baseline.influence).estimate
+
+
+def _changed(expected: int, found: int) -> ObjectiveError:
+    return ObjectiveError(
+        "features",
+        expected=f"{expected} rows, as read before",
+        found=f"{found} or more" if found > expected else f"{found}",
+        hint="give a function that yields the same pieces at every call",
     )
-    return float(constant), slope.gradient - 2 * bent, slope.curvature
 
 
-def _standard_error(psi: Sequence[float] | Array) -> float:
-    values = np.asarray(psi, dtype=np.float64)
-    return float(values.std(ddof=1)) / math.sqrt(len(values))
+def _standard_error(psi: Array) -> float:
+    return float(psi.std(ddof=1)) / math.sqrt(len(psi))

@@ -162,7 +162,7 @@ def test_a_stored_state_is_a_copy() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, np.uint8])
 def test_other_numbers_are_reduced_in_float64(dtype: type) -> None:
-    data = np.abs(sample(40)).astype(dtype)
+    data: NDArray[Any] = np.abs(sample(40)).astype(dtype)
     np.testing.assert_array_equal(of(data).covariance, of(data.astype(np.float64)).covariance)
 
 
