@@ -1,9 +1,10 @@
 """Reference statistics: mean and covariance of the features of real images, with a header.
 
 A file is an `npz` without pickles: `mean` float64 [d], `covariance` float64 [d, d] (divisor
-N - 1), and `header`, JSON text that names the extractor, its weights and preprocessing, so that
-a reference of other features is refused instead of scored. Files that hold only `mu` and
-`sigma` (EDM's and ADM's references) name no features; they are taken for Inception's.
+N - 1), `header`, JSON text that names the extractor, its weights and preprocessing, so that a
+reference of other features is refused instead of scored, and perhaps `features` [M, d], rows of
+single images, which the distances between neighbours need. Rows that float16 holds exactly are
+stored so. What other programs write is read by `reference_files`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import json
 import os
 import platform
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,18 +25,34 @@ from numpy.typing import ArrayLike, NDArray
 
 from skiptune.canonical import digest as digest_of
 from skiptune.errors import ObjectiveError, OutputError
-from skiptune.objectives.names import ASSETS, INCEPTION, INCEPTION_SHA256, REFERENCES
+from skiptune.objectives.names import ASSETS, REFERENCES
+from skiptune.objectives.reference_files import (
+    NOT_RECORDED,
+    Foreign,
+    as_float64,
+    as_rows,
+    foreign_arrays,
+    foreign_pickle,
+    is_pickle,
+    stored_arrays,
+)
 
 if TYPE_CHECKING:
     from skiptune.objectives.extractors import Extractor
 
-__all__ = ["Reference", "load_reference", "reference_of", "save_reference", "symmetric_root"]
+__all__ = [
+    "Reference",
+    "feature_rows",
+    "load_reference",
+    "reference_of",
+    "save_reference",
+    "symmetric_root",
+]
 
 _FORMAT = 1
-_INCEPTION_DIM = 2048
 # Rounding of a float64 covariance stays far below this share of its largest eigenvalue.
 _NEGATIVE = 1e-6
-_REMAKE = "make it with `skiptune.objectives.save_reference`, or name " + ", ".join(REFERENCES)
+_REMAKE = "make it with `skiptune ref IMAGES -o FILE`, or name " + ", ".join(REFERENCES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +69,8 @@ class Reference:
         mean: float64 [d].
         covariance: float64 [d, d], divisor N - 1.
         header: Everything else that is known: data set, versions.
+        features: float32 [M, d], the features of M of the images; None where there are none.
+        cautions: What a file does not record and a person has to know, in sentences.
 
     Raises:
         ObjectiveError: When the arrays have another shape, are not finite, not symmetric or not
@@ -68,6 +86,8 @@ class Reference:
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
     header: dict[str, Any]
+    features: NDArray[np.float32] | None = None
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"reference {self.name}"
@@ -78,7 +98,16 @@ class Reference:
                 found=f"{list(self.mean.shape)} and {list(self.covariance.shape)}",
                 hint=_REMAKE,
             )
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+        rows = self.features
+        if rows is not None and (rows.ndim != 2 or rows.shape[1] != self.dim or not len(rows)):
+            raise ObjectiveError(
+                f"{where}: features",
+                expected=f"[M, {self.dim}] with M >= 1",
+                found=str(list(rows.shape)),
+                hint=_REMAKE,
+            )
+        arrays = (self.mean, self.covariance, *(() if rows is None else (rows,)))
+        if not all(np.isfinite(array).all() for array in arrays):
             raise ObjectiveError(
                 where, expected="finite numbers", found="NaN or infinity", hint=_REMAKE
             )
@@ -117,7 +146,7 @@ class Reference:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what decides a score: the features' identity and the two arrays."""
+        """SHA-256 of what decides a distance: the features' identity and the two arrays."""
         return digest_of(
             {
                 "extractor": self.extractor,
@@ -127,6 +156,72 @@ class Reference:
                 "covariance": _array_digest(self.covariance),
             }
         )
+
+    @cached_property
+    def features_digest(self) -> str | None:
+        """SHA-256 of the rows and what they are features of; None where there are no rows."""
+        if self.features is None:
+            return None
+        rows = np.ascontiguousarray(self.features, dtype="<f4")
+        return digest_of(
+            {
+                "extractor": self.extractor,
+                "sha256": self.sha256,
+                "preprocess": self.preprocess,
+                "shape": list(rows.shape),
+                "features": hashlib.sha256(rows.tobytes()).hexdigest(),
+            }
+        )
+
+    def require_images(self) -> int:
+        """Return the number of images that the statistics were taken over.
+
+        Raises:
+            ObjectiveError: Where the file does not say.
+        """
+        if self.images is None:
+            raise ObjectiveError(
+                f"reference {self.name}: images",
+                expected="the number of images that the statistics were taken over",
+                found="a file that does not say",
+                hint=_remake(self.extractor),
+            )
+        return self.images
+
+    def require_features(self, least: int = 1) -> NDArray[np.float32]:
+        """Return the features of single images, float32 [M, d].
+
+        Arguments:
+            least: Rows that are needed.
+
+        Raises:
+            ObjectiveError: Where there are none or fewer.
+        """
+        count = 0 if self.features is None else len(self.features)
+        if self.features is None or count < least:
+            raise ObjectiveError(
+                f"reference {self.name}: features",
+                expected=f"features of at least {least} single images: this metric compares"
+                " neighbours, not moments",
+                found=f"those of {count} images" if count else "mean and covariance only",
+                hint=_remake(self.extractor, features=max(least, 5000)),
+            )
+        return self.features
+
+
+def feature_rows(images: int, wanted: int) -> NDArray[np.int64]:
+    """Return which images' features a reference keeps: spread evenly, because files are sorted.
+
+    Arguments:
+        images: Images N.
+        wanted: Rows M; all N where M is more.
+
+    Returns:
+        int64 [min(M, N)], floor(i N / M): increasing, each below N.
+    """
+    kept = min(images, wanted)
+    rows: NDArray[np.int64] = np.arange(kept, dtype=np.int64) * images // max(kept, 1)
+    return rows
 
 
 def symmetric_root(
@@ -143,6 +238,7 @@ def reference_of(
     extractor: Extractor,
     name: str,
     header: Mapping[str, Any] | None = None,
+    keep: int = 0,
 ) -> Reference:
     """Take the statistics of real images.
 
@@ -151,6 +247,7 @@ def reference_of(
         extractor: The network that made the features.
         name: What a person calls the reference.
         header: Plain data about the images (data set, hash, selection).
+        keep: Rows M of the features to keep, those of `feature_rows`; 0 keeps none.
 
     Raises:
         ObjectiveError: When the features are not finite or of another dimension.
@@ -178,6 +275,7 @@ def reference_of(
             **(header or {}),
             "versions": {"numpy": np.__version__, "python": platform.python_version()},
         },
+        features=rows[feature_rows(len(rows), keep)].astype(np.float32) if keep else None,
     )
 
 
@@ -196,8 +294,16 @@ def save_reference(path: Path | str, reference: Reference) -> None:
         "preprocess": reference.preprocess,
         "dim": reference.dim,
         "images": reference.images,
+        "cautions": list(reference.cautions),
         "more": reference.header,
     }
+    arrays: dict[str, NDArray[Any]] = {
+        "header": np.array(json.dumps(header, sort_keys=True)),
+        "mean": reference.mean,
+        "covariance": reference.covariance,
+    }
+    if reference.features is not None:
+        arrays["features"] = _shortest(reference.features)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     except OSError as error:
@@ -209,12 +315,7 @@ def save_reference(path: Path | str, reference: Reference) -> None:
         ) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                header=np.array(json.dumps(header, sort_keys=True)),
-                mean=reference.mean,
-                covariance=reference.covariance,
-            )
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -228,33 +329,17 @@ def load_reference(name_or_path: str | Path, *, extractor: Extractor | None = No
     """Read reference statistics and refuse those of other features.
 
     Arguments:
-        name_or_path: `fashion-train`, which comes with skiptune, or an `npz` file.
+        name_or_path: `fashion-train`, which comes with skiptune, or a file: ours, EDM's, ADM's,
+            pytorch-fid's and clean-fid's `npz`, EDM2's `pkl`. What a foreign file does not
+            record stands in `cautions`.
         extractor: The network whose features will be scored; None skips the comparison.
 
     Raises:
-        ObjectiveError: When the file is missing, not such an `npz`, holds impossible numbers,
-            or was made with another extractor, other weights or another dimension.
+        ObjectiveError: When the file is missing, of no known kind, holds impossible numbers or
+            code, or was made with another extractor, weights, preprocessing or dimension.
     """
     bundled = str(name_or_path) in REFERENCES
     path = ASSETS / f"{name_or_path}.npz" if bundled else Path(name_or_path)
-    arrays = _read(path)
-    if {"header", "mean", "covariance"} <= arrays.keys():
-        reference = _own(path, arrays)
-    elif {"mu", "sigma"} <= arrays.keys():
-        reference = _plain(path, arrays)
-    else:
-        raise ObjectiveError(
-            str(path),
-            expected="arrays header, mean, covariance (or mu, sigma of Inception)",
-            found=", ".join(arrays) or "no arrays",
-            hint=_REMAKE,
-        )
-    if extractor is not None:
-        _compare(path, reference, extractor)
-    return reference
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise ObjectiveError(
             str(path),
@@ -262,20 +347,25 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             found="a folder" if path.is_dir() else "no such file",
             hint=_REMAKE,
         )
-    try:
-        # Opened here because numpy leaves a file open when its zip directory is damaged.
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                raise ValueError("a single array")
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ObjectiveError(
-            str(path),
-            expected="an npz file without pickled objects",
-            found=f"something else ({error or type(error).__name__})",
-            hint=_REMAKE,
-        ) from error
+    wanted = None if extractor is None else extractor.name
+    if is_pickle(path):
+        reference = _foreign(path, foreign_pickle(path, wanted), extractor)
+    else:
+        names, arrays = stored_arrays(path, hint=_REMAKE)
+        if {"header", "mean", "covariance"} <= arrays.keys():
+            reference = _own(path, arrays)
+        elif {"mu", "sigma"} <= arrays.keys():
+            reference = _foreign(path, foreign_arrays(path, arrays, names), extractor)
+        else:
+            raise ObjectiveError(
+                str(path),
+                expected="arrays header, mean, covariance, or mu and sigma",
+                found=", ".join(names) or "no arrays",
+                hint=_REMAKE,
+            )
+    if extractor is not None:
+        _compare(path, reference, extractor)
+    return reference
 
 
 def _own(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Reference:
@@ -295,9 +385,11 @@ def _own(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Reference:
             preprocess=str(header["preprocess"]),
             dim=int(header["dim"]),
             images=None if header["images"] is None else int(header["images"]),
-            mean=_float64(path, "mean", arrays["mean"]),
-            covariance=_float64(path, "covariance", arrays["covariance"]),
+            mean=as_float64(path, "mean", arrays["mean"]),
+            covariance=as_float64(path, "covariance", arrays["covariance"]),
             header=dict(header["more"]),
+            features=as_rows(path, arrays.get("features")),
+            cautions=tuple(map(str, header.get("cautions", ()))),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ObjectiveError(
@@ -308,38 +400,49 @@ def _own(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Reference:
         ) from error
 
 
-def _plain(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Reference:
-    mean = _float64(path, "mu", arrays["mu"])
-    covariance = _float64(path, "sigma", arrays["sigma"])
-    if mean.shape != (_INCEPTION_DIM,):
+def _foreign(path: Path, found: Foreign, extractor: Extractor | None) -> Reference:
+    mean = as_float64(path, "mu", found.mean)
+    if mean.shape != (found.dim,):
         raise ObjectiveError(
             f"{path}: mu",
-            expected=f"[{_INCEPTION_DIM}] of Inception: a file without header names no features",
+            expected=f"[{found.dim}] of {found.extractor}, because the file names no features",
             found=str(list(mean.shape)),
             hint=_REMAKE,
         )
+    if found.other_features and extractor is not None:
+        raise ObjectiveError(
+            f"{path}: preprocess",
+            expected=f"that of {extractor.name}: {extractor.preprocess}",
+            found=found.other_features,
+            hint=_remake(extractor.name),
+        )
+    sha256 = found.sha256
+    if not sha256 and extractor is not None and extractor.name == found.extractor:
+        sha256 = extractor.sha256
     return Reference(
         name=path.stem,
-        extractor=INCEPTION,
-        sha256=INCEPTION_SHA256,
-        preprocess="not recorded in the file",
-        dim=_INCEPTION_DIM,
-        images=None,
+        extractor=found.extractor,
+        sha256=sha256,
+        preprocess=NOT_RECORDED,
+        dim=found.dim,
+        images=found.images,
         mean=mean,
-        covariance=covariance,
-        header={"source": "mu and sigma without header; taken for Inception's"},
+        covariance=as_float64(path, "sigma", found.covariance),
+        header={"source": found.source},
+        cautions=found.cautions,
     )
 
 
-def _float64(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float64]:
-    if array.dtype.kind != "f":
-        raise ObjectiveError(
-            f"{path}: {key}",
-            expected="floating-point numbers",
-            found=str(array.dtype),
-            hint=_REMAKE,
-        )
-    return np.ascontiguousarray(array, dtype=np.float64)
+def _shortest(rows: NDArray[np.float32]) -> NDArray[Any]:
+    """Return the rows as float16 where nothing is lost by it."""
+    with np.errstate(over="ignore"):
+        short = rows.astype(np.float16)
+    return short if np.array_equal(short.astype(np.float32), rows) else rows
+
+
+def _remake(extractor: str, *, features: int | None = None) -> str:
+    rows = "" if features is None else f" --features {features}"
+    return f"make it anew: skiptune ref IMAGES --extractor {extractor}{rows} -o stats.npz"
 
 
 def _compare(path: Path, reference: Reference, extractor: Extractor) -> None:
@@ -347,9 +450,10 @@ def _compare(path: Path, reference: Reference, extractor: Extractor) -> None:
         ("extractor", extractor.name, reference.extractor),
         ("dimension", str(extractor.dim), str(reference.dim)),
         ("weights sha256", extractor.sha256, reference.sha256),
+        ("preprocess", extractor.preprocess, reference.preprocess),
     )
     for what, wanted, found in pairs:
-        if wanted != found:
+        if wanted != found and found != NOT_RECORDED:
             raise ObjectiveError(
                 f"{path}: {what}",
                 expected=wanted,
