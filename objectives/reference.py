@@ -416,13 +416,10 @@ def _foreign(path: Path, found: Foreign, extractor: Extractor | None) -> Referen
             found=found.other_features,
             hint=_remake(extractor.name),
         )
-    sha256 = found.sha256
-    if not sha256 and extractor is not None and extractor.name == found.extractor:
-        sha256 = extractor.sha256
     return Reference(
         name=path.stem,
         extractor=found.extractor,
-        sha256=sha256,
+        sha256=found.sha256,
         preprocess=NOT_RECORDED,
         dim=found.dim,
         images=found.images,

@@ -29,10 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiptune.errors import ObjectiveError
-from skiptune.objectives.names import INCEPTION, INCEPTION_SHA256
+from skiptune.objectives.names import DINOV2, DINOV2_SHA256, INCEPTION, INCEPTION_SHA256
 
 __all__ = [
-    "DINOV2",
     "NOT_RECORDED",
     "Foreign",
     "as_float64",
@@ -44,9 +43,6 @@ __all__ = [
 ]
 
 NOT_RECORDED = "not recorded in the file"
-
-DINOV2 = "dinov2"
-"""Name of the extractor of EDM2's FD_DINOv2: ViT-L/14."""
 
 _ARRAYS = ("header", "mean", "covariance", "features", "mu", "sigma")
 _REMAKE = "make statistics with `skiptune ref IMAGES -o FILE`"
@@ -75,7 +71,7 @@ class Foreign:
 
     Arguments:
         extractor: Name of the feature network that they are taken for.
-        sha256: Of its weights; empty where no one hash is the published one.
+        sha256: Of its published weights.
         dim: Features d that this network has.
         images: Images they were taken over; None where the file does not say.
         mean: [d] of any dtype, not checked yet.
@@ -233,7 +229,10 @@ def foreign_pickle(path: Path, extractor: str | None) -> Foreign:
         ObjectiveError: When the file is no pickle, names anything but plain data and arrays, or
             holds no statistics of this network.
     """
-    kinds = {"fid": (INCEPTION, INCEPTION_SHA256, 2048), "fd_dinov2": (DINOV2, "", 1024)}
+    kinds = {
+        "fid": (INCEPTION, INCEPTION_SHA256, 2048),
+        "fd_dinov2": (DINOV2, DINOV2_SHA256, 1024),
+    }
     content = _unpickled(path)
     there = [key for key in kinds if isinstance(content, dict) and key in content]
     wanted = [key for key in there if extractor in (None, kinds[key][0])]

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from skiptune.errors import ObjectiveError
 from skiptune.objectives.extractors import Extractor
-from skiptune.objectives.names import INCEPTION, INCEPTION_SHA256
+from skiptune.objectives.names import DINOV2, DINOV2_SHA256, INCEPTION, INCEPTION_SHA256
 from skiptune.objectives.reference import load_reference, save_reference
 from skiptune.objectives.reference_files import (
-    DINOV2,
     foreign_arrays,
     foreign_pickle,
     is_pickle,
@@ -34,7 +33,7 @@ def fake(name: str, dim: int, sha256: str) -> Extractor:
 
 
 inception = fake(INCEPTION, INCEPTION_DIM, INCEPTION_SHA256)
-dinov2 = fake(DINOV2, DINOV2_DIM, "d" * 64)
+dinov2 = fake(DINOV2, DINOV2_DIM, DINOV2_SHA256)
 
 
 def moments(dim: int, seed: int = 0) -> dict[str, NDArray[np.float64]]:
@@ -151,6 +150,8 @@ def test_the_extractor_decides_what_is_read_of_a_pickle(
     assert any("weights" in text for text in reference.cautions)
     with pytest.raises(ObjectiveError, match=r"fid \(inception\), fd_dinov2 \(dinov2\)"):
         load_reference(path)
+    with pytest.raises(ObjectiveError, match="weights sha256"):
+        load_reference(path, extractor=fake(DINOV2, DINOV2_DIM, "0" * 64))
     with pytest.raises(ObjectiveError, match="of fashion-cnn"):
         load_reference(path, extractor=fake("fashion-cnn", 64, "f" * 64))
 
