@@ -75,11 +75,14 @@ class LossScore(NamedTuple):
             baseline's is 1.
         difference: R - 1 with the same error; negative is better.
         levels: One per noise level.
+        influence: float64 [K], independent values whose mean has the error of R: of each pair,
+            or where pairs share images of each image.
     """
 
     value: Estimate
     difference: Estimate
     levels: tuple[Level, ...]
+    influence: Array
 
 
 @dataclass(frozen=True)
@@ -289,14 +292,27 @@ def loss_score(
     error = _error(influence @ shares, groups)
     # Summed as differences, so that the baseline's own is 0 exactly.
     gap = float(shares @ (ratio - 1))
-    return LossScore(Estimate(1 + gap, error, count), Estimate(gap, error, count), levels)
+    return LossScore(
+        Estimate(1 + gap, error, count),
+        Estimate(gap, error, count),
+        levels,
+        _independent(influence @ shares, groups),
+    )
 
 
 def _error(values: Array, groups: NDArray[np.int64] | None) -> float:
     """Return the standard error of the mean of values whose sums over groups are independent."""
-    centred = values - values.mean()
-    sums = centred if groups is None else np.bincount(groups, weights=centred)
-    return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(values)
+    parts = _independent(values, groups)
+    return float(parts.std(ddof=1)) / math.sqrt(len(parts))
+
+
+def _independent(values: Array, groups: NDArray[np.int64] | None) -> Array:
+    """Return centred values of which no two share a group: sums over groups, mean-sized."""
+    centred = np.asarray(values - values.mean(), dtype=np.float64)
+    if groups is None:
+        return centred
+    sums = np.bincount(groups, weights=centred).astype(np.float64)
+    return sums * (len(sums) / len(values))
 
 
 def _microbatches(

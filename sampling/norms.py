@@ -138,4 +138,5 @@ class _SkipHook:
 
 def _norm(x: Tensor) -> Tensor:
     # float64: half-precision networks overflow in the sum of squares.
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    return norm

@@ -397,6 +397,20 @@ def test_the_score_is_the_formula() -> None:
     assert score.difference.value == pytest.approx(expected - 1, rel=1e-5)
     assert score.value.standard_error == score.difference.standard_error
     assert score.value.images == score.levels[0].mean.images == 17
+    by_hand = [
+        sum(
+            WEIGHTS[s]
+            / 6
+            * (losses[i, s] - score.levels[s].ratio.value * base[i, s])
+            / base[:, s].mean()
+            for s in range(3)
+        )
+        for i in range(17)
+    ]
+    np.testing.assert_allclose(score.influence, by_hand, rtol=1e-4, atol=1e-6)
+    assert score.difference.standard_error == pytest.approx(
+        np.std(by_hand, ddof=1) / np.sqrt(17), rel=1e-5
+    )
 
 
 def test_the_error_is_the_jackknife_s_up_to_second_order() -> None:
@@ -447,6 +461,8 @@ def test_pairs_that_share_an_image_count_as_one() -> None:
         naive.append(loss_score(losses, base).difference.standard_error)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.1)
     assert np.mean(naive) == pytest.approx(np.std(values) / 2, rel=0.1)
+    assert score.influence.shape == (100,)
+    assert score.influence.std(ddof=1) / 10 == pytest.approx(errors[-1], rel=1e-12)
     # Without shared images the two are one.
     losses, base = draw()
     alone = loss_score(losses, base, images=np.arange(400))
