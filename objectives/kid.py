@@ -76,7 +76,7 @@ class KernelReference:
     @property
     def dim(self) -> int:
         """Features d."""
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
     @cached_property
     def similarity(self) -> float:

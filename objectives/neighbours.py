@@ -97,12 +97,20 @@ class Measured:
         Raises:
             ObjectiveError: When it was measured without blocks.
         """
-        return Estimate(self.value, self._standard_error(self.parts), self.images)
+        return Estimate(self.value, self.standard_error_of(self.parts), self.images)
 
-    def _standard_error(self, parts: Array) -> float:
+    def standard_error_of(self, parts: Array) -> float:
+        """Return the standard error that such parts, or their differences, give.
+
+        It is at least the weight of one of the images that the metric is a mean over: where all
+        parts agree, as at a coverage near 1, the metric is not known any better than that.
+
+        Raises:
+            ObjectiveError: When it was measured without blocks.
+        """
         count = len(parts)
         if self.name not in _BY_BLOCKS:
-            return float(parts.std(ddof=1)) / math.sqrt(count)
+            return max(float(parts.std(ddof=1)) / math.sqrt(count), 1 / self.images)
         if count < LEAST_BLOCKS:
             raise ObjectiveError(
                 f"error bars of {self.name}",
@@ -113,7 +121,8 @@ class Measured:
         # The mean of few blocks is distributed as Student's t, whose standard deviation is
         # sqrt((B - 1) / (B - 3)): with it, normal intervals of level 0.95 are Student's within
         # 2 % of their width, at 4 blocks 7 % wider.
-        return float(parts.std(ddof=1)) / math.sqrt(count) * math.sqrt((count - 1) / (count - 3))
+        error = float(parts.std(ddof=1)) / math.sqrt(count) * math.sqrt((count - 1) / (count - 3))
+        return max(error, 1 / self.real_images)
 
 
 class Neighbourhood:
@@ -137,7 +146,7 @@ class Neighbourhood:
     @property
     def dim(self) -> int:
         """Features d."""
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
     @cached_property
     def centre(self) -> Array:
@@ -264,8 +273,11 @@ def difference(measured: Measured, baseline: Measured) -> Estimate:
             found="{} of {} images against {} real ones in {} parts".format(*ours),
             hint="compare evaluations over the same seeds and the same real images",
         )
-    error = measured._standard_error(measured.parts - baseline.parts)
-    return Estimate(baseline.value - measured.value, error, measured.images)
+    value, parts = baseline.value - measured.value, baseline.parts - measured.parts
+    error = measured.standard_error_of(parts)
+    # An evaluation differs from itself by nothing at all.
+    same = value == 0 and not parts.any()
+    return Estimate(value, 0.0 if same else error, measured.images)
 
 
 def seed_blocks(images: int) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from skiptune.objectives.neighbours import (
 )
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.floating[Any]]
 ALL = tuple(NEIGHBOURS)
 
 
@@ -61,7 +64,7 @@ def brute_force(ours: Array, real: Array) -> dict[str, float]:
     }
 
 
-def values(ours: Array, real: Array | Neighbourhood) -> dict[str, float]:
+def values(ours: Rows, real: Rows | Neighbourhood) -> dict[str, float]:
     found = neighbour_metrics(ours, real, blocks=0)
     return {name: measured.value for name, measured in found.items()}
 
@@ -249,6 +252,19 @@ def test_differences_have_the_error_of_what_is_not_shared() -> None:
     found = difference(ours, base)
     assert found.standard_error == pytest.approx(expected, rel=1e-12)
     assert found.standard_error < base.estimate().standard_error / 2
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_known_better_than_one_image(name: str) -> None:
+    # All images far away, so that all parts are 0.
+    real = Neighbourhood(sample(300, seed=1))
+    found = neighbour_metric(name, sample(200, shift=1000), real, blocks=4)
+    assert not found.parts.any()
+    least = 1 / 300 if name in ("recall", "coverage") else 1 / 200
+    assert found.estimate().standard_error == least
+    other = Measured(name, 0.001, 200, found.parts, 300)
+    assert difference(other, found).standard_error == least
+    assert difference(found, found).standard_error == 0
 
 
 @pytest.mark.parametrize(
