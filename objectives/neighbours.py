@@ -92,25 +92,32 @@ class Measured:
     real_images: int
 
     def estimate(self) -> Estimate:
-        """Return the value with its standard error.
+        """Return the value with its standard error, which is at least `resolution`.
 
         Raises:
             ObjectiveError: When it was measured without blocks.
         """
-        return Estimate(self.value, self.standard_error_of(self.parts), self.images)
+        error = max(self.standard_error_of(self.parts), self.resolution)
+        return Estimate(self.value, error, self.images)
+
+    @property
+    def resolution(self) -> float:
+        """The weight of one of the images that the metric is a mean over.
+
+        Where all parts agree, as at a coverage near 1, it is not known any better than that.
+        """
+        return 1 / (self.real_images if self.name in _BY_BLOCKS else self.images)
 
     def standard_error_of(self, parts: Array) -> float:
         """Return the standard error that such parts, or their differences, give.
-
-        It is at least the weight of one of the images that the metric is a mean over: where all
-        parts agree, as at a coverage near 1, the metric is not known any better than that.
 
         Raises:
             ObjectiveError: When it was measured without blocks.
         """
         count = len(parts)
+        error = float(parts.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
         if self.name not in _BY_BLOCKS:
-            return max(float(parts.std(ddof=1)) / math.sqrt(count), 1 / self.images)
+            return error
         if count < LEAST_BLOCKS:
             raise ObjectiveError(
                 f"error bars of {self.name}",
@@ -121,8 +128,7 @@ class Measured:
         # The mean of few blocks is distributed as Student's t, whose standard deviation is
         # sqrt((B - 1) / (B - 3)): with it, normal intervals of level 0.95 are Student's within
         # 2 % of their width, at 4 blocks 7 % wider.
-        error = float(parts.std(ddof=1)) / math.sqrt(count) * math.sqrt((count - 1) / (count - 3))
-        return max(error, 1 / self.real_images)
+        return error * math.sqrt((count - 1) / (count - 3))
 
 
 class Neighbourhood:
@@ -275,9 +281,11 @@ def difference(measured: Measured, baseline: Measured) -> Estimate:
         )
     value, parts = baseline.value - measured.value, baseline.parts - measured.parts
     error = measured.standard_error_of(parts)
-    # An evaluation differs from itself by nothing at all.
-    same = value == 0 and not parts.any()
-    return Estimate(value, 0.0 if same else error, measured.images)
+    # An evaluation differs from itself by nothing; otherwise neither of the two values is known
+    # better than to one image.
+    if value or parts.any():
+        error = max(error, math.sqrt(2) * measured.resolution)
+    return Estimate(value, error, measured.images)
 
 
 def seed_blocks(images: int) -> int:
