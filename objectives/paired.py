@@ -52,7 +52,7 @@ from skiptune.objectives.reference import Reference
 from skiptune.objectives.symmetric import (
     add_gram,
     congruence,
-    double_upper,
+    double_lower,
     mirror,
     quadratic_form,
 )
@@ -444,7 +444,7 @@ def _extrapolate(
         for group, curve in enumerate(one.curves):
             mirror(curve)
             one.curves[group] = congruence(root, curve)
-            double_upper(one.curves[group])
+            double_lower(one.curves[group])
     return found
 
 

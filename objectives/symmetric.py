@@ -1,8 +1,8 @@
 """Products that are symmetric: one triangle is computed, in tiles, and the other is its copy.
 
 This is what a BLAS `syrk` saves, and more: a tile is still in the cache when it is added to a
-sum, which numpy's own products are not. Matrices whose tiles below the diagonal are not filled
-in are called upper here; the tiles on the diagonal are always whole.
+sum, which numpy's own products are not. Matrices whose tiles above the diagonal are not filled
+in are called lower here; the tiles on the diagonal are always whole.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TILE", "add_gram", "congruence", "double_upper", "mirror", "quadratic_form"]
+__all__ = ["TILE", "add_gram", "congruence", "double_lower", "mirror", "quadratic_form"]
 
 Array = NDArray[np.float64]
 
-TILE = 512
-"""Columns of a tile: 2 MB, the size of a core's cache, and large enough for full speed."""
+TILE = 256
+"""Rows of a tile: its sums stay in the cache, and products are still at full speed."""
 
 
 def add_gram(rows: Array, into: Sequence[tuple[float, Array]]) -> None:
-    """Add a weight times rows' rows to each of several upper matrices.
+    """Add a weight times rows' rows to each of several lower matrices.
 
     Arguments:
         rows: float64 [n, d]; n = 0 adds nothing.
@@ -30,17 +30,17 @@ def add_gram(rows: Array, into: Sequence[tuple[float, Array]]) -> None:
     if not len(rows):
         return
     for first, last in _tiles(rows.shape[1]):
-        right = rows[:, first:last]
+        left = rows[:, first:last].T
         # numpy sees that both factors are one array and computes one triangle.
-        _add(right.T @ right, (slice(first, last), slice(first, last)), into)
+        _add(left @ left.T, (slice(first, last), slice(first, last)), into)
         if first:
-            _add(rows[:, :first].T @ right, (slice(first), slice(first, last)), into)
+            _add(left @ rows[:, :first], (slice(first, last), slice(first)), into)
 
 
 def mirror(matrix: Array) -> None:
-    """Fill in the tiles below the diagonal of an upper matrix [d, d], in place."""
+    """Fill in the tiles above the diagonal of a lower matrix [d, d], in place."""
     for first, last in _tiles(len(matrix)):
-        matrix[first:last, :first] = matrix[:first, first:last].T
+        matrix[:first, first:last] = matrix[first:last, :first].T
 
 
 def congruence(factor: Array, matrix: Array) -> Array:
@@ -54,17 +54,17 @@ def congruence(factor: Array, matrix: Array) -> Array:
     size = factor.shape[1]
     product = np.empty((size, size))
     for first, last in _tiles(size):
-        product[:last, first:last] = factor[:, :last].T @ mapped[:, first:last]
+        product[first:last, :last] = factor[:, first:last].T @ mapped[:, :last]
         square = product[first:last, first:last]
         square[...] = (square + square.T) / 2
     mirror(product)
     return product
 
 
-def double_upper(matrix: Array) -> None:
-    """Prepare an upper matrix [d, d] for `quadratic_form`, in place."""
+def double_lower(matrix: Array) -> None:
+    """Prepare a lower matrix [d, d] for `quadratic_form`, in place."""
     for first, last in _tiles(len(matrix)):
-        matrix[:first, first:last] *= 2
+        matrix[first:last, :first] *= 2
 
 
 def quadratic_form(rows: Array, doubled: Array) -> Array:
@@ -72,14 +72,14 @@ def quadratic_form(rows: Array, doubled: Array) -> Array:
 
     Arguments:
         rows: float64 [n, d].
-        doubled: M [d, d] after `double_upper`.
+        doubled: M [d, d] after `double_lower`.
 
     Returns:
         float64 [n].
     """
     values = np.zeros(len(rows))
     for first, last in _tiles(len(doubled)):
-        bent = rows[:, :last] @ doubled[:last, first:last]
+        bent = rows[:, :last] @ doubled[first:last, :last].T
         values += np.einsum("nd,nd->n", bent, rows[:, first:last])
     return values
 

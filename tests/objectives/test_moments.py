@@ -169,7 +169,7 @@ def test_other_numbers_are_reduced_in_float64(dtype: type) -> None:
 def test_real_block_sizes() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "BLOCK", 4096)
-        patch.setattr(symmetric, "TILE", 512)
+        patch.setattr(symmetric, "TILE", 256)
         data = sample(4500, dim=520)
         cut = of(data, groups=4, cuts=(1, 1000, 4095))
         assert_same_bits(of(data, groups=4), cut)
