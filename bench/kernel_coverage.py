@@ -152,8 +152,8 @@ def neighbour_rows(
         ]
         errors: list[float | None] = [None, None]
         if metric in shared:
-            parts = np.array(shared[metric])
-            for index, block in enumerate((parts[:, 0], parts[:, 1] - parts[:, 0])):
+            both = np.array(shared[metric])
+            for index, block in enumerate((both[:, 0], both[:, 1] - both[:, 0])):
                 claimed = np.sqrt(block.var(axis=1, ddof=1).mean() / blocks)
                 errors[index] = float(claimed / found[index].std(ddof=1))
         rows.append(

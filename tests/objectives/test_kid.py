@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,18 @@ def test_blocks_are_the_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(block) for _, block in blocks] == [4, 4, 2]
     assert all(block.dtype == np.float64 for _, block in blocks)
     np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), rows)
+
+
+def test_memory_is_that_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 64)
+    ours, real = sample(1500).astype(np.float32), sample(1500, seed=1).astype(np.float32)
+    tracemalloc.start()
+    try:
+        kid(ours, real)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < ours.nbytes * 2 + 20 * 64 * 64 * 8 < 1500 * 1500 * 8 / 20
 
 
 def test_without_bias() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,19 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ALL:
             assert again[name].value == whole[name].value
             np.testing.assert_array_equal(again[name].parts, whole[name].parts)
+
+
+def test_memory_is_that_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "BLOCK", 64)
+    ours, real = sample(1500).astype(np.float32), sample(1500, seed=1).astype(np.float32)
+    tracemalloc.start()
+    try:
+        neighbour_metrics(ours, real, blocks=4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Some forty numbers for each image, and some matrices of one block.
+    assert peak < 1500 * 40 * 8 + 20 * 64 * 64 * 8 < 1500 * 1500 * 8 / 15
 
 
 def test_one_pass_measures_what_single_ones_do() -> None:
