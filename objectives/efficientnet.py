@@ -86,6 +86,8 @@ class EfficientNetLite0(nn.Module):
             Activations before the classifier, averaged over positions, float32 [N, 1280], 0..6.
         """
         x = (resized(three_channels(levels, EFFICIENTNET), _SIZE) - 127) / 128
+        # Channels last is a quarter faster on CPU, and the layout is part of the numbers.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
@@ -133,6 +135,9 @@ class _SameConv2d(nn.Conv2d):
             outputs = -(-side // stride)
             surplus = max((outputs - 1) * stride + kernel - side, 0)
             pads += [surplus // 2, surplus - surplus // 2]
+        left, right, top, bottom = pads
+        if (left, top) == (right, bottom):  # no copy where the convolution can pad by itself
+            return F.conv2d(input, self.weight, None, self.stride, (top, left), 1, self.groups)
         return super().forward(F.pad(input, pads))
 
 

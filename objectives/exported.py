@@ -3,12 +3,12 @@
     torch.jit.save(program, "mine.pt", _extra_files={"skiptune.json": '{"shape": [1, 32, 32]}'})
     torch.export.save(program, "mine.pt2", extra_files={"skiptune.json": '{"input": "float"}'})
 
-An exported file is no checkpoint but a program: it brings the network's operations along, and
-naming it as `weights` of the extractor `exported` is the wish to run them. That is the one case
-in which skiptune runs what a file says, and only as torch's own operations: TorchScript's
-interpreter and the graph of torch.export know nothing else. Python objects stay refused: a
-pickled module (`torch.save(network)`), and every pickle or machine code inside a `.pt2`, which
-`torch.export.load` would execute, is found before the file is loaded.
+Nothing in a checkpoint is ever executed. An exported file is no checkpoint but a program: it
+brings the network's operations along, and naming it as `weights` of the extractor `exported` is
+the wish to run them, as naming a script is. This is no sandbox: name only programs that you
+would run. Python objects stay refused all the same: a pickled module (`torch.save(network)`),
+and every pickle or machine code inside a `.pt2`, which `torch.export.load` would execute, is
+found before the file is loaded.
 
 The file says what it takes in the extra file `skiptune.json`, a JSON object; all keys may be
 left out:
@@ -26,6 +26,7 @@ batch (batch normalisation or dropout in training mode) is refused.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import warnings
@@ -147,7 +148,8 @@ def load(path: Path, *, sha256: str) -> Program:
         program, text = _of_export(path)
     else:
         program, text = _of_script(path, names)
-    program.requires_grad_(False)
+    for parameter in program.parameters():  # a ScriptModule has no requires_grad_ of its own
+        parameter.requires_grad_(False)
     return Program(program, _declared(path, text, sha256))
 
 
@@ -189,9 +191,12 @@ def _members(path: Path) -> list[str]:
     """Return the names in an archive without its top folder."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.partition("/")[2] for name in archive.namelist()]
+            names = [name.partition("/")[2] for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError) as error:
         raise _no_program(path, str(error)) from error
+    if len(set(names)) < len(names):  # readers may differ in which of two they take
+        raise _no_program(path, "an archive with two members of one name")
+    return names
 
 
 def _of_script(path: Path, names: list[str]) -> tuple[nn.Module, str]:
@@ -211,7 +216,7 @@ def _of_script(path: Path, names: list[str]) -> tuple[nn.Module, str]:
 
 
 def _of_export(path: Path) -> tuple[nn.Module, str]:
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {DECLARATION: ""}  # an empty one would not be filled
     try:
         module = torch.export.load(path, extra_files=extra).module()
     except Exception as error:  # the deserialiser raises whatever a damaged graph leads to
@@ -247,8 +252,6 @@ def _harmless(name: str) -> bool:
 
 
 def _refuse_pickle(path: Path, name: str, content: bytes) -> None:
-    import io
-
     if not content:
         return
     try:

@@ -116,8 +116,8 @@ class Extractor:
         gradient is wanted.
 
         Arguments:
-            images: Floats [N, C, H, W] on any device; clamped to [-1, 1], outside of which the
-                gradient is zero.
+            images: Floats [N, C, H, W] on any device; clamped to [-1, 1], from the ends of
+                which on the gradient is zero.
 
         Returns:
             float32 [N, d] on the network's device; not finite where the image is not.

@@ -21,6 +21,7 @@ __all__ = [
     "INCEPTION_LAYERS",
     "INCEPTION_SHA256",
     "REFERENCES",
+    "count_text",
     "known_extractors",
     "metric_name",
     "remember_extractor",
@@ -100,5 +101,9 @@ def metric_name(extractor_name: str, images: int, *, corrected: bool) -> str:
     """
     if extractor_name == INCEPTION and images == _FID_IMAGES and not corrected:
         return "FID-50k"
-    count = f"{images // 1000}k" if images >= 1000 and images % 1000 == 0 else str(images)
-    return f"FD({extractor_name})-{count}" + ("-corrected" if corrected else "")
+    return f"FD({extractor_name})-{count_text(images)}" + ("-corrected" if corrected else "")
+
+
+def count_text(images: int) -> str:
+    """Return an image count as names carry it: in thousands where that is exact, e.g. ``2k``."""
+    return f"{images // 1000}k" if images >= 1000 and images % 1000 == 0 else str(images)

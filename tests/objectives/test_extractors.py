@@ -18,6 +18,8 @@ from skiptune.objectives.extractors import Extractor, load_extractor, register_e
 from skiptune.objectives.frechet import frechet_distance
 from skiptune.objectives.names import ASSETS, EXTRACTORS, FASHION_CNN_SHA256, INCEPTION_SHA256
 from skiptune.objectives.reference import load_reference
+from skiptune.sampling.images import to_uint8
+from tests.objectives.made_weights import inception_file
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 BUNDLED = ASSETS / "fashion-cnn.safetensors"
@@ -31,18 +33,7 @@ def fashion(device: str) -> Extractor:
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in torch-fidelity's format."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Blank(FeatureExtractorInceptionV3):  # type: ignore[misc]
-        def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
-            """Keep the random weights."""
-
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save({}, path)
-    torch.manual_seed(0)
-    network = Blank("inception", ["2048"], feature_extractor_weights_path=path)
-    torch.save(network.state_dict(), path)
-    return path
+    return inception_file(tmp_path_factory)
 
 
 @pytest.fixture
@@ -104,8 +95,10 @@ def test_other_images_are_refused(fashion: Extractor, images: torch.Tensor, foun
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ObjectiveError, match=", ".join(sorted(EXTRACTORS))):
+    with pytest.raises(ObjectiveError, match="one of ") as caught:
         load_extractor("fashion-cn")
+    for name in EXTRACTORS:
+        assert name in caught.value.problems[0].expected
 
 
 def test_weights_must_be_the_expected_ones(tmp_path: Path) -> None:
@@ -145,6 +138,143 @@ def test_own_extractors_are_registered_once(registry: None) -> None:
     assert load_extractor("mine").name == "mine"
     with pytest.raises(ObjectiveError, match="another extractor"):
         register_extractor("mine", rival)
+
+
+FLOATS = ("fashion-cnn", "inception-64", "efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def with_floats(inception_weights: Path, device: str) -> dict[str, Extractor]:
+    pinned = {"weights": inception_weights, "sha256": file_digest(inception_weights)}
+    return {
+        name: load_extractor(name, device=device, **(pinned if "inception" in name else {}))  # type: ignore[arg-type]
+        for name in FLOATS
+    }
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_floats_on_the_grid_of_bytes_have_the_features_of_the_bytes(
+    with_floats: dict[str, Extractor], held_out: Images, name: str, dtype: torch.dtype
+) -> None:
+    extractor, images = with_floats[name], torch.from_numpy(held_out[0][:4])
+    floats = images.to(dtype) / 127.5 - 1
+    assert torch.equal(to_uint8(floats), images)
+    expected, found = extractor(images), extractor.of_floats(floats)
+    assert (found.shape, found.dtype) == ((4, extractor.dim), torch.float32)
+    distances = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    assert float(distances.max()) < 1e-5
+    assert extractor.of_floats(floats[:0]).shape == (0, extractor.dim)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_the_gradient_of_floats_is_that_of_differences(
+    with_floats: dict[str, Extractor], held_out: Images, name: str
+) -> None:
+    extractor, device = with_floats[name], with_floats[name].device
+    generator = torch.Generator().manual_seed(0)
+    # Away from the ends of the range, where clamping would bend the line.
+    images = (0.9 * (torch.from_numpy(held_out[0][:2]) / 127.5 - 1)).to(device)
+    images.requires_grad_(True)
+    weights = torch.randn(extractor.dim, generator=generator).to(device)
+    (gradient,) = torch.autograd.grad((extractor.of_floats(images) @ weights).sum(), images)
+    assert gradient.shape == images.shape
+    # Along the gradient the change is largest, so rounding matters least.
+    direction = gradient / gradient.norm()
+    step = 0.005
+    with torch.no_grad():
+        up, down = (extractor.of_floats(images + sign * step * direction) for sign in (1, -1))
+    found = float(((up - down).double() @ weights.double()).sum()) / (2 * step)
+    assert found == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+def test_floats_are_not_rounded_but_clamped(fashion: Extractor, held_out: Images) -> None:
+    images = torch.from_numpy(held_out[0][:4]) / 127.5 - 1
+    less = 0.998 * images
+    assert torch.equal(to_uint8(less[:, :, 16, 16]), to_uint8(images[:, :, 16, 16]))
+    assert not torch.equal(fashion.of_floats(less), fashion.of_floats(images))
+    torch.testing.assert_close(
+        fashion.of_floats(3 * images), fashion.of_floats((3 * images).clamp(-1, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), "uint8"),
+        (torch.zeros(1, 32, 32), r"\[1, 32, 32\]"),
+        (torch.zeros(2, 3, 32, 32), r"\[2, 3, 32, 32\]"),
+    ],
+)
+def test_other_floats_are_refused(fashion: Extractor, images: torch.Tensor, found: str) -> None:
+    with pytest.raises(ObjectiveError, match=found):
+        fashion.of_floats(images)
+
+
+class Scaled(torch.nn.Module):
+    """Three features of an image, times a number."""
+
+    def __init__(self, factor: float, *, gradient: bool = True) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(factor), requires_grad=False)
+        self.gradient = gradient
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = images.float().mean(dim=(2, 3)) * self.factor
+        return features if self.gradient else features.detach()
+
+
+def extractor_of(module: torch.nn.Module, *, floats: bool = True) -> Extractor:
+    return Extractor("scaled", 3, "c" * 64, "none", module, floats=floats)
+
+
+def test_a_network_of_bytes_has_no_features_of_floats() -> None:
+    extractor = extractor_of(Scaled(1.0), floats=False)
+    with pytest.raises(ObjectiveError, match="takes bytes only"):
+        extractor.of_floats(torch.zeros(1, 3, 2, 2))
+
+
+def test_a_gradient_that_is_lost_is_refused() -> None:
+    extractor = extractor_of(Scaled(1.0, gradient=False))
+    images = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    with pytest.raises(ObjectiveError, match="gradient"):
+        extractor.of_floats(images)
+    with torch.no_grad():
+        assert extractor.of_floats(images).shape == (1, 3)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    images = torch.zeros(4, 3, 2, 2)
+    for extractor in (extractor_of(Scaled(torch.nan)), extractor_of(Scaled(torch.inf))):
+        with pytest.raises(ObjectiveError, match="NaN or infinity for 4 of 4"):
+            extractor(images.to(torch.uint8))
+        with pytest.raises(ObjectiveError, match="NaN or infinity for 4 of 4"):
+            extractor.of_floats(images)
+
+
+def test_an_image_that_is_not_finite_has_such_features() -> None:
+    images = torch.zeros(4, 3, 2, 2)
+    images[2, 0, 0, 0] = torch.nan
+    features = extractor_of(Scaled(1.0)).of_floats(images)
+    assert features.isfinite().all(dim=1).tolist() == [True, True, False, True]
+
+
+def test_matrix_products_keep_their_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Watching(Scaled):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().forward(images)
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        extractor_of(Watching(1.0))(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.slow
