@@ -184,7 +184,7 @@ def tried(program: Program, path: Path) -> int:
             found=f"features up to {largest:.3g} that move by {furthest:.3g} in a half batch",
             hint="call network.eval() before you export it",
         )
-    return whole.shape[1]
+    return int(whole.shape[1])
 
 
 def _members(path: Path) -> list[str]:

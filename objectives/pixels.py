@@ -25,7 +25,8 @@ def levels_of(images: Tensor) -> Tensor:
         images: Floats [N, C, H, W]; values outside [-1, 1] are clamped, as bytes would be.
 
     Returns:
-        float32 [N, C, H, W], 0..255, with gradient to `images` (zero from the ends of the range on).
+        float32 [N, C, H, W], 0..255, with gradient to `images`, zero from the ends of the range
+        on.
     """
     # float64 stays float64 until the end: on the grid of bytes the levels are then whole.
     wide = images if images.dtype == torch.float64 else images.to(torch.float32)

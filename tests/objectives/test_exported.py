@@ -34,7 +34,8 @@ class Pooled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.norm(self.convolution(images.float() / self.scale))
-        return x.tanh().mean(dim=(2, 3))
+        pooled: Tensor = x.tanh().mean(dim=(2, 3))
+        return pooled
 
 
 class Bare(nn.Module):
