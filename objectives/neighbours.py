@@ -55,7 +55,7 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.floating[Any]]
 
 NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
-"""The metrics, and the k of each: what the papers and their users report."""
+"""The metrics, and the k of each, as its paper chose it."""
 
 # What depends on all generated images together has no per-image values.
 _BY_BLOCKS = frozenset({"recall", "coverage"})
@@ -178,7 +178,10 @@ class Neighbourhood:
         return _closed(self._nearest[:, neighbours - 1], self._lengths)
 
     def dealt(self, blocks: int) -> tuple[Neighbourhood, ...]:
-        """Return the images dealt out in turn: row i to block i % `blocks`; kept as well."""
+        """Return the images dealt out in turn: row i to block i % `blocks`; kept as well.
+
+        Rows may be in any order, sorted by class too, but one of such a period.
+        """
         if blocks not in self._dealt:
             self._dealt[blocks] = tuple(
                 Neighbourhood(self.rows[block::blocks]) for block in range(blocks)
