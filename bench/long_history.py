@@ -80,7 +80,7 @@ def simulated_study(database: Database, *, parameters: int) -> OpenStudy:
 
 def _study(database: Database, spec: StudySpec, row: ledger.Study, space: Space) -> OpenStudy:
     missing = cast(Any, None)  # whoever asks for the network, the features or the arrays fails
-    study = OpenStudy(spec, row, database, missing, missing, missing, missing, space, "cpu")
+    study = OpenStudy(spec, row, database, missing, missing, missing, space, "cpu")
     # Cached properties, which would be derived from the network.
     vars(study).update(series={"network": "made up"}, measure={"extractor": "made up"})
     return study

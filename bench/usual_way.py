@@ -199,7 +199,9 @@ def main() -> int:
     use_threads(options.threads)
 
     spec = load_spec("fashion", overrides=(f"network.checkpoint={options.checkpoint}",))
-    checkpoint, extractor, reference, _ = check_study(spec)
+    checkpoint, objective, _ = check_study(spec)
+    extractor, reference = objective.extractor, objective.reference
+    assert reference is not None
     network, setting, batch = checkpoint.network, spec.setting.to_setting(), spec.microbatch
     seeds = range(SEARCH_SEED, SEARCH_SEED + options.images)
     registered(extractor, OURS)

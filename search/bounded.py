@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Container
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 __all__ = ["BEST", "LONGEST", "BoundedStudy", "bounded", "lasting"]
@@ -22,12 +23,17 @@ BEST = 250
 """How many of them are the best ones; the rest are the latest."""
 
 
-def bounded(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the best and the latest of many finished trials, and all others, in their order."""
+def bounded(trials: list[FrozenTrial], *, highest: bool = False) -> list[FrozenTrial]:
+    """Return the best and the latest of many finished trials, and all others, in their order.
+
+    Arguments:
+        trials: By number.
+        highest: The first objective is better when higher.
+    """
     finished = [trial for trial in trials if trial.state.is_finished()]
     if len(finished) <= LONGEST:
         return trials
-    kept = _best(finished)
+    kept = _best(finished, highest=highest)
     for trial in reversed(finished):
         if len(kept) >= LONGEST:
             break
@@ -35,20 +41,24 @@ def bounded(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if not trial.state.is_finished() or trial.number in kept]
 
 
-def lasting(finished: list[FrozenTrial]) -> list[FrozenTrial]:
+def lasting(finished: list[FrozenTrial], *, highest: bool = False) -> list[FrozenTrial]:
     """Return those of many finished trials that `bounded` may ever show, whatever comes later.
 
     Arguments:
         finished: By number.
+        highest: The first objective is better when higher.
     """
-    kept = _best(finished)
+    kept = _best(finished, highest=highest)
     kept |= {trial.number for trial in finished[-LONGEST:]}
     return [trial for trial in finished if trial.number in kept]
 
 
-def _best(finished: list[FrozenTrial]) -> set[int]:
+def _best(finished: list[FrozenTrial], *, highest: bool) -> set[int]:
+    sign = -1 if highest else 1
     complete = [t for t in finished if t.state == TrialState.COMPLETE and t.values is not None]
-    best = heapq.nsmallest(BEST, complete, key=lambda trial: (trial.values[0], trial.number))
+    best = heapq.nsmallest(
+        BEST, complete, key=lambda trial: (sign * trial.values[0], trial.number)
+    )
     return {trial.number for trial in best}
 
 
@@ -77,4 +87,5 @@ class BoundedStudy(optuna.Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
-        return bounded(trials) if self._asking else trials
+        highest = self._asking and self.directions[0] == StudyDirection.MAXIMIZE
+        return bounded(trials, highest=highest) if self._asking else trials

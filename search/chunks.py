@@ -7,6 +7,7 @@ order of work or a restart enters it.
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from skiptune import __version__
 from skiptune.canonical import canonical
 from skiptune.errors import StorageError
+from skiptune.objectives.catalogue import FEATURE_LOSS, PIXEL_LOSS
 from skiptune.sampling.hooks import check_effect, scaled
 from skiptune.sampling.images import sample, start
 from skiptune.sampling.noise import ImageStreams
@@ -34,14 +36,17 @@ __all__ = ["Sampled", "sampled", "sampled_chunk", "versions"]
 # What a number may depend on beyond identity: kept with every chunk.
 PACKAGES = ("torch", "torchvision", "numpy")
 
+LOSSES = {FEATURE_LOSS, PIXEL_LOSS}
+
 
 @dataclass(frozen=True)
 class Sampled:
     """The arrays of some images.
 
     Arguments:
-        arrays: float32 arrays by name: ``features`` [N, d], ``finite`` [N] (1 or 0) and, where
-            images have labels, ``label`` [N].
+        arrays: float32 arrays by name: what the study's metrics need (``features`` [N, d],
+            ``feature_loss`` and ``pixel_loss`` [N, S]), ``finite`` [N] (1 or 0) and, where
+            images are sampled and have labels, ``label`` [N].
         nfe: Images through the network per image made.
     """
 
@@ -100,23 +105,32 @@ def sampled(
         seeds: One per image.
         on_images: Called after each microbatch with the images so far; may raise.
     """
-    features, finite, labels, nfe, made = [], [], [], 0.0, 0
-    network = study.checkpoint.network
+    objective, network, size = study.objective, study.checkpoint.network, study.spec.microbatch
+    parts: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
+    nfe, made = objective.loss_nfe, 0
     with scaled(network, schedule):
-        for batch in sample(network, setting, seeds, microbatch=study.spec.microbatch):
-            features.append(study.extractor(batch.images).cpu().numpy())
-            finite.append(batch.finite.cpu().numpy())
-            if batch.labels is not None:
-                labels.append(batch.labels.cpu().numpy())
-            nfe = batch.nfe
-            made += len(batch.seeds)
-            on_images(made)
+        if objective.samples:
+            for batch in sample(network, setting, seeds, microbatch=size):
+                parts["features"].append(objective.extractor(batch.images).cpu().numpy())
+                parts["finite"].append(batch.finite.cpu().numpy())
+                if batch.labels is not None:
+                    parts["label"].append(batch.labels.cpu().numpy())
+                nfe = batch.nfe
+                made += len(batch.seeds)
+                on_images(made)
+        if objective.real is not None:
+            for first in range(0, len(seeds), size):
+                some = seeds[first : first + size]
+                for name, losses in objective.losses(network, some).items():
+                    parts[name].append(losses)
+                on_images(max(made, first + len(some)))
     arrays = {
-        "features": np.concatenate(features),
-        "finite": np.concatenate(finite).astype(np.float32),
+        name: np.concatenate(blocks).astype(np.float32, copy=False)
+        for name, blocks in parts.items()
     }
-    if labels:
-        arrays["label"] = np.concatenate(labels).astype(np.float32)
+    finite = arrays.setdefault("finite", np.ones(len(seeds), dtype=np.float32))
+    for name in LOSSES & arrays.keys():
+        finite *= np.isfinite(arrays[name]).all(axis=1)
     return Sampled(arrays, nfe)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.sampling.schedule import Schedule
 from skiptune.search import controls
 from skiptune.search.projection import Board
@@ -116,8 +117,11 @@ def result_of(study: OpenStudy, number: int) -> Result:
         raise ValueError("the baseline has no score: the confirm is not finished")
     min_gain = study.spec.confirm.min_gain
     tuned = None if winner is None else measured.get(winner.id)
-    won = tuned is not None and is_win(
-        tuned, measured[base.id], alpha=spent.alpha, min_gain=min_gain
+    violated = () if winner is None or tuned is None else _violated(study, scores[winner.id])
+    won = (
+        tuned is not None
+        and not violated
+        and is_win(tuned, measured[base.id], alpha=spent.alpha, min_gain=min_gain)
     )
     params = {} if winner is None else dict(winner.params)
     spending = ledger.spending(study.database, study.id)
@@ -139,6 +143,8 @@ def result_of(study: OpenStudy, number: int) -> Result:
         images=spending.images,
         seconds=spending.seconds,
         verdict=WIN if won else NO_GAIN,
+        better=CATALOGUE[study.spec.objective.keys[0]].better,
+        violated=violated,
     )
 
 
@@ -180,7 +186,11 @@ def candidates(study: OpenStudy) -> tuple[Evaluation, ...]:
         for e in ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
         if e.state not in ("diverged", "failed")
     }
-    scores = [s for s in ledger.scores(study.database, study.id) if s.evaluation_id in proposals]
+    scores = [
+        s
+        for s in ledger.scores(study.database, study.id)
+        if s.evaluation_id in proposals and not _violates(study, s)
+    ]
     by_number = {e.number: e for e in proposals.values()}
     chosen: list[int] = []
     for level in reversed(range(len(study.rungs))):
@@ -200,7 +210,9 @@ def _enter_choice(
     """Enter the candidates and the options of each control family on block A."""
     _, images = _baseline(study, half)
     fewer = min(study.rungs[0], images)  # many options, one scalar each: the first rung serves
-    families = controls.options(study.setting) if study.spec.confirm.controls else {}
+    # Without sampled images there is nothing that a solver could change.
+    asked = study.spec.confirm.controls and study.objective.samples
+    families = controls.options(study.setting) if asked else {}
     entered = [
         study.evaluate(
             study.space.schedule(evaluation.params),
@@ -291,13 +303,31 @@ def _scores(study: OpenStudy) -> dict[str, Score]:
     return {s.evaluation_id: s for s in ledger.scores(study.database, study.id)}
 
 
+def _violates(study: OpenStudy, score: Score) -> bool:
+    return bool(study.spec.objective.constraints) and bool(_violated(study, score))
+
+
+def _violated(study: OpenStudy, score: Score) -> tuple[str, ...]:
+    """Return the constraints that an evaluation violates on a rung."""
+    every = ledger.scores(
+        study.database,
+        study.id,
+        evaluation_id=score.evaluation_id,
+        level=score.level,
+        every_place=True,
+    )
+    return tuple(other.metric for other in every if other.is_violated)
+
+
 def _best_of(study: OpenStudy, choices: Iterable[Evaluation]) -> Evaluation | None:
     scores = _scores(study)
     by_number = {e.number: e for e in choices}
     differences = {
         number: difference
         for number, e in by_number.items()
-        if e.id in scores and (difference := scores[e.id].difference) is not None
+        if e.id in scores
+        and (difference := scores[e.id].difference) is not None
+        and not _violates(study, scores[e.id])
     }
     return next((by_number[number] for number in best(differences, 1)), None)
 

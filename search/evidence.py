@@ -20,8 +20,12 @@ class Measure(Section):
     metric: str = Field(min_length=1, description="features, image count and correction")
     extractor: str = Field(min_length=1, description="the name of the feature extractor")
     extractor_sha256: Sha256 = Field(description="64 lower-case hexadecimal digits")
-    reference: str = Field(min_length=1, description="the name of the reference statistics")
-    reference_sha256: Sha256 = Field(description="64 lower-case hexadecimal digits")
+    reference: str | None = Field(
+        default=None, description="the name of the reference statistics, or null without"
+    )
+    reference_sha256: Sha256 | None = Field(
+        default=None, description="64 lower-case hexadecimal digits, or null"
+    )
 
 
 class Score(Section):
@@ -30,7 +34,7 @@ class Score(Section):
     label: str = Field(min_length=1, description="what was measured")
     images: int = Field(ge=1, description="the number of images")
     nfe: float = Field(gt=0, description="network evaluations per image")
-    value: float = Field(description="the metric, lower is better")
+    value: float = Field(description="the metric")
     standard_error: float = Field(ge=0, description="the standard error of `value`, at least 0")
     interval: Interval = Field(description="the two ends of the 95 % interval of `value`")
     difference: float | None = Field(

@@ -64,6 +64,7 @@ URL_KEYS = {
     "network.checkpoint": "network.url",
     "objective.weights": "objective.weights_url",
     "objective.reference": "objective.reference_url",
+    "objective.images": "objective.images_url",
 }
 """The key of a spec that holds a file's address, for each key that holds a file."""
 

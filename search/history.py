@@ -8,7 +8,7 @@ begun reads the whole study. Here a row is an evaluation, and nothing is written
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -17,12 +17,13 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from skiptune.objectives.catalogue import Better
 from skiptune.search.bounded import LONGEST, bounded, lasting
 from skiptune.storage import ledger
 from skiptune.storage.database import Database
 from skiptune.storage.outcomes import Outcome, outcomes
 
-__all__ = ["DIVERGED", "STATELESS", "History", "inside"]
+__all__ = ["DIVERGED", "STATELESS", "History", "directions", "inside", "told_values"]
 
 DIVERGED = "diverged"  # constraint: above zero where images were not finite
 
@@ -43,6 +44,8 @@ class History:
         study_id: The study.
         distributions: What is searched, by parameter name.
         baseline: The parameters of the untouched network.
+        better: Which way each objective is better.
+        constrained: The study has constraints.
     """
 
     def __init__(
@@ -52,13 +55,17 @@ class History:
         *,
         distributions: Mapping[str, BaseDistribution],
         baseline: Mapping[str, float],
+        better: Sequence[Better] = ("lower",),
+        constrained: bool = False,
     ) -> None:
         self._database = database
         self._study_id = study_id
         # One mapping for all trials: none of them is changed.
         self._distributions = dict(distributions)
         self._baseline = dict(baseline)
-        self._full: float | None = None  # the baseline's value
+        self._better = tuple(better)
+        self._every_place = constrained or len(self._better) > 1
+        self._full: tuple[float, ...] | None = None  # the baseline's values
         self._ended: dict[int, FrozenTrial] = {}
         self._running: dict[int, FrozenTrial] = {}
         self._unended: set[str] = set()  # identities of evaluations
@@ -68,10 +75,15 @@ class History:
     def refresh(self) -> None:
         """Read what has been entered or has ended since the last time."""
         if self._full is None:
-            found = ledger.baseline_score(self._database, self._study_id)
-            self._full = None if found is None else found[1].value
+            found = ledger.baseline_scores(self._database, self._study_id)
+            if found is not None:
+                self._full = tuple(score.value for score in found[1][: len(self._better)])
         fresh = outcomes(
-            self._database, self._study_id, after=self._last, again=sorted(self._unended)
+            self._database,
+            self._study_id,
+            after=self._last,
+            again=sorted(self._unended),
+            every_place=self._every_place,
         )
         self._running.clear()
         self._unended.clear()
@@ -88,7 +100,9 @@ class History:
                 (self._ended if ended else self._running)[outcome.number] = trial
         if len(self._ended) > 3 * LONGEST:
             ended_ones = [self._ended[number] for number in sorted(self._ended)]
-            self._ended = {trial.number - 1: trial for trial in lasting(ended_ones)}
+            best_high = self._better[0] == "higher"
+            kept = lasting(ended_ones, highest=best_high)
+            self._ended = {trial.number - 1: trial for trial in kept}
 
     def __contains__(self, schedule: object) -> bool:
         """Whether an evaluation of this schedule, by digest, was there at the last `refresh`."""
@@ -106,18 +120,20 @@ class History:
         Arguments:
             sampler: A `STATELESS` one.
         """
-        study = _MemoryStudy(bounded(self.trials), sampler)
+        shown = bounded(self.trials, highest=self._better[0] == "higher")
+        study = _MemoryStudy(shown, sampler, directions(self._better))
         return study.ask(fixed_distributions=self._distributions).params
 
     def _trial(self, outcome: Outcome) -> FrozenTrial | None:
         params = self._baseline if outcome.kind == "baseline" else outcome.params
         if not inside(params, self._distributions):
             return None  # a space may leave the baseline out
-        value = None
+        values = None
         if self._full is not None and outcome.scored:
             state = TrialState.COMPLETE
-            # As `scoring.told_value`.
-            value = self._full + (outcome.difference or 0.0)
+            # The baseline has no differences.
+            changes = (outcome.difference, *outcome.further, *(None for _ in self._full))
+            values = told_values(changes, self._full, self._better)
         elif outcome.kind == "baseline" or (outcome.state == "failed" and not outcome.scored):
             return None
         elif self._full is not None and outcome.state == "diverged":
@@ -129,7 +145,8 @@ class History:
             number=outcome.number + 1,
             trial_id=outcome.number + 1,
             state=state,
-            value=value,
+            value=None,
+            values=values,
             params=params,
             distributions=self._distributions,
             datetime_start=None,
@@ -140,6 +157,8 @@ class History:
         )
         if state == TrialState.PRUNED:
             trial.set_constraint(DIVERGED, 1.0)
+        for name, gap in outcome.gaps.items():
+            trial.set_constraint(name, gap)
         return trial
 
 
@@ -149,11 +168,14 @@ class _MemoryStudy(optuna.Study):
     Arguments:
         trials: In their order, all of one search space.
         sampler: Who is asked.
+        ways: Direction of each objective.
     """
 
-    def __init__(self, trials: list[FrozenTrial], sampler: BaseSampler) -> None:
+    def __init__(
+        self, trials: list[FrozenTrial], sampler: BaseSampler, ways: Sequence[StudyDirection]
+    ) -> None:
         storage = optuna.storages.InMemoryStorage()
-        storage.create_new_study([StudyDirection.MINIMIZE], study_name="asked")
+        storage.create_new_study(ways, study_name="asked")
         super().__init__("asked", storage, sampler=sampler)
         self._given = trials
 
@@ -172,6 +194,30 @@ class _MemoryStudy(optuna.Study):
         else:
             given = [trial for trial in self._given if trial.state in states]
         return copy.deepcopy(given) if deepcopy else given
+
+
+def told_values(
+    changes: Sequence[float | None], full: Sequence[float], better: Sequence[Better]
+) -> list[float]:
+    """Return what Optuna is told: the baseline's values at full size with the differences.
+
+    Arguments:
+        changes: Differences at any rung, negative is better; None of the baseline. Longer ones
+            are cut.
+        full: Values of the search's baseline at full size, one per objective.
+        better: Which way each is better.
+    """
+    signs = (1.0 if way == "lower" else -1.0 for way in better)
+    return [
+        value + sign * (change or 0.0)
+        for value, sign, change in zip(full, signs, changes, strict=False)
+    ]
+
+
+def directions(better: Sequence[Better]) -> list[StudyDirection]:
+    """Return Optuna's direction of each objective."""
+    ways = {"lower": StudyDirection.MINIMIZE, "higher": StudyDirection.MAXIMIZE}
+    return [ways[way] for way in better]
 
 
 def inside(params: Mapping[str, float], distributions: Mapping[str, BaseDistribution]) -> bool:

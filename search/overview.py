@@ -12,18 +12,38 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from skiptune.objectives.projection import RankCorrelation, rank_correlation
 from skiptune.sampling.schedule import Schedule
+from skiptune.search.fronts import front_ranks
 from skiptune.search.result import NO_GAIN, WIN, Measured, is_win
 from skiptune.storage import ledger
 from skiptune.storage.database import Database
-from skiptune.storage.records import Evaluation, Score, Spending, SpentBlock, Study
+from skiptune.storage.records import (
+    FIRST_BESIDE,
+    FIRST_CONSTRAINT,
+    Evaluation,
+    Score,
+    Spending,
+    SpentBlock,
+    Study,
+)
 
-__all__ = ["Confirmed", "Leader", "Overview", "confirms", "leaders", "overview", "overviews"]
+__all__ = [
+    "Confirmed",
+    "Leader",
+    "Other",
+    "Overview",
+    "confirms",
+    "leaders",
+    "overview",
+    "overviews",
+]
 
 BASELINE = "baseline"
 TUNED = "tuned"
 SCORED = "scored"
 OPEN = "open"
+FEWEST_RANKED = 3  # of two there is nothing to rank
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,8 @@ class Leader:
         baseline: The untouched network on these seeds, at its full number of images.
         metric: Name of the metric behind `measured`.
         confirmed: Whether a confirm has proved a gain on seeds that no decision had seen.
+        others: Further objectives, constraints and what is measured beside, at the same rung.
+        on_front: Whether it is on the Pareto front of several objectives; False with one.
     """
 
     number: int
@@ -47,6 +69,8 @@ class Leader:
     baseline: Measured
     metric: str
     confirmed: bool
+    others: tuple[Other, ...] = ()
+    on_front: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -55,6 +79,45 @@ class Leader:
         plain["gain"] = self.measured.gain(self.baseline.value)
         plain["gain_interval"] = self.measured.gain_interval(self.baseline.value)
         return plain
+
+
+@dataclass(frozen=True)
+class Other:
+    """A score of an evaluation that the search does not decide on.
+
+    Arguments:
+        name: Of the metric, or the constraint in words.
+        kind: ``objective``, ``constraint`` or ``beside``.
+        value: The metric; of a constraint the gap to its limit, above 0 where missed.
+        standard_error: Of the value.
+        difference: Paired difference to the baseline, negative is better.
+        difference_error: Its standard error.
+        violated: A constraint that is violated.
+    """
+
+    name: str
+    kind: str
+    value: float
+    standard_error: float
+    difference: float | None
+    difference_error: float | None
+    violated: bool
+
+    @classmethod
+    def of(cls, score: Score) -> Other:
+        """Return what is shown of a score."""
+        kind = "objective"
+        if score.place >= FIRST_CONSTRAINT:
+            kind = "constraint" if score.place < FIRST_BESIDE else "beside"
+        return cls(
+            score.metric,
+            kind,
+            score.value,
+            score.standard_error,
+            score.difference,
+            score.difference_error,
+            score.is_violated,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,6 +173,8 @@ class Overview:
         best: The best schedule of the search, None before one is scored.
         confirms: What has been confirmed, in order.
         spending: Images and seconds spent.
+        ranking: How alike the first rung and the highest one order those that went on; None
+            with fewer than 3.
     """
 
     study: str
@@ -125,6 +190,7 @@ class Overview:
     best: Leader | None
     confirms: tuple[Confirmed, ...]
     spending: Spending
+    ranking: RankCorrelation | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -166,6 +232,7 @@ def overview(database: Database, name: str) -> Overview:
         best=leaders_now[0] if leaders_now else None,
         confirms=board.confirms,
         spending=ledger.spending(database, study.id),
+        ranking=board.ranking(),
     )
 
 
@@ -192,6 +259,14 @@ def confirms(database: Database, name: str) -> tuple[Confirmed, ...]:
     return _Board(database, ledger.require_study(database, name)).confirms
 
 
+def _measured_things(study: Study) -> list[Any]:
+    """Return what a study measures beside its first objective, and that one, as plain data."""
+    objective = study.spec["objective"]
+    given = objective["metric"]
+    metrics = [given] if isinstance(given, str) else list(given)
+    return [*metrics, *objective.get("constraints", ()), *objective.get("beside", ())]
+
+
 class _Board:
     """The rows of one study, read once."""
 
@@ -202,8 +277,16 @@ class _Board:
         self._database = database
         self._evaluations = ledger.evaluations(database, study.id)
         self._scores: dict[str, Score] = {}
+        self._first: dict[str, Score] = {}  # of the lowest rung
         for score in sorted(ledger.scores(database, study.id), key=lambda s: s.level):
             self._scores[score.evaluation_id] = score  # the highest rung stays
+            self._first.setdefault(score.evaluation_id, score)
+        # Boards of earlier versions have one metric.
+        metrics = study.board.get("metrics", [])
+        self._objectives = max(len(metrics), 1)
+        self._others: dict[str, list[Score]] = {}
+        if len(_measured_things(study)) > 1:
+            self._read_others(database, study)
         # The highest rung that each evaluation has entered.
         self._entered = {
             rung.evaluation_id: rung.level for rung in ledger.rungs(database, study.id)
@@ -240,8 +323,17 @@ class _Board:
             and e.state not in ("diverged", "failed")
             and e.id in self._scores
             and self._scores[e.id].difference is not None
+            and not any(other.is_violated for other in self._others.get(e.id, ()))
         ]
-        scored.sort(key=lambda pair: (-pair[1].level, pair[1].difference, pair[0].number))
+        front = self._front(scored)
+        scored.sort(
+            key=lambda pair: (
+                pair[0].id not in front,
+                -pair[1].level,
+                pair[1].difference,
+                pair[0].number,
+            )
+        )
         proved = {c.schedule for c in self.confirms if c.verdict == WIN}
         return tuple(
             Leader(
@@ -252,9 +344,46 @@ class _Board:
                 baseline=self.measured(base, BASELINE),
                 metric=score.metric,
                 confirmed=schedule in proved,
+                others=tuple(Other.of(other) for other in self._others.get(e.id, ())),
+                on_front=e.id in front,
             )
-            for e, score in scored[:top]
+            for e, score in scored[: max(top, len(front))]
         )
+
+    def ranking(self) -> RankCorrelation | None:
+        """Return how alike the first rung and the highest one order those that went on."""
+        pairs = [
+            (self._first[key].difference, score.difference)
+            for key, score in self._scores.items()
+            if score.level > self._first[key].level
+        ]
+        both = [(a, b) for a, b in pairs if a is not None and b is not None]
+        first, last = ([pair[side] for pair in both] for side in (0, 1))
+        if len(both) < FEWEST_RANKED or len(set(first)) == 1 or len(set(last)) == 1:
+            return None
+        return rank_correlation(first, last)
+
+    def _read_others(self, database: Database, study: Study) -> None:
+        for score in ledger.scores(database, study.id, every_place=True):
+            here = self._scores.get(score.evaluation_id)
+            if score.place > 0 and here is not None and here.level == score.level:
+                self._others.setdefault(score.evaluation_id, []).append(score)
+
+    def _front(self, scored: Sequence[tuple[Evaluation, Score]]) -> set[str]:
+        """Return who is on the Pareto front of the highest rung; nobody with one objective."""
+        if self._objectives == 1 or not scored:
+            return set()
+        top = max(score.level for _, score in scored)
+        here = [(e, score) for e, score in scored if score.level == top]
+        points = [
+            (
+                score.difference,
+                *(o.difference for o in self._others[e.id] if o.place < FIRST_CONSTRAINT),
+            )
+            for e, score in here
+        ]
+        ranks = front_ranks([[value or 0.0 for value in point] for point in points])
+        return {e.id for (e, _), rank in zip(here, ranks, strict=True) if rank == 0}
 
     def measured(self, score: Score, label: str) -> Measured:
         """Return a score as a row of a table."""

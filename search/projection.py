@@ -12,7 +12,7 @@ so nobody else does it at the same time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,15 +24,22 @@ from optuna.storages._rdb.models import NOT_FOUND_MSG
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from skiptune.errors import StorageError, UnavailableError
+from skiptune.objectives.catalogue import Better
 from skiptune.search.bounded import BoundedStudy
-from skiptune.search.history import DIVERGED, History, inside
-from skiptune.search.scoring import told_value
+from skiptune.search.history import DIVERGED, History, directions, inside, told_values
 from skiptune.storage import ledger
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
 from skiptune.storage.optuna_rows import optuna_explained, optuna_storage
 from skiptune.storage.optuna_trials import Mark, marks
-from skiptune.storage.records import Evaluation, Score, Study
+from skiptune.storage.records import (
+    CONSTRAINT_ERRORS,
+    FIRST_BESIDE,
+    FIRST_CONSTRAINT,
+    Evaluation,
+    Score,
+    Study,
+)
 
 __all__ = ["DIVERGED", "SCHEDULE", "Asked", "Board", "board_names", "delete_optuna_studies"]
 
@@ -115,11 +122,18 @@ class Board:
         self._distributions = {
             key: json_to_distribution(text) for key, text in study.board["distributions"].items()
         }
+        # Boards of earlier versions have one metric, a distance.
+        metrics = study.board.get("metrics") or [{"name": study.board["metric"]}]
+        self._metrics = [metric["name"] for metric in metrics]
+        self._better: list[Better] = [metric.get("better", "lower") for metric in metrics]
+        self._places = study.board.get("places", 1)
         self._history = History(
             database,
             study.id,
             distributions=self._distributions,
             baseline=study.board["baseline"],
+            better=self._better,
+            constrained=bool(study.board.get("constraints")),
         )
         self._opened: dict[str, optuna.Study] = {}
         self._seen: dict[str, _Seen] = {}  # by Optuna study
@@ -243,21 +257,22 @@ class Board:
         items = ledger.untold(self._database, self._study.id)
         if not items:
             return
-        found = ledger.baseline_score(self._database, self._study.id)
+        found = ledger.baseline_scores(self._database, self._study.id)
         if found is None:
             return  # without it no value is on the common scale
-        baseline, full = found
+        baseline, full = found[0], _Scores(found[1])
         with self.explained():
             names = _rung_names(self._study)
             for item in items:
-                evaluation, score = item.evaluation, item.score
+                evaluation = item.evaluation
+                scores = None if item.score is None else self._scores(evaluation, item.score)
                 if evaluation.kind == "baseline":
                     for name in names:
                         self._add(name, baseline, full, full)
-                elif score is None or score.level == 0:
-                    self._tell(evaluation, score, full)
+                elif item.score is None or item.score.level == 0:
+                    self._tell(evaluation, scores, full)
                 else:
-                    self._add(names[score.level], evaluation, score, full)
+                    self._add(names[item.score.level], evaluation, scores, full)
         ledger.mark_told(self._database, items)
 
     def project_confirmed(self, baseline: Evaluation, winner: Evaluation) -> None:
@@ -268,13 +283,29 @@ class Board:
             winner: The winner on the same block.
         """
         database, study = self._database, self._study
-        base = ledger.scores(database, study.id, evaluation_id=baseline.id)[0]
+        found = {}
+        for evaluation in (baseline, winner):
+            first = ledger.scores(database, study.id, evaluation_id=evaluation.id)[0]
+            found[evaluation.id] = self._scores(evaluation, first)
         with self.explained():
             name = f"{study.name}/confirmed"
             self._look(name)
             for evaluation in (baseline, winner):
-                score = ledger.scores(database, study.id, evaluation_id=evaluation.id)[0]
-                self._add(name, evaluation, score, base)
+                self._add(name, evaluation, found[evaluation.id], found[baseline.id])
+
+    def _scores(self, evaluation: Evaluation, first: Score) -> _Scores:
+        """Return what there is at all places of a rung, where there is more than one."""
+        if self._places == 1:
+            return _Scores((first,))
+        return _Scores(
+            ledger.scores(
+                self._database,
+                self._study.id,
+                evaluation_id=evaluation.id,
+                level=first.level,
+                every_place=True,
+            )
+        )
 
     def rebuild(self) -> None:
         """Delete Optuna's studies of the search and make them again from our rows."""
@@ -357,14 +388,16 @@ class Board:
     def _open(self, name: str) -> optuna.Study:
         if name not in self._opened:
             made = optuna.create_study(
-                study_name=name, storage=self._storage, direction="minimize", load_if_exists=True
+                study_name=name,
+                storage=self._storage,
+                directions=directions(self._better),
+                load_if_exists=True,
             )
-            metric = [self._study.board["metric"]]
-            if made.metric_names != metric:
+            if made.metric_names != self._metrics:
                 with warnings.catch_warnings():
                     # Experimental since 3.2; the dashboard reads it all the same.
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    made.set_metric_names(metric)
+                    made.set_metric_names(self._metrics)
             self._seen[name] = _Seen()
             self._opened[name] = BoundedStudy(name, self._storage)
             self._look(name)
@@ -396,48 +429,56 @@ class Board:
                 seen.finished.add(mark.value)
         return fresh
 
-    def _tell(self, evaluation: Evaluation, score: Score | None, full: Score) -> None:
+    def _tell(self, evaluation: Evaluation, scores: _Scores | None, full: _Scores) -> None:
         opened, seen = self.lowest, self._seen[self._study.name]
         if evaluation.schedule in seen.finished:
             return
         running = self._running.pop(evaluation.schedule, None)
         if running is None:
-            opened.add_trial(self._trial(evaluation, score, full))
+            opened.add_trial(self._trial(evaluation, scores, full))
         else:
             # Not through `optuna.Trial`, which reads the whole trial at each step.
             storage = self._storage
-            for key, item in _attributes(evaluation, score).items():
+            for key, item in _attributes(evaluation, scores).items():
                 if key not in _KIND:
                     storage.set_trial_user_attr(running, key, item)
-            if score is not None:
-                value = [told_value(score, full)]
-                storage.set_trial_state_values(running, TrialState.COMPLETE, value)
-            else:
+            constraints = _constraints(evaluation, scores)
+            if constraints:
                 trial = Trial(opened, running)
-                if evaluation.state == "diverged" and DIVERGED not in trial.constraints:
-                    trial.set_constraint(DIVERGED, 1.0)
+                for key, gap in constraints.items():
+                    if key not in trial.constraints:
+                        trial.set_constraint(key, gap)
+            if scores is not None:
+                values = self._told(scores, full)
+                storage.set_trial_state_values(running, TrialState.COMPLETE, values)
+            else:
                 storage.set_trial_state_values(running, ENDS[evaluation.state])
         seen.finished.add(evaluation.schedule)
 
-    def _add(self, name: str, evaluation: Evaluation, score: Score, full: Score) -> None:
+    def _told(self, scores: _Scores, full: _Scores) -> list[float]:
+        return told_values(scores.differences, full.values, self._better)
+
+    def _add(
+        self, name: str, evaluation: Evaluation, scores: _Scores | None, full: _Scores
+    ) -> None:
         opened, seen = self._open(name), self._seen[name]
         if evaluation.schedule not in seen.finished:
-            opened.add_trial(self._trial(evaluation, score, full))
+            opened.add_trial(self._trial(evaluation, scores, full))
             seen.finished.add(evaluation.schedule)
 
-    def _trial(self, evaluation: Evaluation, score: Score | None, full: Score) -> FrozenTrial:
+    def _trial(self, evaluation: Evaluation, scores: _Scores | None, full: _Scores) -> FrozenTrial:
         params = evaluation.params or self._study.board["baseline"]
         distributions = self.distributions
         if not inside(params, distributions):
             # A space may leave the baseline out; then its trial carries the value alone.
             params, distributions = {}, {}
         return optuna.trial.create_trial(
-            state=ENDS[evaluation.state] if score is None else TrialState.COMPLETE,
-            value=None if score is None else told_value(score, full),
+            state=ENDS[evaluation.state] if scores is None else TrialState.COMPLETE,
+            values=None if scores is None else self._told(scores, full),
             params=dict(params),
             distributions=distributions,
-            user_attrs={SCHEDULE: evaluation.schedule, **_attributes(evaluation, score)},
-            constraints={DIVERGED: 1.0} if evaluation.state == "diverged" else None,
+            user_attrs={SCHEDULE: evaluation.schedule, **_attributes(evaluation, scores)},
+            constraints=_constraints(evaluation, scores) or None,
         )
 
 
@@ -446,7 +487,36 @@ def _rung_names(study: Study) -> tuple[str, ...]:
     return (study.name, *(f"{study.name}/{images}" for images in rungs[1:]))
 
 
-def _attributes(evaluation: Evaluation, score: Score | None) -> dict[str, Any]:
+class _Scores:
+    """The scores of one rung by place: objectives, constraints, what is measured beside."""
+
+    def __init__(self, every: Sequence[Score]) -> None:
+        self.first = every[0]
+        self._objectives = [score for score in every if score.place < FIRST_CONSTRAINT]
+        self.limits = [s for s in every if FIRST_CONSTRAINT <= s.place < FIRST_BESIDE]
+        self.others = [s for s in every if s.place > 0]
+
+    @property
+    def values(self) -> list[float]:
+        """The values of the objectives."""
+        return [score.value for score in self._objectives]
+
+    @property
+    def differences(self) -> list[float | None]:
+        """Their differences to the baseline, None of the baseline itself."""
+        return [score.difference for score in self._objectives]
+
+
+def _constraints(evaluation: Evaluation, scores: _Scores | None) -> dict[str, float]:
+    """Return what Optuna is told of constraints: above 0 is violated."""
+    found = {DIVERGED: 1.0} if evaluation.state == "diverged" else {}
+    for score in scores.limits if scores is not None else ():
+        found[score.metric] = score.value - CONSTRAINT_ERRORS * score.standard_error
+    return found
+
+
+def _attributes(evaluation: Evaluation, scores: _Scores | None) -> dict[str, Any]:
+    score = None if scores is None else scores.first
     attributes: dict[str, Any] = {"kind": evaluation.kind}
     if evaluation.reason:
         attributes["reason"] = evaluation.reason
@@ -462,4 +532,6 @@ def _attributes(evaluation: Evaluation, score: Score | None) -> dict[str, Any]:
             "difference to baseline": score.difference,
             "its standard error": score.difference_error,
         }
+    for other in scores.others if scores is not None else ():
+        attributes[other.metric] = [other.value, other.standard_error]
     return attributes

@@ -15,8 +15,10 @@ import math
 from collections.abc import Mapping
 
 from skiptune.errors import BudgetSpentError
+from skiptune.search.fronts import front_ranks
 from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger
+from skiptune.storage.ledger import Standing
 
 __all__ = ["WORSE", "best", "places", "promote"]
 
@@ -52,20 +54,39 @@ def promote(study: OpenStudy) -> int:
         How many were entered. Where the study's images are spent, nobody goes on.
     """
     entered = 0
+    objectives = len(study.spec.objective.keys)
     for level in reversed(range(len(study.rungs) - 1)):
-        scored = ledger.scored_count(study.database, study.id, level=level)
-        due = ledger.promotable(
-            study.database,
-            study.id,
-            level=level,
-            places=places(scored, study.spec.search.promote),
-        )
+        due = _due(study, level) if objectives == 1 else _due_of_several(study, level, objectives)
         for standing in due:
-            if standing.difference > WORSE * standing.difference_error:
-                continue
             try:
                 ledger.promote(study.database, standing.evaluation_id, study.rungs[level + 1])
             except BudgetSpentError:
                 return entered
             entered += 1
     return entered
+
+
+def _due(study: OpenStudy, level: int) -> list[Standing]:
+    scored = ledger.scored_count(study.database, study.id, level=level)
+    best_ones = ledger.promotable(
+        study.database, study.id, level=level, places=places(scored, study.spec.search.promote)
+    )
+    return [s for s in best_ones if s.difference <= WORSE * s.difference_error]
+
+
+def _due_of_several(study: OpenStudy, level: int, objectives: int) -> list[Standing]:
+    """Return who is due where there are several objectives: front by front, then by the first.
+
+    One that is worse than the baseline in the first may be better in another, so none is left out.
+    """
+    standings = ledger.standings(study.database, study.id, level=level, objectives=objectives)
+    order = list(standings)
+    ranks = front_ranks([standings[standing] for standing in order])
+    ranked = sorted(zip(ranks, order, strict=True), key=lambda p: (p[0], p[1].difference))
+    higher = {
+        rung.evaluation_id
+        for rung in ledger.rungs(study.database, study.id)
+        if rung.level == level + 1
+    }
+    chosen = [standing for _, standing in ranked[: places(len(order), study.spec.search.promote)]]
+    return [standing for standing in chosen if standing.evaluation_id not in higher]

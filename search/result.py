@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
+from skiptune.objectives.catalogue import Better
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 
@@ -26,10 +27,10 @@ class Measured:
         label: What was measured.
         images: Images behind it.
         nfe: Network evaluations per image, counted.
-        value: Bias-corrected distance.
+        value: The metric, corrected for its bias in N where it has one.
         standard_error: Of `value`.
-        difference: Corrected paired difference to the baseline, negative is better; None for
-            the baseline itself.
+        difference: Paired difference to the baseline, negative is better whatever the metric;
+            None for the baseline itself.
         difference_error: Standard error of `difference`.
     """
 
@@ -47,12 +48,16 @@ class Measured:
         return self.value - half, self.value + half
 
     def gain(self, baseline: float) -> float | None:
-        """Return the gain as a fraction of the baseline's value, positive is better."""
-        return None if self.difference is None else -self.difference / baseline
+        """Return the gain as a fraction of the baseline's value, positive is better.
+
+        None where the baseline's value is not above 0: a corrected distance near 0 may be
+        negative, and is no unit then.
+        """
+        return None if self.difference is None or baseline <= 0 else -self.difference / baseline
 
     def gain_interval(self, baseline: float, level: float = 0.95) -> tuple[float, float] | None:
         """Return the interval of the gain; the baseline's value is taken as exact."""
-        if self.difference is None or self.difference_error is None:
+        if self.difference is None or self.difference_error is None or baseline <= 0:
             return None
         half = NormalDist().inv_cdf(0.5 + level / 2) * self.difference_error
         return (-self.difference - half) / baseline, (-self.difference + half) / baseline
@@ -80,6 +85,8 @@ class Result:
         images: Images sampled for the study in all.
         seconds: Worker seconds spent on them.
         verdict: ``win`` or ``no significant gain``.
+        better: Which way the metric is better.
+        violated: Constraints that the chosen schedule violates on block B: it is no win then.
     """
 
     study: str
@@ -99,6 +106,8 @@ class Result:
     images: int
     seconds: float
     verdict: str
+    better: Better = "lower"
+    violated: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""

@@ -1,36 +1,52 @@
 """Scores: what the stored arrays of an evaluation say, at any later time, on any worker.
 
 Every number is a pure function of the arrays in seed order. What the search decides on, and what
-Optuna is told, is the bias-corrected paired difference to the baseline on the same seeds plus
-the baseline's value at full size, so that all rungs share one scale.
+Optuna is told, is the paired difference to the baseline on the same seeds (bias-corrected where a
+metric has a bias in N) plus the baseline's value at full size, so that all rungs share one scale.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skiptune.canonical import digest
 from skiptune.errors import NetworkError
-from skiptune.objectives.paired import corrected, metric_name, paired_difference, raw
+from skiptune.objectives.metrics import (
+    Sample,
+    Standard,
+    Summary,
+    difference,
+    measure,
+    standard_digest,
+    title,
+)
+from skiptune.search.constraints import gap
 from skiptune.search.events import Listener, Notice, Scored, silent
+from skiptune.search.sections import Item
 from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger, markers
 from skiptune.storage.arrays import LostFileError
-from skiptune.storage.records import Chunk, Evaluation, Rung, Score
+from skiptune.storage.records import Chunk, Evaluation, NewScore, Rung, Score
 
 __all__ = [
     "DivergedError",
     "NotSampledError",
-    "features_of",
+    "Stored",
     "refuse_lost_baseline",
     "score_ready",
     "scored_event",
     "stored_arrays",
-    "told_value",
 ]
+
+
+KEPT_BYTES: Final = 1 << 26
+"""Stored arrays up to this size (64 MiB) are read once per score."""
 
 
 class DivergedError(Exception):
@@ -41,35 +57,70 @@ class NotSampledError(Exception):
     """A chunk behind a score is still being sampled, perhaps by another worker."""
 
 
-def features_of(study: OpenStudy, evaluation: Evaluation, images: int) -> NDArray[np.float32]:
-    """Return the features of an evaluation's first images.
+class Stored:
+    """The stored arrays of an evaluation's first images.
+
+    Small ones are kept in memory, large ones read again each time: a metric goes through them
+    twice.
 
     Arguments:
         study: The open study.
         evaluation: Whose images.
         images: How many, whole chunks.
 
-    Returns:
-        float32 array of shape [images, dim], in seed order.
-
     Raises:
-        DivergedError: An image among them is not finite.
         NotSampledError: A chunk is missing.
-        LostFileError: A chunk's file is missing or damaged; the chunk is open again.
-        StorageError: The store itself is not there any more; nothing is sampled again.
     """
-    parts = []
-    for chunk in ledger.chunks_of(study.database, evaluation.id, images):
-        if chunk.array is None or chunk.state != "done":
-            raise NotSampledError(f"the chunk from seed {chunk.first_seed} is not sampled yet")
-        arrays = stored_arrays(study, chunk)
-        if not arrays["finite"].all():
-            raise DivergedError(
-                f"{int((arrays['finite'] == 0).sum())} of {chunk.images} images from seed "
-                f"{chunk.first_seed} on are not finite"
-            )
-        parts.append(arrays["features"])
-    return np.concatenate(parts)
+
+    def __init__(self, study: OpenStudy, evaluation: Evaluation, images: int) -> None:
+        self._study = study
+        self._evaluation = evaluation
+        self._images = images
+        self._chunks = ledger.chunks_of(study.database, evaluation.id, images)
+        self._kept: dict[str, dict[str, NDArray[Any]]] = {}
+        self._room = KEPT_BYTES
+        for chunk in self._chunks:
+            if chunk.array is None or chunk.state != "done":
+                raise NotSampledError(f"the chunk from seed {chunk.first_seed} is not sampled yet")
+
+    @property
+    def sample(self) -> Sample:
+        """The arrays as metrics read them.
+
+        Reading raises `LostFileError` where a chunk's file is missing or damaged (the chunk is
+        open again), and `StorageError` where the store itself is gone.
+        """
+        return Sample(
+            self._images, self.read, self._chunks[0].nfe or 0.0, self._evaluation.first_seed
+        )
+
+    def read(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """Yield the blocks of a named array in seed order."""
+        for chunk in self._chunks:
+            yield self._arrays(chunk)[name]
+
+    def check_finite(self) -> None:
+        """Refuse images that are not finite.
+
+        Raises:
+            DivergedError: There are some.
+        """
+        for chunk, finite in zip(self._chunks, self.read("finite"), strict=True):
+            if not finite.all():
+                raise DivergedError(
+                    f"{int((finite == 0).sum())} of {chunk.images} images from seed "
+                    f"{chunk.first_seed} on are not finite"
+                )
+
+    def _arrays(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
+        kept = self._kept.get(chunk.id)
+        if kept is None:
+            kept = stored_arrays(self._study, chunk)
+            size = sum(array.nbytes for array in kept.values())
+            if size <= self._room:
+                self._room -= size
+                self._kept[chunk.id] = kept
+        return kept
 
 
 def stored_arrays(study: OpenStudy, chunk: Chunk) -> dict[str, NDArray[Any]]:
@@ -119,39 +170,94 @@ def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
     return done
 
 
-def told_value(score: Score, baseline: Score) -> float:
-    """Return what Optuna is told: the baseline's value at full size plus the difference.
-
-    Arguments:
-        score: Of the evaluation, at any rung.
-        baseline: Of the search's baseline, at full size.
-    """
-    return baseline.value + (score.difference or 0.0)
-
-
 def _score(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> Score:
-    features = features_of(study, evaluation, rung.images)
-    value = corrected(features, study.reference)
-    plain = raw(features, study.reference)
-    difference = None
+    stored = Stored(study, evaluation, rung.images)
+    stored.check_finite()
+    projection = _projection(study, evaluation, rung)
+    keys = study.objective.keys
     baseline = _baseline_of(study, evaluation)
-    if baseline is not None and baseline.id != evaluation.id:
-        difference = paired_difference(
-            features, features_of(study, baseline, rung.images), study.reference
-        )
-    return ledger.put_score(
-        study.database,
-        evaluation.id,
-        level=rung.level,
-        metric=metric_name(study.extractor.name, rung.images, corrected=True),
-        reference=study.reference.digest,
-        images=rung.images,
-        value=value.value,
-        standard_error=value.standard_error,
-        raw=plain.value,
-        difference=None if difference is None else difference.value,
-        difference_error=None if difference is None else difference.standard_error,
+    paired = baseline is not None and baseline.id != evaluation.id
+    base = Stored(study, baseline, rung.images) if baseline is not None and paired else None
+    standard = Standard(
+        real=study.real,
+        real_images=None if study.objective.real is None else len(study.objective.real.images),
+        baseline=None if base is None else base.sample,
+        teacher=_teacher_sample(study, evaluation, rung.images),
+        projection=projection,
     )
+    found = measure(keys, stored.sample, standard)
+    base_found = found
+    if baseline is not None and base is not None:
+        # Of the baseline once for all that are compared with it here.
+        kept, key = study.baseline_summaries, (baseline.id, rung.images, projection)
+        if key not in kept:
+            kept[key] = measure(keys, base.sample, replace(standard, baseline=None))
+        base_found = kept[key]
+    new = [
+        _new_score(study, item, found, base_found, standard, paired=paired)
+        for item in study.objective.items
+    ]
+    return ledger.put_scores(study.database, evaluation.id, new, level=rung.level)[0]
+
+
+def _new_score(
+    study: OpenStudy,
+    item: Item,
+    found: Mapping[str, Summary],
+    base: Mapping[str, Summary],
+    standard: Standard,
+    *,
+    paired: bool,
+) -> NewScore:
+    summary = found[item.key]
+    name = study.extractor.name
+    projection = standard.projection if item.key == "fd" else None
+    full_name = title(item.key, name, summary.value.images, projection=projection)
+    reference = standard_digest(
+        item.key,
+        standard,
+        teacher=digest(study.series_of(study.teacher_setting)),
+        real=str(study.measure.get("losses", {}).get("images_sha256", "")),
+    )
+    if item.constraint is not None:
+        missed = gap(item.constraint, summary, base[item.key])
+        return NewScore(
+            metric=str(item.constraint),
+            reference=reference,
+            images=missed.images,
+            value=missed.value,
+            standard_error=missed.standard_error,
+            place=item.place,
+        )
+    change = difference(summary, base[item.key]) if paired else None
+    return NewScore(
+        metric=full_name,
+        reference=reference,
+        images=summary.value.images,
+        value=summary.value.value,
+        standard_error=summary.value.standard_error,
+        raw=summary.raw,
+        difference=None if change is None else change.value,
+        difference_error=None if change is None else change.standard_error,
+        place=item.place,
+    )
+
+
+def _projection(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> int | None:
+    """Return the dimensions of the screen, where this rung is one: the first of several."""
+    first = evaluation.kind == "proposal" and rung.level == 0 and len(study.rungs) > 1
+    return study.spec.objective.projection if first else None
+
+
+def _teacher_sample(study: OpenStudy, evaluation: Evaluation, images: int) -> Sample | None:
+    if not study.objective.needs_teacher:
+        return None
+    [teacher] = ledger.evaluations(
+        study.database, study.id, kind="teacher", block=evaluation.block
+    )
+    stored = Stored(study, teacher, images)
+    stored.check_finite()
+    return stored.sample
 
 
 def _baseline_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:

@@ -55,7 +55,12 @@ PRESETS = Path(__file__).parent / "presets"
 INIT = "write a commented study file with `skiptune init study.yaml`"
 
 # Keys that may hold a file's path.
-FILE_KEYS = (("network", "checkpoint"), ("objective", "weights"), ("objective", "reference"))
+FILE_KEYS = (
+    ("network", "checkpoint"),
+    ("objective", "weights"),
+    ("objective", "reference"),
+    ("objective", "images"),
+)
 
 
 class StudySpec(Section):
@@ -146,8 +151,19 @@ class StudySpec(Section):
         meaning: dict[str, Any] = {}
         for section in ("setting", "space"):
             meaning |= _flat(getattr(self, section).model_dump(mode="json"), f"{section}.")
-        meaning["objective.metric"] = self.objective.metric
-        meaning["objective.extractor"] = self.objective.extractor
+        objective = self.objective
+        metric = objective.metric
+        meaning["objective.metric"] = metric if isinstance(metric, str) else list(metric)
+        meaning["objective.extractor"] = objective.extractor
+        # Left out where they are not used: studies of earlier versions know nothing of them.
+        if objective.constraints:
+            meaning["objective.constraints"] = list(objective.constraints)
+        if objective.beside:
+            meaning["objective.beside"] = list(objective.beside)
+        if objective.projection is not None:
+            meaning["objective.projection"] = objective.projection
+        if "teacher_loss" in {item.key for item in objective.items}:
+            meaning["objective.teacher"] = objective.teacher.model_dump(mode="json")
         meaning["search.rungs"] = list(self.search.rungs)
         meaning["confirm.alpha"] = self.confirm.alpha
         meaning["confirm.min_gain"] = self.confirm.min_gain

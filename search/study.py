@@ -13,17 +13,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from optuna.distributions import distribution_to_json
 
 from skiptune.errors import Problem, SpecError, StudyChangedError
-from skiptune.objectives.describe import describe as describe_measure
-from skiptune.objectives.extractors import Extractor, load_extractor
-from skiptune.objectives.reference import Reference, load_reference
+from skiptune.objectives.catalogue import CATALOGUE
+from skiptune.objectives.extractors import Extractor
+from skiptune.objectives.metrics import Real, Summary
+from skiptune.objectives.neighbours import LEAST_BLOCKS
+from skiptune.objectives.paired import VERDICT_PER_FEATURE
+from skiptune.objectives.reference import Reference
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.describe import describe as describe_series
 from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.setting import Setting, sigmas
+from skiptune.sampling.setting import Churn, Setting, sigmas
 from skiptune.search.artifacts import (
     artifacts_location,
     bound_store,
@@ -32,13 +34,14 @@ from skiptune.search.artifacts import (
     shared_file,
 )
 from skiptune.search.files import SourceFile, located, sources_of
+from skiptune.search.objective import Objective, load_objective, objective_names
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec, difference
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database, open_database
-from skiptune.storage.records import Evaluation, Kind, Study, Turn
+from skiptune.storage.records import CHUNK, Evaluation, Kind, Study, Turn
 
 __all__ = [
     "SEARCH",
@@ -52,8 +55,8 @@ __all__ = [
 ]
 
 SEARCH = SEARCH_BLOCK  # the block of seeds on which a search compares its evaluations
+LEAST_BLOCKED = LEAST_BLOCKS * CHUNK  # images behind an interval of recall or coverage
 SEARCH_SEED = 1_000_000  # its first seed, the same for every study: all are paired
-VERDICT_IMAGES_PER_FEATURE = 8  # Frechet verdicts need about 8 images per feature
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,7 @@ class OpenStudy:
         database: Where rows go.
         arrays: Where per-image arrays go.
         checkpoint: The network under study, baseline weights, eval mode.
-        extractor: Images to features.
-        reference: The distribution that features are compared with.
+        objective: What is measured.
         space: Parameters to schedules.
         device: Torch device of network and extractor.
     """
@@ -77,8 +79,7 @@ class OpenStudy:
     database: Database
     arrays: ArrayStore
     checkpoint: Checkpoint
-    extractor: Extractor
-    reference: Reference
+    objective: Objective
     space: Space
     device: str
 
@@ -102,10 +103,36 @@ class OpenStudy:
         """The series of the study's own setting, plain data."""
         return self.series_of(self.setting)
 
+    @property
+    def extractor(self) -> Extractor:
+        """Images to features."""
+        return self.objective.extractor
+
+    @property
+    def reference(self) -> Reference | None:
+        """The distribution that features are compared with, where a metric needs one."""
+        return self.objective.reference
+
     @cached_property
     def measure(self) -> dict[str, Any]:
         """What turns images into arrays, plain data."""
-        return describe_measure(self.extractor)
+        return self.objective.measure
+
+    @cached_property
+    def real(self) -> Real | None:
+        """The reference, with what metrics compute of it once."""
+        return None if self.reference is None else Real(self.reference)
+
+    @cached_property
+    def baseline_summaries(self) -> dict[tuple[str, int, int | None], dict[str, Summary]]:
+        """What metrics said of baselines, by evaluation, images and projection."""
+        return {}
+
+    @cached_property
+    def teacher_setting(self) -> Setting:
+        """How images are made that `teacher_loss` compares with: many steps, the same noise."""
+        teacher = self.spec.objective.teacher
+        return replace(self.setting, solver=teacher.solver, steps=teacher.steps, churn=Churn())
 
     def series_of(self, setting: Setting) -> dict[str, Any]:
         """Return the series that another setting of the same network makes, plain data."""
@@ -150,8 +177,11 @@ class OpenStudy:
         return ledger.rungs(self.database, self.id, evaluation_id=evaluation.id)[-1].images
 
     def baseline(self, *, block: str, first_seed: int, images: int) -> Evaluation:
-        """Enter the untouched network on a block: every comparison there is paired with it."""
-        return self.evaluate(
+        """Enter the untouched network on a block: every comparison there is paired with it.
+
+        Where a metric compares with the images of many steps, they are entered as well.
+        """
+        entered = self.evaluate(
             Schedule.baseline(),
             kind="baseline",
             label="baseline",
@@ -159,11 +189,22 @@ class OpenStudy:
             first_seed=first_seed,
             images=images,
         )
+        if self.objective.needs_teacher:
+            self.evaluate(
+                Schedule.baseline(),
+                kind="teacher",
+                label=f"{self.teacher_setting.solver}, {self.teacher_setting.steps} steps",
+                block=block,
+                first_seed=first_seed,
+                images=images,
+                setting=self.teacher_setting,
+            )
+        return entered
 
 
 def check_study(
     spec: StudySpec, *, device: str = "cpu", source: str = "spec"
-) -> tuple[Checkpoint, Extractor, Reference, Space]:
+) -> tuple[Checkpoint, Objective, Space]:
     """Load everything that a spec names and refuse what does not fit together.
 
     Arguments:
@@ -177,11 +218,15 @@ def check_study(
     checkpoint = load_checkpoint(
         spec.network.checkpoint, sha256=spec.network.sha256, device=device
     )
-    extractor = load_extractor(
-        spec.objective.extractor, weights=spec.objective.weights, device=device
+    network: Any = checkpoint.network
+    objective = load_objective(
+        spec.objective,
+        channels=network.img_channels,
+        size=network.img_resolution,
+        classes=int(checkpoint.config.get("label_dim", 0)),
+        device=device,
+        microbatch=spec.microbatch,
     )
-    reference = load_reference(spec.objective.reference, extractor=extractor)
-    _check_images(checkpoint, extractor)
     setting = spec.setting.to_setting()
     space = Space.of(spec.space, checkpoint.skips, sigmas(setting))
     problems: list[Problem] = []
@@ -197,44 +242,54 @@ def check_study(
                 f"{setting.guidance}",
             )
         )
-    fewest = VERDICT_IMAGES_PER_FEATURE * extractor.dim
-    for key, images in (
-        ("search.rungs", spec.search.rungs[0]),
-        ("confirm.images", spec.confirm.images),
-    ):
-        # Half a chunk of slack: 500 images serve d = 64, whose 8 d are 512.
-        if images + 125 < fewest:
-            problems.append(
-                Problem(
-                    f"{source}: {key}",
-                    f"at least {fewest} images (8 per feature of {extractor.name}, rounded to "
-                    "chunks of 250)",
-                    f"{images}",
-                )
-            )
+    problems += _too_few_images(spec, objective, source)
     if problems:
         raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {source}`")
-    return checkpoint, extractor, reference, space
+    return checkpoint, objective, space
 
 
-def _check_images(checkpoint: Checkpoint, extractor: Extractor) -> None:
-    """Refuse an extractor that cannot read the network's images; one blank image tells."""
-    network: Any = checkpoint.network
-    size = network.img_resolution
-    extractor(torch.zeros(1, network.img_channels, size, size, dtype=torch.uint8))
+def _too_few_images(spec: StudySpec, objective: Objective, source: str) -> list[Problem]:
+    """Return one problem for each count at which a metric of the study says too little."""
+    dim, name = objective.extractor.dim, objective.extractor.name
+    projection = spec.objective.projection
+    problems = []
+    for key, images, first in (
+        ("search.rungs", spec.search.rungs[0], True),
+        ("confirm.images", spec.confirm.images, False),
+    ):
+        fewest, why = 0, ""
+        if "fd" in objective.keys:
+            features = projection if first and projection is not None else dim
+            # Half a chunk of slack: 500 images serve d = 64, whose 8 d are 512.
+            fewest = VERDICT_PER_FEATURE * features - CHUNK // 2
+            why = f"{VERDICT_PER_FEATURE} per feature of {name}, rounded to chunks of {CHUNK}"
+        in_blocks = [key for key in objective.keys if CATALOGUE[key].blocks]
+        if in_blocks and fewest < LEAST_BLOCKED:
+            fewest, why = LEAST_BLOCKED, f"an interval of {in_blocks[0]} needs blocks of seeds"
+        if images < fewest:
+            found = f"at least {max(fewest, 0)} images ({why})"
+            problems.append(Problem(f"{source}: {key}", found, f"{images}"))
+    if projection is not None and projection >= dim:
+        where = f"{source}: objective.projection"
+        problems.append(Problem(where, f"below the {dim} features of {name}", f"{projection}"))
+    return problems
 
 
-def study_meaning(
-    spec: StudySpec, checkpoint: Checkpoint, extractor: Extractor, reference: Reference
-) -> dict[str, Any]:
+def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective) -> dict[str, Any]:
     """Return what a study keeps for life: the spec's part, and the hashes of what it loads."""
-    return {
+    meaning = {
         **spec.meaning(),
         "network.sha256": checkpoint.sha256,
-        "objective.extractor.sha256": extractor.sha256,
-        "objective.reference.digest": reference.digest,
+        "objective.extractor.sha256": objective.extractor.sha256,
         "seeds": f"one CPU generator per image, search from {SEARCH_SEED}",
     }
+    if objective.reference is not None:
+        meaning["objective.reference.digest"] = objective.reference.digest
+        if any(CATALOGUE[key].reference == "features" for key in objective.keys):
+            meaning["objective.reference.features"] = objective.reference.features_digest
+    if objective.real is not None:
+        meaning["objective.images.sha256"] = objective.measure["losses"]["images_sha256"]
+    return meaning
 
 
 def check_unchanged(row: ledger.Study, meaning: Mapping[str, Any], *, source: str) -> None:
@@ -283,13 +338,13 @@ def open_study(
         SkiptuneError: Anything else that is wrong with the spec, its files or the database.
     """
     parts = check_study(spec, device=device, source=source)
-    checkpoint, extractor, reference, space = parts
-    meaning = study_meaning(spec, checkpoint, extractor, reference)
+    checkpoint, objective, space = parts
+    meaning = study_meaning(spec, checkpoint, objective)
     files = sources_of(spec, urls=_urls(spec))
     changeable: dict[str, Any] = {
         "spec": spec.to_json(),
         "files": [file.to_json() for file in files],
-        "board": _board(space, extractor),
+        "board": _board(space, objective),
         "budget": spec.search.to_budget(),
     }
     artifacts_location(storage, artifacts)  # refused before a table is made
@@ -339,7 +394,7 @@ def open_stored(
         sources = [SourceFile.from_json(file) for file in row.files]
         here = located(spec, sources, fetch=lambda source: shared_file(store, source))
         parts = check_study(here, device=device, source=f"study {name}")
-        check_unchanged(row, study_meaning(here, *parts[:3]), source=f"study {name}")
+        check_unchanged(row, study_meaning(here, *parts[:2]), source=f"study {name}")
     except BaseException:
         database.close()
         raise
@@ -349,10 +404,14 @@ def open_stored(
     return OpenStudy(here, row, database, store, checkpoint, *parts[1:], device)
 
 
-def _board(space: Space, extractor: Extractor) -> dict[str, Any]:
+def _board(space: Space, objective: Objective) -> dict[str, Any]:
     """Return what Optuna's studies are made from, so that no network is needed to rebuild them."""
+    names = objective_names(objective.spec, objective.extractor.name)
     return {
-        "metric": f"FD({extractor.name})",
+        "metric": names[0][0],
+        "metrics": [{"name": name, "better": better} for name, better in names],
+        "places": len(objective.spec.items),
+        "constraints": [str(item.constraint) for item in objective.spec.items if item.constraint],
         "distributions": {
             key: distribution_to_json(item) for key, item in space.distributions().items()
         },
@@ -365,5 +424,6 @@ def _urls(spec: StudySpec) -> dict[str, str]:
         "network.checkpoint": spec.network.url,
         "objective.weights": spec.objective.weights_url,
         "objective.reference": spec.objective.reference_url,
+        "objective.images": spec.objective.images_url,
     }
     return {key: url for key, url in given.items() if url is not None}

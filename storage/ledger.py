@@ -32,7 +32,7 @@ from skiptune.storage.evaluations import (
 )
 from skiptune.storage.poisoning import retry_failed
 from skiptune.storage.projections import Untold, forget_told, mark_told, untold
-from skiptune.storage.ranking import Standing, promotable, scored_count
+from skiptune.storage.ranking import Standing, promotable, scored_count, standings
 from skiptune.storage.records import (
     CHUNK,
     Artifact,
@@ -41,6 +41,7 @@ from skiptune.storage.records import (
     Evaluation,
     EvaluationState,
     Kind,
+    NewScore,
     Progress,
     Rung,
     Score,
@@ -50,7 +51,7 @@ from skiptune.storage.records import (
     StudyState,
 )
 from skiptune.storage.removal import delete_study, drop_arrays, droppable_arrays, named_files
-from skiptune.storage.scores import baseline_score, put_score, scores
+from skiptune.storage.scores import baseline_score, baseline_scores, put_score, put_scores, scores
 from skiptune.storage.seeds import spend_block, spent_blocks
 from skiptune.storage.studies import (
     create_study,
@@ -70,6 +71,7 @@ __all__ = [
     "Evaluation",
     "EvaluationState",
     "Kind",
+    "NewScore",
     "Progress",
     "Rung",
     "Score",
@@ -82,6 +84,7 @@ __all__ = [
     "add_evaluation",
     "artifacts",
     "baseline_score",
+    "baseline_scores",
     "budget_left",
     "chunks_of",
     "count_evaluations",
@@ -109,6 +112,7 @@ __all__ = [
     "promote",
     "put_artifact",
     "put_score",
+    "put_scores",
     "ready_rungs",
     "reopen_chunks",
     "require_study",
@@ -121,5 +125,6 @@ __all__ = [
     "spend_block",
     "spending",
     "spent_blocks",
+    "standings",
     "untold",
 ]

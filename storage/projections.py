@@ -43,7 +43,7 @@ def untold(database: Database, study_id: str) -> tuple[Untold, ...]:
     scored = (
         told.add_columns(ScoreRow)
         .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
-        .where(ScoreRow.projected == 0)
+        .where(ScoreRow.projected == 0, ScoreRow.place == 0)
     )
     ended = told.where(
         EvaluationRow.state.in_(("diverged", "failed")),

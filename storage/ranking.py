@@ -1,18 +1,25 @@
-"""Who leads a rung: read in order from the database, so that ten thousand rows stay there."""
+"""Who leads a rung: read in order from the database, so that ten thousand rows stay there.
+
+Who violates a constraint at a rung takes no place there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import aliased
 
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
+from skiptune.storage.records import CONSTRAINT_ERRORS, FIRST_BESIDE, FIRST_CONSTRAINT
 from skiptune.storage.tables import EvaluationRow, RungRow, ScoreRow
 
-__all__ = ["Standing", "promotable", "scored_count"]
+__all__ = ["Standing", "promotable", "scored_count", "standings", "violates"]
+
+
+_NUMBERS = (ScoreRow.difference, func.coalesce(ScoreRow.difference_error, 0.0).label("error"))
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Standing:
 
 def scored_count(database: Database, study_id: str, *, level: int) -> int:
     """Return how many proposals of a study's search are scored at a rung, ended ones left out."""
-    query = _scored(study_id, level, func.count())
+    query = _scored(study_id, level, func.count()).where(ScoreRow.place == 0)
     with database.read() as session:
         return int(session.scalars(query).one())
 
@@ -49,9 +56,9 @@ def promotable(
             level,
             EvaluationRow.id,
             EvaluationRow.number,
-            ScoreRow.difference,
-            func.coalesce(ScoreRow.difference_error, 0.0).label("error"),
+            *_NUMBERS,
         )
+        .where(ScoreRow.place == 0)
         .order_by(ScoreRow.difference, EvaluationRow.number)
         .limit(places)
         .subquery()
@@ -67,6 +74,54 @@ def promotable(
         return tuple(Standing(*row) for row in session.execute(query))
 
 
+def standings(
+    database: Database, study_id: str, *, level: int, objectives: int
+) -> dict[Standing, tuple[float, ...]]:
+    """Return the differences of a rung's proposals in all objectives, by number.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        level: The rung's level, 0 is the lowest.
+        objectives: How many the study has.
+    """
+    query = (
+        _scored(study_id, level, EvaluationRow.id, EvaluationRow.number, *_NUMBERS)
+        .add_columns(ScoreRow.place)
+        .order_by(EvaluationRow.number, ScoreRow.place)
+    )
+    found: dict[str, list[Any]] = {}
+    with database.read() as session:
+        for key, number, difference, error, _ in session.execute(query):
+            found.setdefault(key, []).append((number, difference, error))
+    return {
+        Standing(key, *rows[0]): tuple(difference for _, difference, _ in rows)
+        for key, rows in found.items()
+        if len(rows) == objectives
+    }
+
+
+def violates(level: Any) -> ColumnElement[bool]:
+    """Whether the evaluation of a query violates a constraint at a level.
+
+    Arguments:
+        level: The level, a number or a column.
+    """
+    gap = aliased(ScoreRow)
+    return (
+        select(gap.id)
+        .where(
+            gap.evaluation_id == EvaluationRow.id,
+            gap.level == level,
+            gap.place >= FIRST_CONSTRAINT,
+            gap.place < FIRST_BESIDE,
+            gap.value > CONSTRAINT_ERRORS * gap.standard_error,
+        )
+        .correlate_except(gap)
+        .exists()
+    )
+
+
 def _scored(study_id: str, level: int, *columns: Any) -> Select[Any]:
     return (
         select(*columns)
@@ -78,6 +133,8 @@ def _scored(study_id: str, level: int, *columns: Any) -> Select[Any]:
             EvaluationRow.block == SEARCH_BLOCK,
             EvaluationRow.state.not_in(("diverged", "failed")),
             ScoreRow.level == level,
+            ScoreRow.place < FIRST_CONSTRAINT,
             ScoreRow.difference.is_not(None),
+            ~violates(level),
         )
     )

@@ -45,7 +45,7 @@ LOST_LEASES: Final = 3
 """After so many lost leases a chunk is poisoned: it takes its workers with it."""
 
 StudyState = Literal["running", "paused", "stopped", "complete"]
-Kind = Literal["baseline", "proposal", "control", "confirm"]
+Kind = Literal["baseline", "teacher", "proposal", "control", "confirm"]
 EvaluationState = Literal["running", "complete", "diverged", "failed"]
 RungState = Literal["open", "complete"]
 ChunkState = Literal["open", "leased", "done", "poisoned", "dropped"]
@@ -204,13 +204,54 @@ class Turn:
     fence: int
 
 
+FIRST_CONSTRAINT = 100
+"""Places of scores: 0 is what the search decides on, 1 to 99 are a study's further objectives,
+from 100 on its constraints, from 1000 on what is measured beside."""
+
+FIRST_BESIDE = 1000
+
+CONSTRAINT_ERRORS = 1.96
+"""A constraint is violated where its gap exceeds so many standard errors: where the 95 % interval
+leaves the limit out."""
+
+
+@dataclass(frozen=True)
+class NewScore:
+    """A score that is to be stored.
+
+    Arguments:
+        metric: Name of the metric, with features, count and correction.
+        reference: Digest of the reference.
+        images: Images behind the value.
+        value: The metric, finite; of a constraint the gap to its limit, above 0 where missed.
+        standard_error: Of the value.
+        raw: The metric without its correction for the number of images.
+        difference: Paired with the baseline on the same seeds, negative is better.
+        difference_error: Standard error of the difference.
+        baseline_images: Images of the baseline behind the difference.
+        place: What it is for, see `FIRST_CONSTRAINT`.
+    """
+
+    metric: str
+    reference: str
+    images: int
+    value: float
+    standard_error: float
+    raw: float | None = None
+    difference: float | None = None
+    difference_error: float | None = None
+    baseline_images: int | None = None
+    place: int = 0
+
+
 @dataclass(frozen=True)
 class Score:
-    """One metric of one rung; `difference` is paired with the baseline, negative is better."""
+    """One metric of one rung, as `NewScore` says."""
 
     id: str
     evaluation_id: str
     level: int
+    place: int
     metric: str
     reference: str
     images: int
@@ -221,6 +262,12 @@ class Score:
     difference_error: float | None
     baseline_images: int | None
     created: datetime
+
+    @property
+    def is_violated(self) -> bool:
+        """Whether this is a constraint, and violated."""
+        constraint = FIRST_CONSTRAINT <= self.place < FIRST_BESIDE
+        return constraint and self.value > CONSTRAINT_ERRORS * self.standard_error
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, t
 from sqlalchemy.orm import Session, aliased
 
 from skiptune.storage.database import Database
+from skiptune.storage.ranking import violates
 from skiptune.storage.rows import same_images, study_row
 from skiptune.storage.tables import (
     ArtifactRow,
@@ -121,6 +122,8 @@ def _best(session: Session) -> list[str]:
             EvaluationRow.kind == "proposal",
             EvaluationRow.state.not_in(("diverged", "failed")),
             ScoreRow.difference.is_not(None),
+            ScoreRow.place == 0,
+            ~violates(ScoreRow.level),
             ScoreRow.level == top.correlate(EvaluationRow).scalar_subquery(),
         )
         .subquery()

@@ -160,6 +160,7 @@ def score_of(row: ScoreRow) -> Score:
         id=row.id,
         evaluation_id=row.evaluation_id,
         level=row.level,
+        place=row.place,
         metric=row.metric,
         reference=row.reference,
         images=row.images,

@@ -236,7 +236,8 @@ class ChunkRow(Table):
 class ScoreRow(Table):
     """One metric of one rung of an evaluation, with its paired difference to the baseline.
 
-    `projected` is 1 once the rung's Optuna study holds it.
+    `place` says what it is for: 0 is what the search decides on, see `records`. `projected` is 1
+    once the rung's Optuna study holds it; other places go with place 0.
     """
 
     __tablename__ = "skiptune_scores"
@@ -255,6 +256,7 @@ class ScoreRow(Table):
         ForeignKey("skiptune_evaluations.id", ondelete="CASCADE")
     )
     level: Mapped[int] = mapped_column(Integer)
+    place: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     metric: Mapped[str] = mapped_column(String(128))
     reference: Mapped[str] = mapped_column(String(64))
     images: Mapped[int] = mapped_column(Integer)

@@ -24,7 +24,7 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
         result: What the study found.
         addresses: All skips of the network, deepest first.
     """
-    yield Text(f"{result.study}: {result.metric}, lower is better", style="bold")
+    yield Text(f"{result.study}: {result.metric}, {result.better} is better", style="bold")
     yield paragraph(
         f"{setting_text(result.setting)}; measured on fresh seeds from "
         f"{numbers.count(result.seeds[1])} on, which took no part in any choice; "
@@ -75,14 +75,24 @@ def verdict_text(result: Result) -> str:
     winner, base = result.winner, result.baseline.value
     measured = None if winner is None else winner.gain(base)
     ends = None if winner is None else winner.gain_interval(base, 1 - result.alpha)
-    if winner is None or measured is None or ends is None:
+    if winner is None:
         return f"No significant gain: no candidate could be measured. {test}"
+    if measured is None or ends is None:
+        return (
+            "No significant gain: the baseline's own value is not above zero, so there is nothing "
+            f"to gain that could be told apart from noise. {test}"
+        )
     evidence = (
         f"{numbers.gain(measured, *ends)} ({100 * (1 - result.alpha):g} % interval) "
         f"on {numbers.count(winner.images)} images"
     )
     if result.verdict == WIN:
         return f"The tuned schedule is better: a gain of {evidence}. {test}"
+    if result.violated:
+        return (
+            f"No win: a gain of {evidence}, but on these seeds it violates "
+            f"{' and '.join(result.violated)}. {test}"
+        )
     reason = (
         "the interval reaches zero"
         if ends[0] <= 0

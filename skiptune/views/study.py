@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skiptune.search.overview import Confirmed, Leader, Overview
+from skiptune.search.overview import Confirmed, Leader, Other, Overview
 from skiptune.search.result import WIN
 from skiptune.views import numbers
 from skiptune.views.scales import scale_table
@@ -63,6 +63,8 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
         )
     if study.best is not None:
         rows.append(("best so far", f"{_evidence(study.best)} ({study.best.measured.label})"))
+    if study.ranking is not None:
+        rows.append(("first rung", f"ranks as the highest one does by {study.ranking} (Spearman)"))
     rows += [(f"confirm {c.number}", _confirm_text(c)) for c in study.confirms]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
@@ -76,7 +78,8 @@ def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
     """Yield the best schedules: one row per skip, then what they gain and how sure that is."""
     for leader in leaders:
         word = "confirmed" if leader.confirmed else "not confirmed"
-        yield Text(f"{leader.measured.label}: {word}", style="bold")
+        front = ", on the Pareto front" if leader.on_front else ""
+        yield Text(f"{leader.measured.label}: {word}{front}", style="bold")
         if leader.schedule.is_baseline:
             yield paragraph("no skip is scaled")
         else:
@@ -88,7 +91,22 @@ def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
             f"{numbers.value(base.value)} on {numbers.count(base.images)} images; "
             f"{_evidence(leader)}"
         )
+        for other in leader.others:
+            yield paragraph(_other_text(other))
         yield Text("")
+
+
+def _other_text(other: Other) -> str:
+    half = 1.96 * other.standard_error
+    if other.kind == "constraint":
+        word = "violated" if other.violated else "kept"
+        return f"{other.name}: {word} (gap {other.value:.3g} ± {half:.2g})"
+    text = f"{other.name} {other.value:.4g} ± {half:.2g}"
+    if other.difference is None or other.difference_error is None:
+        return text
+    sign = "better" if other.difference < 0 else "worse"
+    error = 1.96 * other.difference_error
+    return f"{text}, {abs(other.difference):.3g} ± {error:.2g} {sign} than the baseline"
 
 
 def _evidence(leader: Leader) -> str:

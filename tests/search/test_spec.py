@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
-from skiptune.objectives.names import EXTRACTORS, REFERENCES
+from skiptune.objectives.names import REFERENCES
 from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Setting
 from skiptune.search.sections import SAMPLERS, SPACES, SettingSpec
 from skiptune.search.spec import StudySpec, difference, load_spec, preset_text, presets
@@ -66,7 +66,8 @@ def test_the_preset_is_one_commented_screen() -> None:
 def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare = {"setting.sigma_min", "setting.sigma_max", "setting.exponent", "setting.churn"}
     rare |= {"setting.epsilon_scale", "network.url"}
-    rare |= {"objective.weights_url", "objective.reference_url"}
+    rare |= {"objective.weights_url", "objective.reference_url", "objective.images_url"}
+    rare |= {"objective.teacher", "objective.projection"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"
@@ -83,7 +84,6 @@ def test_the_preset_lists_the_choices_that_exist() -> None:
         "solver": SOLVERS,
         "grid": GRIDS,
         "kind": SPACES,
-        "extractor": EXTRACTORS,
         "sampler": SAMPLERS,
     }.items():
         for choice in choices:
@@ -263,7 +263,7 @@ confirm: {images: 500}
             "did you mean `fashion-train`?",
             '"fashion-trian"',
         ),
-        ("extractor: fa", "metric: fid, extractor: fa", "5: objective.metric", "fd", '"fid"'),
+        ("extractor: fa", "metric: fad, extractor: fa", "5: objective.metric", "fd", '"fad"'),
         ("evaluations: 4", "evaluations: 0", "6: search.evaluations", "at least 1", "0"),
         ("evaluations: 4", "seed: -1", "6: search.seed", "from 0 to 2**32 - 1", "-1"),
         ("evaluations: 4", "sampler: tpee", "6: search.sampler", "did you mean `tpe`?", '"tpee"'),

@@ -37,6 +37,7 @@ def same(study: OpenStudy, first: OpenStudy) -> None:
     assert study.measure == first.measure
     assert study.checkpoint.sha256 == first.checkpoint.sha256
     assert study.checkpoint.name == first.checkpoint.name
+    assert study.reference is not None and first.reference is not None
     assert study.reference.digest == first.reference.digest
     assert study.space.distributions() == first.space.distributions()
 

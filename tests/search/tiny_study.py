@@ -47,7 +47,8 @@ class PooledPixels(nn.Module):
 
 
 def _factory(*, weights: Path | None, sha256: str | None) -> Extractor:
-    return Extractor(EXTRACTOR, FEATURES, "0" * 64, "means of 2x2 pixels", PooledPixels().eval())
+    module = PooledPixels().eval()
+    return Extractor(EXTRACTOR, FEATURES, "0" * 64, "means of 2x2 pixels", module, floats=True)
 
 
 register_extractor(EXTRACTOR, _factory)

@@ -48,6 +48,9 @@ from tests.storage.conftest import on_postgresql, on_sqlite
 OLD = Path(__file__).parent / "data" / "schema-0001.db"
 """Made by the version with schema 0001: a finished study `tiny`, and `half-way`, which is not."""
 
+OLDER = {"0001": OLD, "0002": OLD.with_name("schema-0002.db")}
+"""Kept databases by their schema; that of 0002: `tiny` is finished, `half-way` is paused."""
+
 Dump = dict[str, list[dict[str, Any]]]
 
 
@@ -129,14 +132,14 @@ def migrate_to(database: Database, revision: str, run: Callable[..., None]) -> N
         run(config, revision)
 
 
-def make_old(url: str) -> None:
-    """Make the database `OLD` anew, row by row, on a server."""
+def make_old(url: str, schema: str = "0001") -> None:
+    """Make a kept database anew, row by row, on a server."""
     create_optuna_tables(url)
     with Database(url) as database:
-        migrate_to(database, "0001", command.upgrade)
+        migrate_to(database, schema, command.upgrade)
     ours = MetaData()
     # Immutable: nothing is written beside the file, not even for reading.
-    file = f"sqlite:///file:{OLD}?immutable=1&uri=true"
+    file = f"sqlite:///file:{OLDER[schema]}?immutable=1&uri=true"
     with connected(file) as source, connected(url) as target:
         ours.reflect(source, only=lambda name, _: name.startswith("skiptune_"))
         # Optuna's by its own description, which knows that what SQLite keeps as text is a time.
@@ -154,6 +157,16 @@ def old_url(empty_url: str, backend: str, tmp_path: Path) -> str:
         make_old(empty_url)
     else:
         shutil.copy(OLD, tmp_path / "skiptune.db")
+    return empty_url
+
+
+@pytest.fixture
+def url_of_0002(empty_url: str, backend: str, tmp_path: Path) -> str:
+    """The URL of a database of schema 0002 with the rows of the kept one."""
+    if backend == "postgresql":
+        make_old(empty_url, "0002")
+    else:
+        shutil.copy(OLDER["0002"], tmp_path / "skiptune.db")
     return empty_url
 
 
@@ -267,7 +280,7 @@ def test_an_upgrade_keeps_every_row_and_value(old_url: str) -> None:
             "most_seconds": None,
         },
         "skiptune_evaluations": {"projected": 0},
-        "skiptune_scores": {"projected": 0},
+        "skiptune_scores": {"projected": 0, "place": 0},
         "skiptune_chunks": {"doubled_fence": 0, "format": 1},
     }
     for name, rows in after.items():
@@ -279,6 +292,45 @@ def test_an_upgrade_keeps_every_row_and_value(old_url: str) -> None:
     # Said again, nothing happens.
     assert upgrade_database(old_url) == (REVISIONS[-1], REVISIONS[-1])
     assert dump(old_url)["skiptune_database"] == [identity]
+
+
+def test_an_upgrade_from_0002_adds_the_place_of_a_score(url_of_0002: str) -> None:
+    before = dump(url_of_0002)
+    assert len(before["skiptune_chunks"]) == 17 and len(before["skiptune_scores"]) == 17
+    assert upgrade_database(url_of_0002) == ("0002", REVISIONS[-1])
+    after = dump(url_of_0002)
+    assert [score.pop("place") for score in after["skiptune_scores"]] == [0] * 17
+    assert sorted(after["skiptune_scores"], key=comparable) == before["skiptune_scores"]
+    for name in before.keys() - {VERSION_TABLE, "skiptune_scores"}:
+        assert after[name] == before[name]
+    assert differences(url_of_0002) == []
+    with open_database(url_of_0002) as database:
+        study = ledger.require_study(database, "half-way")
+        assert (study.state, study.budget.images) == ("paused", 9000)
+        tiny = ledger.require_study(database, "tiny")
+        assert ledger.untold(database, tiny.id) == ()
+        assert {score.place for score in ledger.scores(database, tiny.id)} == {0}
+
+
+def test_one_step_down_drops_what_0002_has_no_place_for(url_of_0002: str) -> None:
+    before = dump(url_of_0002)
+    upgrade_database(url_of_0002)
+    with open_database(url_of_0002) as database:
+        study = ledger.require_study(database, "tiny")
+        first = ledger.scores(database, study.id)[0]
+        ledger.put_score(
+            database,
+            first.evaluation_id,
+            level=first.level,
+            metric="KID",
+            reference="r",
+            images=250,
+            value=1.0,
+            standard_error=0.1,
+            place=1000,
+        )
+        migrate_to(database, "0002", command.downgrade)
+    assert dump(url_of_0002) == before
 
 
 @on_postgresql

@@ -107,3 +107,50 @@ def test_a_score_needs_its_rung(database: Database, add: Add) -> None:
         ledger.put_score(database, add(0.8).id, level=3, **VALUES)
     with pytest.raises(StorageError, match="an evaluation of this database"):
         ledger.put_score(database, "0" * 32, level=0, **VALUES)
+
+
+def new(place: int, metric: str, **numbers: float) -> ledger.NewScore:
+    usual = {"images": 500, "value": 1.0, "standard_error": 0.1}
+    return ledger.NewScore(metric=metric, reference="r", place=place, **(usual | numbers))  # type: ignore[arg-type]
+
+
+def test_all_scores_of_a_rung_are_stored_at_once(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    made = add(0.8)
+    given = [new(0, "fd", difference=-0.5), new(1, "kid"), new(100, "kid <= 1", value=-0.5)]
+    stored = ledger.put_scores(database, made.id, given, level=0)
+    assert [(s.place, s.metric, s.value) for s in stored] == [
+        (0, "fd", 1.0),
+        (1, "kid", 1.0),
+        (100, "kid <= 1", -0.5),
+    ]
+    assert ledger.evaluation(database, made.id).state == "complete"
+    # Computed once more, elsewhere: what was stored first stays.
+    again = [new(0, "fd", value=9.0), new(1, "kid", value=9.0)]
+    assert ledger.put_scores(database, made.id, again, level=0) == stored[:2]
+    # Who asks for the scores of a study means those that it decides on.
+    assert [s.metric for s in ledger.scores(database, study.id)] == ["fd"]
+    every = ledger.scores(database, study.id, level=0, every_place=True)
+    assert [s.metric for s in every] == ["fd", "kid", "kid <= 1"]
+    # Optuna is told of a rung once.
+    assert [item.score.metric for item in ledger.untold(database, study.id) if item.score] == [
+        "fd"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "violated"), [(0.19, False), (0.196, False), (0.197, True), (-1.0, False)]
+)
+def test_a_constraint_is_violated_beyond_its_interval(
+    database: Database, study: ledger.Study, add: Add, value: float, violated: bool
+) -> None:
+    made = add(0.8)
+    given = [new(0, "fd", difference=-0.5), new(100, "kid <= 1", value=value)]
+    stored = ledger.put_scores(database, made.id, given, level=0)
+    assert stored[1].is_violated == violated
+    assert ledger.scored_count(database, study.id, level=0) == (0 if violated else 1)
+    due = ledger.promotable(database, study.id, level=0, places=5)
+    assert [standing.evaluation_id for standing in due] == ([] if violated else [made.id])
+    standings = ledger.standings(database, study.id, level=0, objectives=1)
+    assert list(standings.values()) == ([] if violated else [(-0.5,)])

@@ -1,0 +1,177 @@
+"""What a study measures, loaded: the feature network, and what its images are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skiptune.errors import ObjectiveError, Problem
+from skiptune.objectives.catalogue import CATALOGUE, Better
+from skiptune.objectives.denoising import LEVELS, denoising_losses, describe_losses
+from skiptune.objectives.describe import describe
+from skiptune.objectives.extractors import Extractor, load_extractor
+from skiptune.objectives.image_files import load_images
+from skiptune.objectives.metrics import title
+from skiptune.objectives.reference import Reference, load_reference
+from skiptune.search.sections import Item, ObjectiveSpec
+
+__all__ = ["Objective", "RealImages", "load_objective", "objective_names"]
+
+
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """Held-out real images: float32 [M, C, H, W] in -1..1, and int64 labels [M] or None."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What a study measures.
+
+    Arguments:
+        spec: What the user asked for.
+        extractor: Images to features.
+        reference: The distribution that features are compared with; None where none is asked for.
+        real: Real images behind denoising losses; None where no metric needs them.
+        microbatch: Images per evaluation of the network.
+    """
+
+    spec: ObjectiveSpec
+    extractor: Extractor
+    reference: Reference | None
+    real: RealImages | None
+    microbatch: int
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        """Everything that is measured, by place."""
+        return self.spec.items
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The metrics behind `items`, each once."""
+        return tuple(dict.fromkeys(item.key for item in self.items))
+
+    @property
+    def samples(self) -> bool:
+        """Whether images are sampled at all: denoising losses alone need none."""
+        return any(not CATALOGUE[key].real_images for key in self.keys)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether images of many steps are compared with."""
+        return any(CATALOGUE[key].teacher for key in self.keys)
+
+    @cached_property
+    def measure(self) -> dict[str, Any]:
+        """What turns seeds into stored arrays, plain data."""
+        losses = None
+        if self.real is not None:
+            real = self.real
+            losses = describe_losses(
+                self.extractor, real.images, real.labels, microbatch=self.microbatch
+            )
+        return describe(self.extractor, features=self.samples, losses=losses)
+
+    def losses(self, network: nn.Module, seeds: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """Return the denoising losses of the pairs that seeds stand for, where they are measured.
+
+        Arguments:
+            network: With the schedule installed.
+            seeds: One per pair.
+        """
+        if self.real is None:
+            return {}
+        with torch.inference_mode():
+            found = denoising_losses(
+                network,
+                self.extractor,
+                self.real.images,
+                self.real.labels,
+                seeds,
+                microbatch=self.microbatch,
+            )
+        return {name: losses.cpu().numpy() for name, losses in found.items()}
+
+    @property
+    def loss_nfe(self) -> float:
+        """Network evaluations that the denoising losses of a pair take."""
+        return 0.0 if self.real is None else float(len(LEVELS))
+
+
+def objective_names(spec: ObjectiveSpec, extractor: str) -> list[tuple[str, Better]]:
+    """Return the objectives as people read them in Optuna, and which way is better."""
+    return [(title(key, extractor), CATALOGUE[key].better) for key in spec.keys]
+
+
+def load_objective(
+    spec: ObjectiveSpec, *, channels: int, size: int, classes: int, device: str, microbatch: int
+) -> Objective:
+    """Load the extractor, the reference and the real images, and refuse what does not fit.
+
+    Arguments:
+        spec: The objective.
+        channels: Of the network's images.
+        size: Their height and width.
+        classes: Its classes, 0 without labels.
+        device: Torch device.
+        microbatch: Images per evaluation of the network.
+
+    Raises:
+        ObjectiveError: Something is missing or belongs to something else.
+    """
+    assert spec.extractor is not None  # the spec's own check
+    extractor = load_extractor(spec.extractor, weights=spec.weights, device=device)
+    # One blank image tells whether the extractor can read the network's.
+    extractor(torch.zeros(1, channels, size, size, dtype=torch.uint8))
+    reference = None
+    if spec.reference is not None:
+        reference = load_reference(spec.reference, extractor=extractor)
+    loaded = Objective(spec, extractor, reference, None, microbatch)
+    wanted = {CATALOGUE[key].reference for key in loaded.keys}
+    if "features" in wanted and reference is not None:
+        reference.require_features()
+    if not any(CATALOGUE[key].real_images for key in loaded.keys):
+        return loaded
+    assert spec.images is not None
+    pixels, labels = load_images(spec.images)
+    _check_real(spec.images, pixels, labels, shape=(channels, size, size), classes=classes)
+    # Bytes alone would hide small effects: refused now, not in the middle of a study.
+    extractor.of_floats(torch.zeros(1, channels, size, size))
+    real = RealImages(
+        (torch.from_numpy(pixels).to(torch.float32) / 127.5 - 1).to(device),
+        None if labels is None else torch.from_numpy(labels).to(device),
+    )
+    return Objective(spec, extractor, reference, real, microbatch)
+
+
+def _check_real(
+    name: str,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+) -> None:
+    """Refuse real images that the network could not have made."""
+    problems = []
+    if pixels.shape[1:] != shape:
+        expected = f"{list(shape)}, as the network makes them"
+        problems.append(Problem(f"{name}: images", expected, f"{list(pixels.shape[1:])}"))
+    if classes and labels is None:
+        problems.append(Problem(f"{name}: labels", "one class per image", "none"))
+    elif classes and labels is not None and not 0 <= labels.min() <= labels.max() < classes:
+        found = f"{labels.min()} to {labels.max()}"
+        problems.append(Problem(f"{name}: labels", f"classes from 0 to {classes - 1}", found))
+    if problems:
+        hint = "give held-out images of what the network was trained on: `objective.images`"
+        raise ObjectiveError.of(problems, hint=hint)
