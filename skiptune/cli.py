@@ -34,6 +34,8 @@ COMMANDS = {
     "confirm": "tuning",
     "export": "exporting",
     "sample": "exporting",
+    "score": "scoring",
+    "ref": "scoring",
     "init": "preparing",
     "check": "preparing",
     "skips": "preparing",

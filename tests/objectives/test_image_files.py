@@ -196,7 +196,9 @@ def test_test_images_come_with_skiptune() -> None:
     images, labels = load_images("fashion-test")
     assert images.shape == (1000, 1, 32, 32) and images.dtype == np.uint8
     assert labels is not None and labels.dtype == np.int64
-    assert np.bincount(labels).tolist() == [100] * 10
+    # A random sample of the classes: as many of each would not be one.
+    counts = np.bincount(labels, minlength=10)
+    assert counts.min() > 70 and counts.max() < 130 and counts.max() > counts.min()
     # Padded with two black pixels, as the network's training images.
     inner = images[:, :, 2:-2, 2:-2]
     assert int(images.sum(dtype=np.int64)) == int(inner.sum(dtype=np.int64)) > 0

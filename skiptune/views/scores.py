@@ -1,0 +1,172 @@
+"""Scores of images as a person reads them, and how far the images have come."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from skiptune.objectives.paired import Estimate
+from skiptune.objectives.standalone import Pair, Row
+from skiptune.views import numbers
+from skiptune.views.tables import listing, paragraph
+
+__all__ = [
+    "image_bar",
+    "image_lines",
+    "pairs_json",
+    "pairs_view",
+    "scores_json",
+    "scores_view",
+]
+
+LINE_SECONDS = 10.0  # between two lines of a log
+
+
+def scores_view(
+    title: str, rows: Sequence[Row], cautions: Sequence[str]
+) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows scores of images.
+
+    Arguments:
+        title: What was scored, with what.
+        rows: One per value.
+        cautions: What a person has to know, in sentences.
+    """
+    yield from _head(title)
+    yield listing(
+        ("metric", "value [95 %]", "error", "better"),
+        [(row.name, _value(row.estimate), _error(row.estimate), row.better) for row in rows],
+    )
+    yield from _tail(cautions)
+
+
+def pairs_view(
+    title: str, pairs: Sequence[Pair], cautions: Sequence[str]
+) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows baseline and tuned scales on the same seeds.
+
+    Arguments:
+        title: What was scored, with what.
+        pairs: One per value.
+        cautions: What a person has to know, in sentences.
+    """
+    yield from _head(title)
+    rows: list[tuple[str, ...]] = []
+    for pair in pairs:
+        rows.append((f"{pair.tuned.name}, {pair.tuned.better} is better", ""))
+        rows.append(("  baseline", _value(pair.baseline.estimate)))
+        rows.append(("  tuned", _value(pair.tuned.estimate)))
+        if pair.difference is not None:
+            rows.append(("  tuned - baseline, paired", _value(pair.difference)))
+    yield listing(("metric", "value [95 %]"), rows)
+    yield from _tail(cautions)
+
+
+def scores_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return scores of images as plain data; what is not known is NaN."""
+    return [{**_named(row), **_plain(row.estimate)} for row in rows]
+
+
+def pairs_json(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return scores of two schedules as plain data; what is not known is NaN."""
+    return [
+        {
+            **_named(pair.tuned),
+            "baseline": _plain(pair.baseline.estimate),
+            "tuned": _plain(pair.tuned.estimate),
+            "difference": None if pair.difference is None else _plain(pair.difference),
+        }
+        for pair in pairs
+    ]
+
+
+@contextmanager
+def image_bar(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Draw a bar while the block runs; yield what takes the number of images done.
+
+    Arguments:
+        console: A terminal.
+        label: What is done.
+        total: Images.
+    """
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} images", justify="right"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def image_lines(write: Callable[[str], None], label: str, total: int) -> Callable[[int], None]:
+    """Return what writes lines for a log: at most one in ten seconds, and one at the end.
+
+    Arguments:
+        write: Takes a line without its end.
+        label: What is done.
+        total: Images.
+    """
+    begun: list[tuple[float, int]] = []
+    last = [0.0]
+
+    def told(done: int) -> None:
+        now = time.monotonic()
+        begun.append((now, done)) if not begun else None
+        if done < total and last[0] and now - last[0] < LINE_SECONDS:
+            return
+        last[0] = now
+        since, before = begun[0]
+        rate = f", {(done - before) / (now - since):.1f} images/s" if done > before else ""
+        count = f"{numbers.count(done)}/{numbers.count(total)} images"
+        write(f"[I {time.strftime('%Y-%m-%d %H:%M:%S')}] {label}: {count}{rate}")
+
+    return told
+
+
+def _head(title: str) -> Iterator[RenderableType]:
+    yield paragraph(title, style="bold")
+    yield Text("")
+
+
+def _tail(cautions: Sequence[str]) -> Iterator[RenderableType]:
+    if cautions:
+        yield Text("")
+    for caution in cautions:
+        yield paragraph(f"Caution: {caution}", style="yellow")
+
+
+def _value(estimate: Estimate) -> str:
+    value = numbers.value(estimate.value)
+    if not estimate.standard_error > 0:  # NaN too
+        return value
+    return f"{value} {numbers.interval(*estimate.interval())}"
+
+
+def _error(estimate: Estimate) -> str:
+    error = estimate.standard_error
+    return "" if math.isnan(error) else f"{error:.2g}"
+
+
+def _named(row: Row) -> dict[str, Any]:
+    return {"metric": row.name, "key": row.key, "better": row.better}
+
+
+def _plain(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": estimate.value,
+        "standard_error": estimate.standard_error,
+        "interval": list(estimate.interval()),
+        "images": estimate.images,
+    }
