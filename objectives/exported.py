@@ -37,6 +37,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
 
 from skiptune.errors import ObjectiveError
 from skiptune.objectives.names import EXPORTED, known_extractors
@@ -52,6 +54,12 @@ _INPUTS = {
     "uint8": "uint8 [N, C, H, W] as they are, by the exported program",
     "float": "uint8 [N, C, H, W], x / 127.5 - 1, by the exported program",
 }
+# What in a `.pt2` becomes a tensor, a graph or text when it is loaded.
+_HARMLESS = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/\w+|extra/.+|models/.+"
+    r"|data/(weights/weight|constants/tensor)_\d+"
+)
+_PAYLOAD = re.compile(r"(weight|tensor)_\d+")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Rounding of float32 in another order, against the largest feature.
 _TOLERANCE = 1e-4
@@ -83,16 +91,24 @@ class Program(nn.Module):
     """An exported program behind the interface of a feature network.
 
     Arguments:
-        program: TorchScript module or the module of a torch.export program.
+        program: TorchScript module or torch.export program.
         declaration: What it takes.
     """
 
-    def __init__(self, program: nn.Module, declaration: Declaration) -> None:
+    def __init__(self, program: nn.Module | ExportedProgram, declaration: Declaration) -> None:
         super().__init__()
-        self.program = program
         self.declaration = declaration
+        self._graph = program if isinstance(program, ExportedProgram) else None
         # Tells where a program without parameters runs.
         self.register_buffer("place", torch.zeros(()), persistent=False)
+        self.program = _module_of(program, "cpu")
+
+    def to(self, device: str | torch.device) -> Program:  # type: ignore[override]
+        """Move the program; the graph of torch.export names its device in its operations too."""
+        if self._graph is not None:
+            self.program = _module_of(self._graph, device)
+        moved: Program = super().to(device)
+        return moved
 
     def forward(self, levels: Tensor) -> Tensor:
         """Return the features.
@@ -143,13 +159,12 @@ def load(path: Path, *, sha256: str) -> Program:
             hint=_EXPORT,
         )
     names = _members(path)
+    program: nn.Module | ExportedProgram
     if path.suffix == ".pt2":
         _refuse_pickles(path, names)
         program, text = _of_export(path)
     else:
         program, text = _of_script(path, names)
-    for parameter in program.parameters():  # a ScriptModule has no requires_grad_ of its own
-        parameter.requires_grad_(False)
     return Program(program, _declared(path, text, sha256))
 
 
@@ -199,6 +214,17 @@ def _members(path: Path) -> list[str]:
     return names
 
 
+def _module_of(program: nn.Module | ExportedProgram, device: str | torch.device) -> nn.Module:
+    module: nn.Module
+    if isinstance(program, ExportedProgram):
+        module = move_to_device_pass(program, torch.device(device)).module()
+    else:
+        module = program
+    for parameter in module.parameters():  # a ScriptModule has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return module
+
+
 def _of_script(path: Path, names: list[str]) -> tuple[nn.Module, str]:
     # What torch.save writes has data.pkl but no code: it needs Python's pickle to be read.
     if "constants.pkl" not in names or not any(name.startswith("code/") for name in names):
@@ -215,40 +241,38 @@ def _of_script(path: Path, names: list[str]) -> tuple[nn.Module, str]:
     return module.eval(), text.decode() if isinstance(text, bytes) else text
 
 
-def _of_export(path: Path) -> tuple[nn.Module, str]:
+def _of_export(path: Path) -> tuple[ExportedProgram, str]:
     extra: dict[str, Any] = {DECLARATION: ""}  # an empty one would not be filled
     try:
-        module = torch.export.load(path, extra_files=extra).module()
+        program = torch.export.load(path, extra_files=extra)
     except Exception as error:  # the deserialiser raises whatever a damaged graph leads to
         raise _no_program(path, str(error)) from error
-    return module, str(extra.get(DECLARATION, ""))
+    return program, str(extra[DECLARATION])
 
 
 def _refuse_pickles(path: Path, names: list[str]) -> None:
     """Refuse a `.pt2` in which `torch.export.load` would unpickle Python or link machine code."""
     with zipfile.ZipFile(path) as archive:
-        full = dict(zip(names, archive.namelist(), strict=True))
-        for name in names:
-            folder = name.rpartition("/")[0]
-            if folder.endswith("sample_inputs"):
-                with archive.open(full[name]) as file:
-                    _refuse_pickle(path, name, file.read())
-            elif folder.endswith(("weights", "constants")) and name.endswith(".json"):
-                payloads = json.loads(archive.read(full[name])).get("config", {})
-                for key, payload in payloads.items():
-                    if payload.get("use_pickle") or "opaque" in str(payload.get("path_name")):
-                        raise _no_program(path, f"a pickled object {key} among its tensors")
-            elif not _harmless(name):
+        for name, full in zip(names, archive.namelist(), strict=True):
+            if name.startswith("data/sample_inputs/"):
+                _refuse_pickle(path, name, archive.read(full))
+            elif re.fullmatch(r"data/(weights|constants)/\w+\.json", name):
+                _refuse_pickled_payload(path, name, archive.read(full))
+            elif not _HARMLESS.fullmatch(name):
                 raise _no_program(path, f"{name}, which is no part of a plain program")
 
 
-def _harmless(name: str) -> bool:
-    """Whether loading a member of a `.pt2` can at most make tensors and a graph."""
-    return (
-        name in ("archive_format", "archive_version", "byteorder", "version", ".data/version")
-        or name.startswith((".data/", "extra/", "models/"))
-        or re.fullmatch(r"data/(weights/weight|constants/tensor)_\d+", name) is not None
-    )
+def _refuse_pickled_payload(path: Path, name: str, content: bytes) -> None:
+    """Refuse a list of tensors of which one is kept as a pickle."""
+    try:
+        plain = all(
+            _PAYLOAD.fullmatch(payload["path_name"]) and not payload["use_pickle"]
+            for payload in json.loads(content)["config"].values()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_program(path, f"{name}, which lists no tensors") from error
+    if not plain:
+        raise _no_program(path, f"a pickled object listed in {name}")
 
 
 def _refuse_pickle(path: Path, name: str, content: bytes) -> None:

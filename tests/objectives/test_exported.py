@@ -115,6 +115,13 @@ def test_a_program_may_take_floats_with_gradient(tmp_path: Path, suffix: str) ->
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
 
 
+def test_a_graph_moves_with_the_device_that_its_operations_name(tmp_path: Path) -> None:
+    path = export(Pooled().eval(), tmp_path / "m.pt2")
+    extractor = load(path).to("meta")
+    assert extractor.device == torch.device("meta")
+    assert extractor.module(IMAGES.to("meta")).shape == (5, 4)
+
+
 def test_a_copy_under_another_name_is_the_same_extractor(tmp_path: Path) -> None:
     path = export(Bare(), tmp_path / "one.pt")
     copy = tmp_path / "inception.ts"
