@@ -183,7 +183,9 @@ def load_images(
 class _Store(Protocol):
     """Named files: a folder or a zip."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """`folder` or `zip`."""
 
     def listing(self) -> tuple[list[str], str]:
         """Return the files' names, sorted, and what identifies their content."""
@@ -369,7 +371,8 @@ def _image(file: BinaryIO) -> Iterator[Image.Image]:
 def _reason(image: Image.Image) -> tuple[str, str, str] | None:
     """Return why an image is refused, from its header alone; None where it is not."""
     # PIL cuts a 16-bit RGB PNG down to 8 bits by itself; only its way of unpacking tells.
-    unpackings = (tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in image.tile)
+    tiles = getattr(image, "tile", ())
+    unpackings = (tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in tiles)
     if image.mode.startswith(("I", "F")) or any("16" in str(raw) for raw in unpackings):
         return _DEPTH
     if "A" in image.mode.upper().replace("LAB", "") or "transparency" in image.info:

@@ -254,9 +254,9 @@ def _resumed(part: Path, identity: Mapping[str, Any], dim: int) -> _Run | None:
         problems.append(Problem(str(part), f"the moments of {run.done} images", "others"))
     if problems:
         hint = f"it was begun with these: go on with them, choose another -o, or {begin_anew}"
-        error = ObjectiveError.of(problems, hint=hint)
-        assert isinstance(error, ObjectiveError)
-        raise error
+        refused = ObjectiveError.of(problems, hint=hint)
+        assert isinstance(refused, ObjectiveError)
+        raise refused
     return run
 
 

@@ -34,7 +34,7 @@ __all__ = ["ref", "score"]
 BUNDLED = "fashion-train"
 SAMPLED = 2_000  # images of each schedule when a tuned.json is scored
 FINAL_SEEDS = 150_000  # seeds below are for final reports only
-STOPPING = "Stopping: the place is saved after the block in hand (once more stops at once)"
+STOPPING = "Stopping after the images in hand if that takes seconds (once more stops at once)"
 
 
 def image_options(function: Function) -> Function:
@@ -352,7 +352,7 @@ def _score_tuned(
     plain: list[dict[str, Any]] = []
     for measure, baseline, ours in zip(measures, *both, strict=True):
         pairs = compare(measure, baseline, ours)
-        notes = measure.cautions(count)
+        notes = [*_other_reference(measure, tuned), *measure.cautions(count)]
         title = f"{name}: seeds 0 to {count - 1:,} with and without scales, {_against(measure)}"
         pages.append(pairs_view(title, pairs, notes))
         plain += [{**row, **_meaning(measure), "cautions": notes} for row in pairs_json(pairs)]
@@ -458,6 +458,15 @@ def _meaning(measure: Measure) -> dict[str, Any]:
             "features_digest": reference.features_digest,
         },
     }
+
+
+def _other_reference(measure: Measure, tuned: Tuned) -> list[str]:
+    """Return what to know where a study was scored against something else."""
+    before = tuned.measure
+    now = measure.reference
+    if before.extractor != measure.extractor.name or before.reference_sha256 in (None, now.digest):
+        return []
+    return [f"The study was scored against other statistics, called {before.reference}."]
 
 
 def _part_notes(source: ImageSource, num: int | None) -> list[str]:

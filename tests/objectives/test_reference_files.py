@@ -79,7 +79,7 @@ def test_plain_statistics_are_inception_s_with_cautions(
     tmp_path: Path, name: str, extra: dict[str, Any], source: str, caution: str
 ) -> None:
     stats = moments(4)
-    np.savez(tmp_path / name, **stats, **extra)
+    np.savez(tmp_path / name, allow_pickle=False, **stats, **extra)
     names, arrays = stored_arrays(tmp_path / name, hint="")
     assert set(arrays) == {"mu", "sigma"}  # ten thousand images stay where they are
     found = foreign_arrays(tmp_path / name, arrays, names)
@@ -103,7 +103,7 @@ def test_plain_statistics_are_inception_s_with_cautions(
     ],
 )
 def test_features_of_another_resize_are_refused(tmp_path: Path, name: str, mode: str) -> None:
-    np.savez(tmp_path / name, **moments(INCEPTION_DIM))
+    np.savez(tmp_path / name, allow_pickle=False, **moments(INCEPTION_DIM))
     with pytest.raises(ObjectiveError, match=mode) as caught:
         load_reference(tmp_path / name, extractor=inception)
     assert "skiptune ref" in caught.value.hint
@@ -113,7 +113,7 @@ def test_features_of_another_resize_are_refused(tmp_path: Path, name: str, mode:
 
 
 def test_cautions_survive_a_copy_in_our_format(tmp_path: Path) -> None:
-    np.savez(tmp_path / "edm.npz", **moments(INCEPTION_DIM))
+    np.savez(tmp_path / "edm.npz", allow_pickle=False, **moments(INCEPTION_DIM))
     foreign = load_reference(tmp_path / "edm.npz")
     save_reference(tmp_path / "ours.npz", foreign)
     ours = load_reference(tmp_path / "ours.npz", extractor=inception)
