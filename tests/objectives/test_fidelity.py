@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -222,6 +222,7 @@ def test_edm_s_formula_on_the_same_moments(held_out: Images) -> None:
     assert found > 0.1 * reference.trace
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     dim=st.integers(1, 40),
     seed=st.integers(0, 2**32 - 1),
