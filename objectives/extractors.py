@@ -111,9 +111,9 @@ class Extractor:
     def of_floats(self, images: Tensor) -> Tensor:
         """Return the features of floats, without rounding them, with gradient to the images.
 
-        What the images' network computes of an image x on the grid of bytes is what `__call__`
+        What the network computes of an image x on the grid of bytes is what `__call__`
         computes of `to_uint8(x)`, up to float32 rounding. Memory grows with the batch wherever a
-        gradient is wanted.
+        gradient is wanted; the gradient itself is computed with the caller's TF32 settings.
 
         Arguments:
             images: Floats [N, C, H, W] on any device; clamped to [-1, 1], from the ends of
