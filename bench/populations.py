@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from skiptune.objectives.frechet import frechet_of_moments
 from skiptune.objectives.reference import Reference
 
-__all__ = ["Population", "gaussian", "rectified", "resampled", "spread_null", "spread_null_of"]
+__all__ = [
+    "Population",
+    "gaussian",
+    "rectified",
+    "resampled",
+    "spread_null",
+    "spread_null_of",
+    "spread_trap",
+]
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Array, Array]]
@@ -93,13 +101,16 @@ def resampled(name: str, first: Array, second: Array, reference: Reference) -> P
 
 def spread_null(dim: int, *, change: float = 0.1) -> Population:
     """Gaussians of equal distance and unequal spread; see `spread_null_of`."""
-    base, _ = _factors(dim)
-    reference = _reference("gaussian", np.zeros(dim), base @ base.T)
+    return _spread("spread null, gaussian", *_plain(dim), less=change, more=change)
 
-    def rows(generator: np.random.Generator, images: int) -> Array:
-        return generator.standard_normal((images, dim)) @ base.T
 
-    return _spread("gaussian", reference, rows, change)
+def spread_trap(dim: int, *, less: float = 0.17, more: float = 0.1) -> Population:
+    """Gaussians of which the first is truly farther, but has the smaller bias in N.
+
+    As `spread_null_of`, with the first schedule's directions scaled by 1 - `less` and the second's
+    by 1 + `more`. With these numbers the plain distance prefers the first up to about N = 7d.
+    """
+    return _spread("spread trap, gaussian", *_plain(dim), less=less, more=more)
 
 
 def spread_null_of(name: str, rows: Array, *, change: float = 0.1) -> Population:
@@ -116,25 +127,37 @@ def spread_null_of(name: str, rows: Array, *, change: float = 0.1) -> Population
     def drawn(generator: np.random.Generator, images: int) -> Array:
         return rows[generator.integers(len(rows), size=images)]
 
-    return _spread(name, reference, drawn, change)
+    return _spread(f"spread null, {name}", reference, drawn, less=change, more=change)
+
+
+def _plain(dim: int) -> tuple[Reference, Callable[[np.random.Generator, int], Array]]:
+    """Return a Gaussian as reference, and what draws from it."""
+    base, _ = _factors(dim)
+
+    def rows(generator: np.random.Generator, images: int) -> Array:
+        return generator.standard_normal((images, dim)) @ base.T
+
+    return _reference("gaussian", np.zeros(dim), base @ base.T), rows
 
 
 def _spread(
     name: str,
     reference: Reference,
     rows: Callable[[np.random.Generator, int], Array],
-    change: float,
+    *,
+    less: float,
+    more: float,
 ) -> Population:
     variances, directions = np.linalg.eigh(reference.covariance)
     fine = directions[:, : reference.dim // 2]
-    less, more = (np.eye(reference.dim) + sign * change * fine @ fine.T for sign in (-1, 1))
-    truth = change**2 * float(variances[: reference.dim // 2].sum())
+    narrow, wide = (np.eye(reference.dim) + by * fine @ fine.T for by in (-less, more))
+    variance = float(variances[: reference.dim // 2].sum())
 
     def draw(generator: np.random.Generator, images: int) -> tuple[Array, Array]:
         centred = rows(generator, images) - reference.mean
-        return reference.mean + centred @ less, reference.mean + centred @ more
+        return reference.mean + centred @ narrow, reference.mean + centred @ wide
 
-    return Population(f"spread null, {name}", reference, (truth, truth), draw)
+    return Population(name, reference, (less**2 * variance, more**2 * variance), draw)
 
 
 def _factors(dim: int) -> tuple[Array, Array]:
