@@ -76,7 +76,7 @@ def metric_groups(
     groups: dict[str, list[str]] = {}
     for name in (part.strip() for part in names.split(",")):
         key, demanded = resolved(name)
-        where = f"--metric {name or names!r}"
+        where = f"--metric {name}".rstrip()
         if key not in CATALOGUE:
             near = difflib.get_close_matches(name, [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
             meant = f" (did you mean {' or '.join(near)}?)" if near else ""
@@ -93,8 +93,8 @@ def metric_groups(
             if key not in groups[chosen]:
                 groups[chosen].append(key)
     if problems:
-        hint = "denoising, teacher and cost metrics are measured in a study; of images: "
-        error = SpecError.of(problems, hint=f"{hint}skiptune score IMAGES --metric fd,kid")
+        hint = "for example: skiptune score IMAGES --metric fd,kid; losses are measured in a study"
+        error = SpecError.of(problems, hint=hint)
         assert isinstance(error, SpecError)
         raise error
     return [Group(name, tuple(keys)) for name, keys in groups.items()]

@@ -33,7 +33,7 @@ from skiptune.objectives.reference import (
 )
 from training.fashion_mnist import TRAINING_IMAGES, load
 
-__all__ = ["features_of", "main", "test_images"]
+__all__ = ["features_of", "held_out_images", "main"]
 
 KEPT_FEATURES = 5000
 TEST_IMAGES = 1000
@@ -49,7 +49,7 @@ def features_of(extractor: Extractor, images: NDArray[np.uint8]) -> NDArray[np.f
     return features
 
 
-def test_images(
+def held_out_images(
     images: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the first test images and their labels.
@@ -73,7 +73,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     images, labels = load(options.data)
     if options.images:
-        _write_images(options.out, *test_images(images, labels))
+        _write_images(options.out, *held_out_images(images, labels))
     else:
         _write_reference(options.out, images[:TRAINING_IMAGES])
     return 0
