@@ -170,7 +170,17 @@ def main() -> int:
                 replicates = options.replicates if dim == min(COUNTS) else options.fewer
                 seed = options.seed + images
                 rows.append(measure(population, images=images, replicates=replicates, seed=seed))
-    head = ("population", "d", "N", "N/d", "truth", "raw bias", "bias", "+-", "kept")
+    head: tuple[str, ...] = (
+        "population",
+        "d",
+        "N",
+        "N/d",
+        "truth",
+        "raw bias",
+        "bias",
+        "+-",
+        "kept",
+    )
     head += ("difference", "raw", "corrected", "+-", "raw wrong", "wrong", "claims")
     print_table(
         head,

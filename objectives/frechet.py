@@ -46,9 +46,10 @@ _RANK = 1e-12
 LEAST_PER_FEATURE = 4
 """Images per feature below which no correction for the bias in N is made.
 
-The correction extrapolates from halves of the sample. Below 4 d a half has fewer than 2 d images,
-where the series in 1/N that it cancels has not begun to fall: simulation leaves more than a fifth
-of the raw bias (`bench/bias.py`), and below 2 d a half's covariance is singular.
+The correction extrapolates from halves of the sample. Below 2 d their covariances are singular,
+and below 4 d differences between unequal spreads keep a bias that their errors do not show: of
+schedules that are equally far, half are called different at N = 2.5 d and d = 256, and all at
+1.6 d; at 4 d as few as should be (`bench/bias.py`).
 """
 
 VERDICT_PER_FEATURE = 8

@@ -1,6 +1,7 @@
 """Intervals cover what they claim to: simulation with known truths, 95 % nominal.
 
-The same counts at d = 64, more sizes and more replicates are `bench/coverage.py`.
+The same counts at d = 64, more sizes and more replicates are `bench/coverage.py` for intervals
+and `bench/bias.py` for what the correction leaves of the bias.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from bench.bias import measure as measure_bias
 from bench.coverage import Row, measure
 from bench.populations import (
     Population,
@@ -18,9 +20,12 @@ from bench.populations import (
     resampled,
     spread_null,
     spread_null_of,
+    spread_trap,
 )
+from skiptune.errors import ObjectiveError
 from skiptune.objectives.extractors import load_extractor
-from skiptune.objectives.reference import load_reference
+from skiptune.objectives.paired import LEAST_PER_FEATURE, paired_difference, scored
+from skiptune.objectives.reference import Reference, load_reference
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -84,3 +89,45 @@ def test_the_correction_finds_the_distance_itself() -> None:
     row = measure(population, images=8 * DIM, replicates=REPLICATES, seed=3)
     assert row.limit >= 0.93
     assert abs(row.bias) < 0.15
+
+
+@pytest.mark.parametrize(("images", "kept"), [(256, 0.2), (500, 0.1), (512, 0.1)])
+def test_the_correction_leaves_little_of_the_bias(images: int, kept: float) -> None:
+    # The truth is a closed form: scaling direction k by s adds (1 - s)^2 v_k.
+    row = measure_bias(spread_null(64), images=images, replicates=50, seed=images)
+    assert row.raw_bias > 10 * row.bias_error, "there is a bias"
+    assert row.kept + 2 * row.bias_error / row.raw_bias < kept
+
+
+def test_diagonal_gaussians_lose_their_bias() -> None:
+    dim, shift = 24, 0.2
+    ours, theirs = np.linspace(0.5, 2, dim), np.linspace(2.5, 0.4, dim)
+    truth = dim * shift**2 + float(((np.sqrt(ours) - np.sqrt(theirs)) ** 2).sum())
+    reference = Reference("r", "x", "0", "p", dim, None, np.zeros(dim), np.diag(theirs), {})
+    generator = np.random.default_rng(0)
+    found = [
+        scored(generator.standard_normal((4 * dim, dim)) * np.sqrt(ours) + shift, reference)
+        for _ in range(300)
+    ]
+    plain = np.array([one.raw.value for one in found]) - truth
+    corrected = np.array([one.corrected.value for one in found]) - truth
+    assert plain.mean() > 10 * plain.std() / np.sqrt(300)
+    error = float(corrected.std(ddof=1)) / np.sqrt(300)
+    assert abs(corrected.mean()) + 2 * error < plain.mean() / 5
+
+
+@pytest.mark.parametrize("images", [102, 256])
+def test_the_order_of_plain_distances_is_a_trap(images: int) -> None:
+    """The first schedule is farther, which plain distances deny up to 4 images per feature."""
+    population = spread_trap(64)
+    assert population.difference > 0
+    row = measure_bias(population, images=images, replicates=40, seed=images)
+    assert row.raw_wrong > 0.9
+    assert row.raw_difference < 0
+    if images < LEAST_PER_FEATURE * 64:
+        rows = population.draw(np.random.default_rng(0), images)
+        with pytest.raises(ObjectiveError, match="at least 256 images"):
+            paired_difference(*rows, population.reference)
+    else:
+        assert row.wrong < 0.05
+        assert row.difference == pytest.approx(population.difference, abs=3 * row.difference_error)

@@ -15,6 +15,7 @@ from skiptune.objectives.frechet import (
     frechet_distance,
     frechet_of_moments,
     influence,
+    spectrum,
 )
 from skiptune.objectives.reference import Reference
 
@@ -93,6 +94,25 @@ def test_equals_torch_fidelity(kind: str, fashion_features: Array) -> None:
         "r", "x", "0", "p", dim, len(theirs), statistics[1]["mu"], statistics[1]["sigma"], {}
     )
     assert frechet_distance(ours, reference) == pytest.approx(expected, rel=1e-9)
+
+
+def test_many_features_equal_torch_fidelity() -> None:
+    """More than a tile of them, as real networks have."""
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    generator = np.random.default_rng(6)
+    dim = 300
+    means, spreads = (
+        generator.standard_normal((2, dim)),
+        [covariance(generator, dim) for _ in "ab"],
+    )
+    reference = Reference("r", "x", "0", "p", dim, 10, means[1], spreads[1], {})
+    pair = [{"mu": m, "sigma": s} for m, s in zip(means, spreads, strict=True)]
+    expected = fid_statistics_to_metric(*pair, False)["frechet_inception_distance"]
+    traces = float(np.trace(spreads[0])) + reference.trace
+    found = frechet_of_moments(means[0], spreads[0], reference)
+    assert found == pytest.approx(expected, abs=1e-9 * traces)
+    assert expand(means[0], spreads[0], reference).value == pytest.approx(found, rel=1e-12)
 
 
 @pytest.mark.parametrize("images", [5, 20, 39, 40])
@@ -182,3 +202,16 @@ def test_features_that_do_not_fit_are_refused(
     for score in (frechet_distance, influence):
         with pytest.raises(ObjectiveError, match=found):
             score(features, reference)
+
+
+def test_directions_without_spread_are_left_out(make_reference: MakeReference) -> None:
+    generator = np.random.default_rng(7)
+    product = covariance(generator, 6)
+    product[4:], product[:, 4:] = 0, 0
+    found = spectrum(product)
+    inverse_root = found.half @ found.half.T
+    np.testing.assert_allclose(
+        inverse_root @ product @ inverse_root, np.diag([1, 1, 1, 1, 0, 0]), atol=1e-9
+    )
+    assert found.spanned == pytest.approx(found.roots)
+    assert found.spanned == pytest.approx(np.trace(root_by_iteration(product[:4, :4])))
