@@ -10,6 +10,12 @@ for the tuned schedule of the bundled study and for one scale on all skips. Skip
 intermediate noise levels. Prints one table per schedule, writes `bench/results/feature_loss.json`
 and draws `docs/feature_loss.png`. There is no bound: it shows what this network does.
 
+What it shows: 0.9 on all skips lowers the feature loss at every level (3 to 9 %) and raises the
+pixel loss up to sigma 1, as the paper says, but most at the lowest noise levels and not at the
+intermediate ones. 1.1 raises both. The tuned schedule raises both as well, though it lowers the
+Frechet distance in six steps: what it mends there is not the estimate at single noise levels, so
+on this network the feature loss would not have found it.
+
 `--data DATA` takes the 10000 held-out images of Fashion-MNIST instead; `--tuned FILE` another
 schedule than the one that stands in this module.
 """
@@ -55,8 +61,8 @@ PICTURE = Path(__file__).parents[1] / "docs" / "feature_loss.png"
 LOSSES = (FEATURE_LOSS, PIXEL_LOSS)
 UNIFORM = (0.9, 1.1)
 
-# The winner of `skiptune tune fashion`, the bundled study, rounded to four decimals: with dpmpp_2m in
-# 6 steps FD(fashion-cnn) 9.30 against 11.68 untouched, on 1,500 fresh seeds.
+# The winner of `skiptune tune fashion`, the bundled study, rounded to four decimals. With dpmpp_2m
+# in 6 steps: FD(fashion-cnn) 9.30 against 11.68 untouched, on 1,500 fresh seeds.
 TUNED = {
     "4x4_block0": 0.925,
     "4x4_block1": 0.9018,
