@@ -158,8 +158,8 @@ def bounds_of(row: Row) -> list[Bound]:
 def main() -> int:
     """Run all populations, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=600, help="at d = 64")
-    parser.add_argument("--fewer", type=int, default=100, help="replicates at d = 256")
+    parser.add_argument("--replicates", type=int, default=300, help="at d = 64")
+    parser.add_argument("--fewer", type=int, default=40, help="replicates at d = 256")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "bias.json")
     options = parser.parse_args()
