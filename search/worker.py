@@ -24,6 +24,7 @@ from skiptune.errors import (
     UnavailableError,
     WorkerError,
 )
+from skiptune.search.aside import Aside
 from skiptune.search.canary import sing
 from skiptune.search.chunks import Sampled, sampled_chunk
 from skiptune.search.course import Course, Step
@@ -115,6 +116,9 @@ class Worker:
         self._trials = self._images = 0
         self._chunk_seconds = 0.0  # what the last chunk took
         self._failure, self._failures = "", 0
+        self._scoring = Aside(
+            lambda: self._patiently(lambda: score_ready(study, on_event=self._scored))
+        )
 
     @property
     def images(self) -> int:
@@ -150,13 +154,17 @@ class Worker:
             if self._stop.requested:
                 return "stopped"
             if self._at_limit():
+                self._scoring.wait(lambda: self._wait(0.0))
                 return "limit reached"
+            self._scoring.check()
             self._check_once()
             claim = self._patiently(self._claim)
             if claim is not None:
                 idle_since, wait = None, POLL_SECONDS[0]
                 self._work(claim)
                 continue
+            # What comes next depends on the scores.
+            self._scoring.wait(lambda: self._wait(0.0))
             state = self._patiently(lambda: ledger.require_study(study.database, study.row.name))
             if state.state == "stopped":
                 return "study stopped"
@@ -283,7 +291,9 @@ class Worker:
         self._failures, self._chunk_seconds = 0, seconds
         self._images += claim.images
         self._on_event(ChunkDone(claim.images, seconds, made.nfe, claim.label))
-        self._patiently(lambda: score_ready(study, on_event=self._scored))
+        self._scoring.begin()
+        if self._limits.trials is not None:
+            self._scoring.wait(lambda: self._wait(0.0))
 
     def _sampled(self, claim: Claim, began: float) -> tuple[Sampled, str]:
         study = self._study

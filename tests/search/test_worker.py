@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -415,3 +416,29 @@ def test_a_chunk_of_another_series_is_refused_and_handed_back(
     with pytest.raises(StorageError, match="a series that this network and this version make"):
         crew_member(study, "a").run()
     assert states(study) == {"open": 2}
+
+
+def test_scores_are_computed_while_the_next_chunk_is_sampled(
+    tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first score waits for the chunk that is sampled after it has begun."""
+    real_score, real_sampled = worker.score_ready, chunks.sampled
+    sampled_again, began = threading.Event(), threading.Event()
+
+    def score_ready(*arguments: Any, **named: Any) -> int:
+        began.set()
+        assert sampled_again.wait(60), "nothing was sampled beside the score"
+        return real_score(*arguments, **named)
+
+    def sampled(*arguments: Any, **named: Any) -> Any:
+        if began.is_set():
+            sampled_again.set()
+        return real_sampled(*arguments, **named)
+
+    monkeypatch.setattr(worker, "score_ready", score_ready)
+    monkeypatch.setattr(chunks, "sampled", sampled)
+    study = tiny.open(search__evaluations=2, search__rungs=[500])
+    member = crew_member(study, "one", limits=Limits(images=1000))
+    assert member.run() == "limit reached"
+    assert sampled_again.is_set()
+    assert len(ledger.scores(study.database, study.id)) == 2
