@@ -11,7 +11,7 @@ import torch
 from sqlalchemy import update
 
 from skiptune.errors import NetworkError, StorageError, UnavailableError, WorkerError
-from skiptune.search import chunks, worker
+from skiptune.search import chunks, scoring, worker
 from skiptune.search.chunks import Sampled
 from skiptune.search.course import confirming
 from skiptune.search.events import ChunkDone, Event, Notice, Scored
@@ -422,7 +422,7 @@ def test_scores_are_computed_while_the_next_chunk_is_sampled(
     tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first score waits for the chunk that is sampled after it has begun."""
-    real_score, real_sampled = worker.score_ready, chunks.sampled
+    real_score, real_sampled = scoring.score_ready, chunks.sampled
     sampled_again, began = threading.Event(), threading.Event()
 
     def score_ready(*arguments: Any, **named: Any) -> int:

@@ -1,0 +1,162 @@
+"""A study scored by another metric or reference, from what is stored: nothing is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skiptune.errors import ObjectiveError, StorageError
+from skiptune.objectives.catalogue import CATALOGUE
+from skiptune.objectives.metrics import Real, Standard, difference, measure, title
+from skiptune.objectives.paired import Estimate
+from skiptune.objectives.reference import Reference
+from skiptune.search.scoring import NotSampledError, Stored
+from skiptune.search.study import SEARCH, OpenStudy
+from skiptune.storage import ledger
+from skiptune.storage.records import Evaluation
+
+__all__ = ["Rescored", "rescored"]
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """One metric of one evaluation.
+
+    Arguments:
+        label: Of the evaluation, e.g. ``baseline``, ``proposal 7``, ``tuned``.
+        block: Of seeds: ``search``, or a half of a confirm.
+        metric: Full name of the metric.
+        images: Images behind it.
+        value: The metric.
+        standard_error: Of the value.
+        difference: Paired difference to the baseline of the block, negative is better; None of
+            the baseline itself.
+        difference_error: Its standard error.
+        raw: The value without its correction for N, where there is one.
+    """
+
+    label: str
+    block: str
+    metric: str
+    images: int
+    value: float
+    standard_error: float
+    difference: float | None
+    difference_error: float | None
+    raw: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        return asdict(self)
+
+
+def rescored(
+    study: OpenStudy,
+    keys: Sequence[str],
+    *,
+    reference: Reference | None = None,
+    top: int = 3,
+) -> tuple[Rescored, ...]:
+    """Return metrics of the best evaluations and of the last confirm, beside their baselines.
+
+    Arguments:
+        study: The open study.
+        keys: Of `CATALOGUE`, functions of the study's stored features.
+        reference: Of the study's own extractor; None takes the study's own reference.
+        top: How many evaluations of the search.
+
+    Raises:
+        ObjectiveError: A metric is no function of what the study has stored, the reference is of
+            other features, or there is none.
+        StorageError: The arrays behind a score were dropped to save space, or nothing is scored.
+    """
+    stored = set(study.measure["arrays"])
+    for key in keys:
+        needed = set(CATALOGUE[key].arrays) - stored
+        if needed or CATALOGUE[key].teacher or CATALOGUE[key].real_images:
+            raise ObjectiveError(
+                f"--metric {key}",
+                expected=f"a metric of what the study has stored: {', '.join(sorted(stored))}",
+                found=f"one that needs {', '.join(sorted(needed)) or 'a study made for it'}",
+                hint="name it in a new study's `objective.beside`",
+            )
+    held = Real(reference) if reference is not None else study.real
+    rows: list[Rescored] = []
+    for block, evaluations in _chosen(study, top):
+        base = next((e for e in evaluations if e.kind == "baseline"), None)
+        if base is None:
+            continue
+        for evaluation in evaluations:
+            rows += _of_one(study, keys, held, evaluation, base, block)
+    if not rows:
+        raise StorageError(
+            f"study {study.row.name}",
+            expected="evaluations that are scored",
+            found="none",
+            hint=f"go on with: skiptune tune {study.row.name}",
+        )
+    return tuple(rows)
+
+
+def _of_one(
+    study: OpenStudy,
+    keys: Sequence[str],
+    held: Real | None,
+    evaluation: Evaluation,
+    base: Evaluation,
+    block: str,
+) -> list[Rescored]:
+    images = study.images_of(evaluation)
+    try:
+        ours, at_base = (Stored(study, e, images).sample for e in (evaluation, base))
+    except NotSampledError as error:
+        raise StorageError(
+            f"{evaluation.label}: stored features",
+            expected="all chunks",
+            found=str(error),
+            hint="its arrays were dropped to save space, or are being sampled: go on with"
+            f" `skiptune tune {study.row.name}`",
+        ) from error
+    standard = Standard(real=held)
+    found = measure(keys, ours, standard)
+    paired = evaluation.id != base.id
+    against = measure(keys, at_base, standard) if paired else found
+    rows = []
+    for key in keys:
+        change: Estimate | None = difference(found[key], against[key]) if paired else None
+        rows.append(
+            Rescored(
+                label=evaluation.label,
+                block=block,
+                metric=title(key, study.extractor.name, images),
+                images=images,
+                value=found[key].value.value,
+                standard_error=found[key].value.standard_error,
+                difference=None if change is None else change.value,
+                difference_error=None if change is None else change.standard_error,
+                raw=found[key].raw,
+            )
+        )
+    return rows
+
+
+def _chosen(study: OpenStudy, top: int) -> list[tuple[str, list[Evaluation]]]:
+    """Return baseline and best of the search, and all of the last confirm's deciding block."""
+    every = ledger.evaluations(study.database, study.id)
+    scores = {
+        s.evaluation_id: s
+        for s in sorted(ledger.scores(study.database, study.id), key=lambda s: s.level)
+    }
+    ended = [e for e in every if e.id in scores and e.state not in ("diverged", "failed")]
+    search = [e for e in ended if e.block == SEARCH]
+    best = sorted(
+        (e for e in search if e.kind == "proposal"),
+        key=lambda e: (-scores[e.id].level, scores[e.id].difference or 0.0, e.number),
+    )[:top]
+    blocks = [(SEARCH, [*(e for e in search if e.kind == "baseline"), *best])]
+    spent = ledger.spent_blocks(study.database, study.id)
+    if spent:
+        name = f"{spent[-1].block}/B"
+        blocks.append((name, [e for e in ended if e.block == name and e.kind != "teacher"]))
+    return blocks
