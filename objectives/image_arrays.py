@@ -29,6 +29,14 @@ __all__ = ["ArrayImages", "open_arrays"]
 _IMAGES = ("images", "arr_0")
 _LABELS = ("labels", "label", "y", "arr_1")
 _CHANNELS = (1, 3)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # zipfile's word for a password
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 Read = Callable[[int, int], NDArray[np.uint8]]
 
@@ -71,7 +79,7 @@ def open_arrays(path: Path) -> ArrayImages:
             headers, marks = _members(path)
             key = _images_key(path, headers)
             mark, labels = marks[key], _labels(path, headers, headers[key].shape[0])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ObjectiveError(
             str(path),
             expected="a numpy file of images",
@@ -93,7 +101,7 @@ def open_arrays(path: Path) -> ArrayImages:
                 try:
                     file.seek(begin + start * size)
                     data = file.read((stop - start) * size)
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                except _UNREADABLE as error:
                     raise _cut_off(where, str(error)) from None
                 if len(data) < (stop - start) * size:
                     raise _cut_off(where, f"the end of the file after image {start}")

@@ -57,6 +57,7 @@ _UNREADABLE = (
     ValueError,
     EOFError,
     IndexError,
+    RuntimeError,  # zipfile's word for a password
     zipfile.BadZipFile,
     zlib.error,
     Image.DecompressionBombError,
@@ -219,7 +220,8 @@ class _Folder:
         names.sort()
         for name in names:
             about = (self.path / name).stat()
-            digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+            line = f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
         return names, digest.hexdigest()
 
     @contextmanager
@@ -242,7 +244,7 @@ class _Zip:
             and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
         )
         lines = (f"{name}\0{members[name].file_size}\0{members[name].CRC}\n" for name in names)
-        return names, hashlib.sha256("".join(lines).encode()).hexdigest()
+        return names, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[str], BinaryIO]]:
@@ -277,8 +279,13 @@ def _of_files(store: _Store, name: str, *, rgb: bool) -> ImageSource:
                 wrong.add(_BROKEN, f"{member} ({error})")
         labels = None
         if LABELS in names:
-            with open_file(LABELS) as file:
-                labels = _labels(file.read(), images, f"{name}/{LABELS}")
+            try:
+                with open_file(LABELS) as file:
+                    text = file.read()
+            except _UNREADABLE as error:
+                wrong.add(_BROKEN, f"{LABELS} ({error})")
+            else:
+                labels = _labels(text, images, f"{name}/{LABELS}")
     if not images:
         wrong.problems.append(
             Problem(name, f"image files ({', '.join(FORMATS)})", f"an empty {store.kind}")

@@ -211,8 +211,11 @@ def foreign_arrays(
 
 def is_pickle(path: Path) -> bool:
     """Whether a file is named as a pickle, or begins as one does since protocol 2."""
-    with open(path, "rb") as file:
-        start = file.read(2)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError:
+        return False  # whoever reads it says why it cannot be read
     return path.suffix.lower() in _PICKLE_SUFFIXES or (
         start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")
     )

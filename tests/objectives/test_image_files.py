@@ -313,6 +313,26 @@ def test_an_image_cut_off_in_its_pixels_is_named_when_it_is_read(tmp_path: Path)
         all_of(open_images(tmp_path / "j"))
 
 
+def test_a_locked_zip_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", noise(2, 4, 4))
+    path = zipped(folder, tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    # The flag of encryption, in each member's own header and in the directory.
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + place] |= 1
+            at = data.find(mark, at + 4)
+    path.write_bytes(data)
+    assert "password required" in refusal(path)
+
+
+def test_names_that_are_no_text_are_read(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", noise(2, 4, 4))
+    os.rename(os.fsencode(folder / "00001.png"), os.fsencode(folder) + b"/\xff.png")
+    assert open_images(folder).count == 2
+
+
 def test_empty_and_missing_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "an empty folder" in refusal(tmp_path / "empty")

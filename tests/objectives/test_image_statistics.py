@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,38 @@ def test_one_image_and_a_missing_folder_are_refused(tmp_path: Path, source: Imag
         make_reference(source.first(1), tmp_path / "stats.npz", extractor=network())
     with pytest.raises(OutputError):
         make_reference(source, tmp_path / "none" / "s.npz", extractor=network(), save_seconds=0)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    peaks = []
+    for count in (2 * MOMENTS_BLOCK, 12 * MOMENTS_BLOCK):
+        images = np.zeros((count, 16, 16), dtype=np.uint8)
+        images[:, 0, 0] = np.arange(count) % 256
+        np.savez_compressed(tmp_path / "images.npz", images=images)
+        del images
+        source = open_images(tmp_path / "images.npz")
+        tracemalloc.start()
+        make_reference(source, tmp_path / "stats.npz", extractor=corner(), keep=10)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Ten more blocks of images would be 10 MB.
+    assert peaks[1] < peaks[0] + 500_000
+
+
+class Corner(nn.Module):
+    """The first pixel and its square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1 / 255), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixel = images[:, 0, :1, 0].float() * self.scale
+        return torch.cat((pixel, pixel.square()), dim=1)
+
+
+def corner() -> Extractor:
+    return Extractor("corner", 2, "c" * 64, "none", Corner().eval())
 
 
 def test_time_decides_when_the_part_is_written(

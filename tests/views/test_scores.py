@@ -3,13 +3,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 
 import pytest
 from rich.console import Console, RenderableType
 
 from skiptune.objectives.paired import Estimate
 from skiptune.objectives.standalone import Pair, Row
-from skiptune.views import scores
 from skiptune.views.scores import (
     image_bar,
     image_lines,
@@ -81,7 +81,7 @@ def test_plain_data_has_every_number() -> None:
 
 def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(scores.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     lines: list[str] = []
     told = image_lines(lines.append, "stats.npz", 10_000)
     told(500)

@@ -1,0 +1,251 @@
+"""Scores without a study: loading what is needed, extracting or sampling, and pages of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skiptune.commands.options import Options
+from skiptune.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from torch import nn
+
+    from skiptune.objectives.extractors import Extractor
+    from skiptune.objectives.image_files import ImageSource
+    from skiptune.objectives.metrics import Sample
+    from skiptune.objectives.standalone import Group, Measure
+    from skiptune.sampling.schedule import Schedule
+    from skiptune.sampling.setting import Setting
+    from skiptune.search.tuned import Tuned
+
+    Page = Iterator[RenderableType]
+
+__all__ = [
+    "Loading",
+    "image_progress",
+    "no_reference",
+    "part_notes",
+    "score_images",
+    "score_tuned",
+]
+
+BUNDLED = "fashion-train"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What has to be loaded to score, kept until everything cheap has been checked.
+
+    Arguments:
+        groups: Metrics by feature network.
+        reference: Name or file; None for the bundled one of the bundled network.
+        weights: Of the one feature network, where they are not its own.
+        weights_sha256: What they must hash to.
+        device: Of the feature networks.
+    """
+
+    groups: Sequence[Group]
+    reference: str | None
+    weights: str | None
+    weights_sha256: str | None
+    device: str
+
+    def measures(self, images: int) -> list[Measure]:
+        """Load networks and references, and refuse those that do not fit so many images."""
+        from skiptune.commands.device import check_device
+        from skiptune.objectives.names import FASHION_CNN
+        from skiptune.objectives.standalone import Measure
+
+        check_device(self.device)
+        from skiptune.objectives.extractors import load_extractor
+        from skiptune.objectives.reference import load_reference
+
+        if self.weights is not None and len(self.groups) > 1:
+            names = ", ".join(group.extractor for group in self.groups)
+            raise SpecError(
+                f"--weights {self.weights}",
+                expected="metrics of one feature network",
+                found=f"metrics of {names}",
+                hint="score them one by one",
+            )
+        found = []
+        for group in self.groups:
+            reference = self.reference
+            if reference is None and group.extractor == FASHION_CNN:
+                reference = BUNDLED
+            if reference is None:
+                raise no_reference()
+            network = load_extractor(
+                group.extractor,
+                weights=self.weights,
+                sha256=self.weights_sha256,
+                device=self.device,
+            )
+            measure = Measure(network, load_reference(reference, extractor=network), group.keys)
+            measure.check(images)
+            found.append(measure)
+        return found
+
+
+def score_images(
+    options: Options, images: str, loading: Loading, *, num: int | None, rgb: bool
+) -> tuple[int, list[Page], list[dict[str, Any]]]:
+    """Return how many images there are, a page for each feature network, and plain data."""
+    from skiptune.objectives.image_files import open_images
+
+    source = open_images(images, images=num, rgb=rgb)
+    measures = loading.measures(source.count)
+    from skiptune.objectives.image_statistics import features_of_images
+    from skiptune.objectives.metrics import Sample
+    from skiptune.objectives.standalone import score as scores_of
+    from skiptune.views.scores import scores_json, scores_view
+
+    pages: list[Page] = []
+    plain: list[dict[str, Any]] = []
+    for measure in measures:
+        with image_progress(options, measure.extractor.name, source.count) as progress:
+            features = features_of_images(source, measure.extractor, progress=progress)
+        rows = scores_of(measure, Sample.of(features=features))
+        notes = [*part_notes(source, num), *measure.cautions(source.count)]
+        title = f"{images}: {source.count:,} images, {_against(measure)}"
+        pages.append(scores_view(title, rows, notes))
+        plain += [{**row, **_meaning(measure), "cautions": notes} for row in scores_json(rows)]
+    return source.count, pages, plain
+
+
+def score_tuned(
+    options: Options, name: str, loading: Loading, tuned: Tuned, place: str | Path, count: int
+) -> tuple[int, list[Page], list[dict[str, Any]]]:
+    """Sample with and without the scales; return as `score_images`."""
+    measures = loading.measures(count)
+    from skiptune.objectives.standalone import compare
+    from skiptune.sampling.checkpoint import load_checkpoint
+    from skiptune.sampling.schedule import Schedule
+    from skiptune.views.scores import pairs_json, pairs_view
+
+    loaded = load_checkpoint(place, device=loading.device)
+    tuned.check(loaded.skips, sha256=loaded.sha256)
+    setting = tuned.setting.to_setting()
+    networks = [measure.extractor for measure in measures]
+    both = []
+    for label, schedule in (("baseline", Schedule.baseline()), ("tuned", tuned.schedule)):
+        with image_progress(options, label, count) as progress:
+            both.append(_sampled(loaded.network, setting, schedule, count, networks, progress))
+    pages: list[Page] = []
+    plain: list[dict[str, Any]] = []
+    for measure, baseline, ours in zip(measures, *both, strict=True):
+        pairs = compare(measure, baseline, ours)
+        notes = [*_other_reference(measure, tuned), *measure.cautions(count)]
+        title = f"{name}: seeds 0 to {count - 1:,} with and without scales, {_against(measure)}"
+        pages.append(pairs_view(title, pairs, notes))
+        plain += [{**row, **_meaning(measure), "cautions": notes} for row in pairs_json(pairs)]
+    return count, pages, plain
+
+
+def _sampled(
+    network: nn.Module,
+    setting: Setting,
+    schedule: Schedule,
+    count: int,
+    networks: Sequence[Extractor],
+    progress: Callable[[int], None],
+) -> list[Sample]:
+    """Sample the seeds 0 to `count` - 1; return the features of each feature network."""
+    import numpy as np
+
+    from skiptune.commands.pictures import MICROBATCH
+    from skiptune.errors import ObjectiveError
+    from skiptune.objectives.metrics import Sample
+    from skiptune.sampling.hooks import scaled
+    from skiptune.sampling.images import sample
+
+    parts: list[list[Any]] = [[] for _ in networks]
+    done, nfe = 0, 0.0
+    with scaled(network, schedule):
+        for batch in sample(network, setting, range(count), microbatch=min(MICROBATCH, count)):
+            if not bool(batch.finite.all()):
+                raise ObjectiveError(
+                    f"image of seed {batch.seeds[int(batch.finite.int().argmin())]}",
+                    expected="finite pixels",
+                    found="NaN or infinity: the images diverge",
+                    hint="tune at another setting: more steps or another solver",
+                )
+            for extractor, rows in zip(networks, parts, strict=True):
+                rows.append(extractor(batch.images).cpu().numpy())
+            done, nfe = done + len(batch.seeds), batch.nfe
+            progress(done)
+    samples = []
+    for rows in parts:
+        whole = Sample.of(features=np.concatenate(rows))
+        samples.append(replace(whole, nfe=nfe, first_seed=0))
+    return samples
+
+
+def no_reference() -> SpecError:
+    """Return the error of a score that nothing says what to hold against."""
+    return SpecError(
+        "--reference",
+        expected=f"a file of reference statistics, or {BUNDLED} for 32x32 Fashion-MNIST",
+        found="nothing",
+        hint="make one of real images: skiptune ref IMAGES -o stats.npz",
+    )
+
+
+def _against(measure: Measure) -> str:
+    reference = measure.reference
+    real = "" if reference.images is None else f" ({reference.images:,} images)"
+    return f"features of {measure.extractor.name}, reference {reference.name}{real}"
+
+
+def _meaning(measure: Measure) -> dict[str, Any]:
+    """Return what scores mean as plain data."""
+    reference = measure.reference
+    return {
+        "extractor": measure.extractor.describe(),
+        "reference": {
+            "name": reference.name,
+            "images": reference.images,
+            "digest": reference.digest,
+            "features_digest": reference.features_digest,
+        },
+    }
+
+
+def _other_reference(measure: Measure, tuned: Tuned) -> list[str]:
+    """Return what to know where a study was scored against something else."""
+    before = tuned.measure
+    now = measure.reference
+    if before.extractor != measure.extractor.name or before.reference_sha256 in (None, now.digest):
+        return []
+    return [f"The study was scored against other statistics, called {before.reference}."]
+
+
+def part_notes(source: ImageSource, num: int | None) -> list[str]:
+    """Return what to know where only the first images were read."""
+    if num is None or source.kind in ("arrays", "bundled"):
+        return []
+    return [
+        f"The first {num:,} images in the order of their paths were taken: where folders are"
+        " sorted by class, they are no random part."
+    ]
+
+
+@contextmanager
+def image_progress(options: Options, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield what is told how many images are done."""
+    from skiptune.commands.output import say, stderr_console
+    from skiptune.views.scores import image_bar, image_lines
+
+    console = stderr_console()
+    if options.quiet:
+        yield lambda done: None
+    elif console.is_terminal and not options.no_progress:
+        with image_bar(console, label, total) as told:
+            yield told
+    else:
+        yield image_lines(lambda text: say(options, text), label, total)
