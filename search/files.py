@@ -38,7 +38,7 @@ from skiptune.errors import (
     StorageError,
 )
 from skiptune.search.document import shown
-from skiptune.search.sections import _is_file
+from skiptune.search.sections import is_file
 from skiptune.search.spec import FILE_KEYS, StudySpec
 
 __all__ = [
@@ -266,7 +266,7 @@ def _named(spec: StudySpec, key: str) -> str | None:
     """Return the path that a key of the spec holds; None for a bundled name and for null."""
     section, field = key.split(".")
     text: str | None = getattr(getattr(spec, section), field)
-    return text if text is not None and _is_file(text) else None
+    return text if text is not None and is_file(text) else None
 
 
 def _kind(key: str) -> type[SkiptuneError]:

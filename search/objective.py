@@ -20,7 +20,7 @@ from skiptune.objectives.extractors import Extractor, load_extractor
 from skiptune.objectives.image_files import load_images
 from skiptune.objectives.metrics import title
 from skiptune.objectives.reference import Reference, load_reference
-from skiptune.search.sections import Item, ObjectiveSpec
+from skiptune.search.objective_section import Item, ObjectiveSpec
 
 __all__ = ["Objective", "RealImages", "load_objective", "objective_names"]
 

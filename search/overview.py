@@ -259,14 +259,6 @@ def confirms(database: Database, name: str) -> tuple[Confirmed, ...]:
     return _Board(database, ledger.require_study(database, name)).confirms
 
 
-def _measured_things(study: Study) -> list[Any]:
-    """Return what a study measures beside its first objective, and that one, as plain data."""
-    objective = study.spec["objective"]
-    given = objective["metric"]
-    metrics = [given] if isinstance(given, str) else list(given)
-    return [*metrics, *objective.get("constraints", ()), *objective.get("beside", ())]
-
-
 class _Board:
     """The rows of one study, read once."""
 
@@ -285,7 +277,7 @@ class _Board:
         metrics = study.board.get("metrics", [])
         self._objectives = max(len(metrics), 1)
         self._others: dict[str, list[Score]] = {}
-        if len(_measured_things(study)) > 1:
+        if study.board.get("places", 1) > 1:
             self._read_others(database, study)
         # The highest rung that each evaluation has entered.
         self._entered = {

@@ -12,7 +12,7 @@ so nobody else does it at the same time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,19 +27,13 @@ from skiptune.errors import StorageError, UnavailableError
 from skiptune.objectives.catalogue import Better
 from skiptune.search.bounded import BoundedStudy
 from skiptune.search.history import DIVERGED, History, directions, inside, told_values
+from skiptune.search.told import Scores, attributes_of, constraints_of
 from skiptune.storage import ledger
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
 from skiptune.storage.optuna_rows import optuna_explained, optuna_storage
 from skiptune.storage.optuna_trials import Mark, marks
-from skiptune.storage.records import (
-    CONSTRAINT_ERRORS,
-    FIRST_BESIDE,
-    FIRST_CONSTRAINT,
-    Evaluation,
-    Score,
-    Study,
-)
+from skiptune.storage.records import Evaluation, Score, Study
 
 __all__ = ["DIVERGED", "SCHEDULE", "Asked", "Board", "board_names", "delete_optuna_studies"]
 
@@ -260,7 +254,7 @@ class Board:
         found = ledger.baseline_scores(self._database, self._study.id)
         if found is None:
             return  # without it no value is on the common scale
-        baseline, full = found[0], _Scores(found[1])
+        baseline, full = found[0], Scores(found[1])
         with self.explained():
             names = _rung_names(self._study)
             for item in items:
@@ -293,11 +287,11 @@ class Board:
             for evaluation in (baseline, winner):
                 self._add(name, evaluation, found[evaluation.id], found[baseline.id])
 
-    def _scores(self, evaluation: Evaluation, first: Score) -> _Scores:
+    def _scores(self, evaluation: Evaluation, first: Score) -> Scores:
         """Return what there is at all places of a rung, where there is more than one."""
         if self._places == 1:
-            return _Scores((first,))
-        return _Scores(
+            return Scores((first,))
+        return Scores(
             ledger.scores(
                 self._database,
                 self._study.id,
@@ -429,7 +423,7 @@ class Board:
                 seen.finished.add(mark.value)
         return fresh
 
-    def _tell(self, evaluation: Evaluation, scores: _Scores | None, full: _Scores) -> None:
+    def _tell(self, evaluation: Evaluation, scores: Scores | None, full: Scores) -> None:
         opened, seen = self.lowest, self._seen[self._study.name]
         if evaluation.schedule in seen.finished:
             return
@@ -439,10 +433,10 @@ class Board:
         else:
             # Not through `optuna.Trial`, which reads the whole trial at each step.
             storage = self._storage
-            for key, item in _attributes(evaluation, scores).items():
+            for key, item in attributes_of(evaluation, scores).items():
                 if key not in _KIND:
                     storage.set_trial_user_attr(running, key, item)
-            constraints = _constraints(evaluation, scores)
+            constraints = constraints_of(evaluation, scores)
             if constraints:
                 trial = Trial(opened, running)
                 for key, gap in constraints.items():
@@ -455,18 +449,16 @@ class Board:
                 storage.set_trial_state_values(running, ENDS[evaluation.state])
         seen.finished.add(evaluation.schedule)
 
-    def _told(self, scores: _Scores, full: _Scores) -> list[float]:
+    def _told(self, scores: Scores, full: Scores) -> list[float]:
         return told_values(scores.differences, full.values, self._better)
 
-    def _add(
-        self, name: str, evaluation: Evaluation, scores: _Scores | None, full: _Scores
-    ) -> None:
+    def _add(self, name: str, evaluation: Evaluation, scores: Scores | None, full: Scores) -> None:
         opened, seen = self._open(name), self._seen[name]
         if evaluation.schedule not in seen.finished:
             opened.add_trial(self._trial(evaluation, scores, full))
             seen.finished.add(evaluation.schedule)
 
-    def _trial(self, evaluation: Evaluation, scores: _Scores | None, full: _Scores) -> FrozenTrial:
+    def _trial(self, evaluation: Evaluation, scores: Scores | None, full: Scores) -> FrozenTrial:
         params = evaluation.params or self._study.board["baseline"]
         distributions = self.distributions
         if not inside(params, distributions):
@@ -477,61 +469,11 @@ class Board:
             values=None if scores is None else self._told(scores, full),
             params=dict(params),
             distributions=distributions,
-            user_attrs={SCHEDULE: evaluation.schedule, **_attributes(evaluation, scores)},
-            constraints=_constraints(evaluation, scores) or None,
+            user_attrs={SCHEDULE: evaluation.schedule, **attributes_of(evaluation, scores)},
+            constraints=constraints_of(evaluation, scores) or None,
         )
 
 
 def _rung_names(study: Study) -> tuple[str, ...]:
     rungs = study.spec["search"]["rungs"]
     return (study.name, *(f"{study.name}/{images}" for images in rungs[1:]))
-
-
-class _Scores:
-    """The scores of one rung by place: objectives, constraints, what is measured beside."""
-
-    def __init__(self, every: Sequence[Score]) -> None:
-        self.first = every[0]
-        self._objectives = [score for score in every if score.place < FIRST_CONSTRAINT]
-        self.limits = [s for s in every if FIRST_CONSTRAINT <= s.place < FIRST_BESIDE]
-        self.others = [s for s in every if s.place > 0]
-
-    @property
-    def values(self) -> list[float]:
-        """The values of the objectives."""
-        return [score.value for score in self._objectives]
-
-    @property
-    def differences(self) -> list[float | None]:
-        """Their differences to the baseline, None of the baseline itself."""
-        return [score.difference for score in self._objectives]
-
-
-def _constraints(evaluation: Evaluation, scores: _Scores | None) -> dict[str, float]:
-    """Return what Optuna is told of constraints: above 0 is violated."""
-    found = {DIVERGED: 1.0} if evaluation.state == "diverged" else {}
-    for score in scores.limits if scores is not None else ():
-        found[score.metric] = score.value - CONSTRAINT_ERRORS * score.standard_error
-    return found
-
-
-def _attributes(evaluation: Evaluation, scores: _Scores | None) -> dict[str, Any]:
-    score = None if scores is None else scores.first
-    attributes: dict[str, Any] = {"kind": evaluation.kind}
-    if evaluation.reason:
-        attributes["reason"] = evaluation.reason
-    if score is not None:
-        attributes |= {
-            "images": score.images,
-            "raw": score.raw,
-            "corrected": score.value,
-            "standard error": score.standard_error,
-        }
-    if score is not None and score.difference is not None:
-        attributes |= {
-            "difference to baseline": score.difference,
-            "its standard error": score.difference_error,
-        }
-    for other in scores.others if scores is not None else ():
-        attributes[other.metric] = [other.value, other.standard_error]
-    return attributes

@@ -28,7 +28,7 @@ from skiptune.objectives.metrics import (
 )
 from skiptune.search.constraints import gap
 from skiptune.search.events import Listener, Notice, Scored, silent
-from skiptune.search.sections import Item
+from skiptune.search.objective_section import Item
 from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger, markers
 from skiptune.storage.arrays import LostFileError

@@ -7,44 +7,33 @@ span two keys are checked at the second one, so that one wrong key hides no othe
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from skiptune.objectives.catalogue import ALIASES, CATALOGUE, resolved
-from skiptune.objectives.names import EXTRACTORS, REFERENCES, known_extractors
 from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Churn, Setting
-from skiptune.search.constraints import Constraint, parsed_constraint
 from skiptune.search.document import shown
-from skiptune.search.problems import one_of, refusal, suggestion
-from skiptune.storage.records import CHUNK, FIRST_BESIDE, FIRST_CONSTRAINT, Budget
+from skiptune.search.problems import one_of, refusal
+from skiptune.storage.records import CHUNK, Budget
 
 __all__ = [
-    "METRICS",
     "SAMPLERS",
     "SPACES",
     "ChurnSpec",
     "ConfirmSpec",
-    "Item",
     "NetworkSpec",
-    "ObjectiveSpec",
     "SearchSpec",
     "Section",
     "SettingSpec",
     "SpaceSpec",
-    "TeacherSpec",
     "WindowSpec",
+    "is_file",
 ]
 
 # Not Optuna's CmaEsSampler: it keeps a pickled object in the database and loads it again.
 SAMPLERS = ("tpe", "random", "gp", "qmc", "nsgaii")
 SPACES = ("uniform", "linear", "per-resolution", "per-skip")
-METRICS = tuple(CATALOGUE)
-
-DIRECTIONS = ("minimize", "maximize")
-NATURAL = {"lower": "minimize", "higher": "maximize"}
 
 # Seeds of a study: the search owns 1,000,000 seeds, one confirm 100,000 for its two blocks.
 SEARCH_IMAGES = 1_000_000
@@ -62,29 +51,17 @@ class Section(BaseModel):
     )
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
     """Return whether a text names a file; bundled things have bare names."""
     return "/" in text or bool(Path(text).suffix)
 
 
 def _file_or_name(text: str, info: ValidationInfo) -> str:
     """Make a file's path absolute: relative ones start at the folder that the context names."""
-    if not _is_file(text) or "://" in text:
+    if not is_file(text) or "://" in text:
         return text
     folder = (info.context or {}).get(info.field_name, Path.cwd())
     return str((folder / Path(text).expanduser()).absolute())
-
-
-def _known_extractor(text: str) -> str:
-    # Asked at each reading: a program may have registered its own meanwhile.
-    return one_of(known_extractors())(text)
-
-
-def _known_reference(text: str) -> str:
-    if not _is_file(text) and text not in REFERENCES:
-        known = ", ".join(REFERENCES)
-        raise refusal(f"{known} or the path of a file{suggestion(text, REFERENCES)}")
-    return text
 
 
 def _whole_chunks(images: int) -> int:
@@ -247,210 +224,6 @@ class SpaceSpec(Section):
         if not isinstance(skips, str) and len(set(skips)) < len(skips):
             raise refusal('"all" or a list of skip addresses, each once')
         return skips
-
-
-class TeacherSpec(Section):
-    """How the images are made that `teacher_loss` compares with; the rest is as in `setting`."""
-
-    solver: Annotated[str, AfterValidator(one_of(SOLVERS))] = Field(
-        default="heun", description=f"one of {', '.join(SOLVERS)}"
-    )
-    steps: int = Field(
-        default=50, ge=1, le=1000, description="a whole number of steps from 1 to 1000"
-    )
-
-
-Metrics = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-def _metrics(names: tuple[str, ...], *, single: bool = False) -> tuple[str, ...]:
-    """Refuse what is no metric, and one that is named twice, also in both directions."""
-    seen: dict[str, str] = {}
-    for place, text in enumerate(names):
-        at = () if single else (place,)
-        direction, _, name = text.rpartition(" ")
-        key, _ = resolved(name)
-        if key not in CATALOGUE or direction not in ("", *DIRECTIONS):
-            known = (*CATALOGUE, *ALIASES)
-            raise refusal(
-                f"one of {', '.join(known)}, or fd:EXTRACTOR{suggestion(name, known)}",
-                at=at,
-            )
-        if key in seen:
-            both = {seen[key], direction} == set(DIRECTIONS)
-            how = "in one direction" if both else "once"
-            raise refusal(f"each metric {how} (`{key}` stands here twice)", at=at)
-        natural = NATURAL[CATALOGUE[key].better]
-        if direction not in ("", natural):
-            raise refusal(f"`{natural} {name}`: {CATALOGUE[key].better} is better", at=at)
-        seen[key] = direction
-    return names
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing that is measured, by place: 0 is what the search decides on.
-
-    Arguments:
-        place: What for, see `storage.records.FIRST_CONSTRAINT`.
-        key: The metric, of `CATALOGUE`.
-        constraint: The limit that it must keep, at the places of constraints.
-    """
-
-    place: int
-    key: str
-    constraint: Constraint | None = None
-
-
-class ObjectiveSpec(Section):
-    """What is measured."""
-
-    metric: Annotated[
-        str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)],
-        AfterValidator(lambda given: given if isinstance(given, str) else _metrics(given)),
-    ] = Field(
-        default="fd",
-        description=f"one of {', '.join((*CATALOGUE, *ALIASES))}, fd:EXTRACTOR, or a list of them",
-    )
-    extractor: str | None = Field(
-        default=None,
-        validate_default=True,
-        description=f"one of {', '.join(EXTRACTORS)}",
-    )
-    weights: FileOrName | None = Field(
-        default=None, description="the path of the extractor's weights, or null for its own"
-    )
-    weights_url: Url | None = Field(
-        default=None, description="where a worker without the weights gets them, or null"
-    )
-    reference: Annotated[FileOrName, AfterValidator(_known_reference)] | None = Field(
-        default=None,
-        validate_default=True,
-        description="`fashion-train` (bundled) or the path of reference statistics",
-    )
-    reference_url: Url | None = Field(
-        default=None, description="where a worker without the statistics gets them, or null"
-    )
-    images: FileOrName | None = Field(
-        default=None,
-        validate_default=True,
-        description="`fashion-test` (bundled) or the path of held-out real images (.npz, .zip), "
-        "for feature_loss and pixel_loss",
-    )
-    images_url: Url | None = Field(
-        default=None, description="where a worker without the images gets them, or null"
-    )
-    teacher: TeacherSpec = Field(
-        default=TeacherSpec(), description="a mapping with `solver` and `steps`"
-    )
-    projection: int | None = Field(
-        default=None,
-        ge=2,
-        description="principal dimensions in which fd is taken at the first rung, or null",
-    )
-    beside: Annotated[Metrics, AfterValidator(_metrics)] = Field(
-        default=(), description="a list of metrics that are measured and reported as well"
-    )
-    constraints: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=(),
-        description="a list such as `recall >= 0.95 x baseline` or `nfe <= 9`",
-    )
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(given, str):
-            _metrics((given,), single=True)
-        return given
-
-    @field_validator("extractor")
-    @classmethod
-    def _the_metrics_extractor(cls, given: str | None, info: ValidationInfo) -> str:
-        named = {
-            extractor for _, extractor in map(resolved, _names(info.data.get("metric", "fd")))
-        }
-        demanded = sorted(extractor for extractor in named if extractor is not None)
-        if len({*demanded, *([given] if given else [])}) > 1:
-            raise refusal(f"{demanded[0]}, which the metric names, or nothing")
-        extractor = given or (demanded[0] if demanded else None)
-        if extractor is None:
-            raise refusal(f"one of {', '.join(known_extractors())}")
-        return _known_extractor(extractor)
-
-    @field_validator("reference")
-    @classmethod
-    def _what_the_metrics_need(cls, given: str | None, info: ValidationInfo) -> str | None:
-        keys = [resolved(name)[0] for name in _names(info.data.get("metric", "fd"))]
-        if given is None and any(CATALOGUE[key].reference for key in keys if key in CATALOGUE):
-            raise refusal(f"{', '.join(REFERENCES)} or the path of reference statistics")
-        return given
-
-    @field_validator("images")
-    @classmethod
-    def _images_for_losses(cls, given: str | None, info: ValidationInfo) -> str | None:
-        keys = [resolved(name)[0] for name in _names(info.data.get("metric", "fd"))]
-        if given is None and any(CATALOGUE[key].real_images for key in keys if key in CATALOGUE):
-            raise refusal("`fashion-test` or the path of held-out real images")
-        return given
-
-    @field_validator("beside")
-    @classmethod
-    def _not_optimised(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        keys = {resolved(name)[0] for name in _names(info.data.get("metric", "fd"))}
-        for place, name in enumerate(given):
-            key, extractor = resolved(name)
-            if key in keys:
-                raise refusal("a metric that is not optimised anyway", at=(place,))
-            _check_needs(key, extractor, info, at=(place,))
-        return given
-
-    @field_validator("constraints")
-    @classmethod
-    def _that_can_be_read(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for place, text in enumerate(given):
-            try:
-                constraint = parsed_constraint(text)
-            except ValueError as error:
-                raise refusal(str(error), at=(place,)) from None
-            _check_needs(constraint.key, None, info, at=(place,))
-        if len(set(given)) < len(given):
-            raise refusal("each constraint once")
-        return given
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """What is optimised: keys of `CATALOGUE`."""
-        return tuple(resolved(name)[0] for name in _names(self.metric))
-
-    @property
-    def items(self) -> tuple[Item, ...]:
-        """Everything that is measured, by place."""
-        limits = map(parsed_constraint, self.constraints)
-        beside = (resolved(name)[0] for name in self.beside)
-        return (
-            *(Item(place, key) for place, key in enumerate(self.keys)),
-            *(Item(place, c.key, c) for place, c in enumerate(limits, start=FIRST_CONSTRAINT)),
-            *(Item(place, key) for place, key in enumerate(beside, start=FIRST_BESIDE)),
-        )
-
-
-def _names(metric: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the metrics without their directions."""
-    given = (metric,) if isinstance(metric, str) else metric
-    return tuple(name.rpartition(" ")[2] for name in given)
-
-
-def _check_needs(
-    key: str, extractor: str | None, info: ValidationInfo, *, at: tuple[int, ...]
-) -> None:
-    """Refuse a further metric for which the objective names too little."""
-    entry = CATALOGUE[key]
-    if extractor is not None and extractor != info.data.get("extractor", extractor):
-        raise refusal("a metric of the study's own extractor", at=at)
-    if entry.reference and "reference" in info.data and info.data["reference"] is None:
-        raise refusal(f"`objective.reference` for {key}", at=at)
-    if entry.real_images and "images" in info.data and info.data["images"] is None:
-        raise refusal(f"`objective.images` for {key}", at=at)
 
 
 class SearchSpec(Section):

@@ -17,14 +17,13 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
 from skiptune.search.document import Document, parse_yaml, read_text, shown
+from skiptune.search.objective_section import METRICS, ObjectiveSpec
 from skiptune.search.problems import problems_of, refusal, suggestion
 from skiptune.search.sections import (
-    METRICS,
     SAMPLERS,
     SPACES,
     ConfirmSpec,
     NetworkSpec,
-    ObjectiveSpec,
     SearchSpec,
     Section,
     SettingSpec,

@@ -99,8 +99,7 @@ def skips(options: Options, network: str, overrides: tuple[str, ...], *, norms: 
       skiptune skips fashion                 the bundled network
       skiptune skips study.yaml              the network of a study, and what is searched
       skiptune skips network.safetensors     a checkpoint
-      skiptune skips fashion --norms         its skips' norms over the main path's
-      skiptune skips fashion --json
+      skiptune skips fashion --norms --json
     """
     from skiptune.commands.output import print_json, print_text, say
 
@@ -248,18 +247,22 @@ def _check_parts(report: _Report, spec: StudySpec, source: str, device: str) -> 
     from skiptune.search.study import check_study, study_meaning
 
     def words(parts: Any) -> str:
-        checkpoint, extractor, reference, space = parts
-        size = "of unknown size" if reference.images is None else f"of {reference.images:,} images"
+        checkpoint, objective, space = parts
+        extractor, reference = objective.extractor, objective.reference
+        held = "no reference"
+        if reference is not None:
+            count = "unknown size" if reference.images is None else f"{reference.images:,} images"
+            held = f"reference {reference.name} of {count}"
         return (
             f"network {checkpoint.name} (sha256 {checkpoint.sha256[:12]}), "
             f"{len(checkpoint.skips)} skips, {len(space.scale_names)} scales searched; "
             f"extractor {extractor.name}, {extractor.dim} features; "
-            f"reference {reference.name} {size}"
+            f"{held}; measures {', '.join(objective.keys)}"
         )
 
     parts = report.add("parts", lambda: check_study(spec, device=device, source=source), words)
-    report.kept["checkpoint"], report.kept["extractor"] = parts[0], parts[1]
-    report.kept["meaning"] = study_meaning(spec, *parts[:3])
+    report.kept["checkpoint"], report.kept["extractor"] = parts[0], parts[1].extractor
+    report.kept["meaning"] = study_meaning(spec, *parts[:2])
 
 
 def _check_storage(report: _Report, spec: StudySpec, url: str) -> Any:

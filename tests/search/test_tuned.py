@@ -203,7 +203,7 @@ def test_schedules_of_other_skips_are_refused() -> None:
         ),
         (lambda v: v["verdict"].update(interval=[3]), "verdict.interval", "the two ends"),
         (lambda v: v["tuned"].update(standard_error=-1.0), "tuned.standard_error", "at least 0"),
-        (lambda v: v["tuned"].update(value=math.nan), "tuned.value", "lower is better"),
+        (lambda v: v["tuned"].update(value=math.nan), "tuned.value", "the metric"),
         (lambda v: v["controls"][0].update(images=0), "controls[0].images", "number of images"),
         (lambda v: v["seeds"]["A"].update(first=-1), "seeds.A.first", "the first image seed"),
         (lambda v: v.pop("measure"), "measure", "a mapping with `metric`"),
