@@ -371,6 +371,7 @@ def open_stored(
     artifacts: str | Path | None = None,
     device: str = "cpu",
     group_writable: bool = False,
+    given: StudySpec | None = None,
 ) -> OpenStudy:
     """Open a study that exists, from its name alone: what a worker on any machine does.
 
@@ -382,6 +383,8 @@ def open_stored(
         artifacts: As for `open_study`, but the store must carry the database's marker.
         device: Torch device.
         group_writable: Let the group of the artifact folder write what is stored.
+        given: Its spec with something changed that a study may change, which is stored; its
+            files are those that are stored.
 
     Raises:
         SkiptuneError: The database, study, store or a file is missing or is another one.
@@ -390,11 +393,20 @@ def open_stored(
     try:
         row = ledger.require_study(database, name)
         store = required_store(database, artifacts, group_writable=group_writable)
-        spec = StudySpec.from_json(row.spec, source=f"study {name}")
+        spec = given or StudySpec.from_json(row.spec, source=f"study {name}")
         sources = [SourceFile.from_json(file) for file in row.files]
         here = located(spec, sources, fetch=lambda source: shared_file(store, source))
         parts = check_study(here, device=device, source=f"study {name}")
         check_unchanged(row, study_meaning(here, *parts[:2]), source=f"study {name}")
+        if given is not None:
+            row = ledger.set_study_spec(
+                database,
+                row.id,
+                given.to_json(),
+                files=row.files,
+                board=_board(parts[2], parts[1]),
+                budget=given.search.to_budget(),
+            )
     except BaseException:
         database.close()
         raise

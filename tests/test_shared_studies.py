@@ -137,6 +137,21 @@ def test_stop_and_resume_from_elsewhere(
     assert command("status", created, "--json").out
 
 
+def test_another_confirm_elsewhere_finds_the_files_by_content(
+    command: Command, created: str, study_folder: Path
+) -> None:
+    assert command("worker", created, "-q").code == 0
+    for path in study_folder.iterdir():
+        path.unlink()
+    outcome = command("confirm", created, "-s", "confirm.images=500", "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["baseline"]["images"] == 500
+    with open_database(URL) as database:
+        row = ledger.require_study(database, created)
+    assert row.spec["confirm"]["images"] == 500
+    assert len(row.files) == 2
+
+
 def test_a_study_whose_baseline_was_given_up_can_be_tried_again(
     command: Command, created: str
 ) -> None:

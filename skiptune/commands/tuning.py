@@ -28,6 +28,8 @@ __all__ = ["confirm", "tune"]
 
 TUNED, PICTURE = "tuned.json", "before-after.png"
 
+FILES = ("network.", "objective.")  # overrides of these may name other files
+
 
 @click.command()
 @click.argument("spec", metavar="[SPEC|PRESET]", default="fashion")
@@ -147,9 +149,11 @@ def confirm(
         "artifacts": artifacts,
         "group_writable": group_writable,
     }
-    by_name = study == study_spec.study and not overrides
+    # By name the files are found by content, wherever they are on this machine.
+    moved = any(word.startswith(FILES) for word in overrides)
+    by_name = study == study_spec.study and not moved
     opening = (
-        stored_study(options, study, **place)
+        stored_study(options, study, given=study_spec if overrides else None, **place)
         if by_name
         else opened_study(options, study_spec, source=study, **place)
     )
