@@ -43,6 +43,7 @@ def scores_view(
     yield listing(
         ("metric", "value [95 %]", "error", "better"),
         [(row.name, _value(row.estimate), _error(row.estimate), row.better) for row in rows],
+        gap=1,  # the longest names have to fit into 80
     )
     yield from _tail(cautions)
 
