@@ -1,8 +1,8 @@
 """Objectives: images, or stored per-image arrays and a reference, become numbers with errors.
 
 Feature networks (`extractors`), reference statistics (`reference`), the Frechet distance and its
-derivative (`frechet`), bias-corrected and paired scores with standard errors (`paired`), kernel and
-nearest-neighbour metrics (`kid`, `neighbours`), losses of the denoiser and against a teacher
+derivative (`frechet`), bias-corrected and paired scores with standard errors (`paired`), kernel
+and nearest-neighbour metrics (`kid`, `neighbours`), losses of the denoiser and against a teacher
 (`denoising`, `teacher`); `catalogue` lists all metrics, and `metrics` makes one kind of thing of
 them. May import `skiptune.sampling`; statistics import no torch. Nothing is loaded before it is
 used. The measure's description is `skiptune.objectives.describe.describe`: a
