@@ -36,8 +36,8 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--images", type=int, default=16_384)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "moments.json")
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
