@@ -46,6 +46,11 @@ class Rescored:
     difference_error: float | None
     raw: float | None
 
+    @property
+    def estimate(self) -> Estimate:
+        """The value with its error."""
+        return Estimate(self.value, self.standard_error, self.images)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
         return asdict(self)

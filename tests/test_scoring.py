@@ -27,8 +27,9 @@ from skiptune.objectives.reference import load_reference, reference_of, save_ref
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
+from skiptune.search import chunks
 from skiptune.search.tuned import Tuned
-from tests.command_line import Outcome
+from tests.command_line import Outcome, write_spec
 
 Command = Callable[..., Outcome]
 
@@ -356,3 +357,44 @@ def test_a_reference_of_another_program_is_scored_with_its_cautions(
     assert "Caution: Nobody knows the resize." in outcome.out
     plain = json.loads(command("score", "fashion-test", "--reference", "r.npz", "--json").out)
     assert plain["scores"][0]["cautions"] == ["Nobody knows the resize."]
+
+
+# score of a study
+
+
+def test_a_finished_study_is_scored_without_sampling(
+    command: Command,
+    tiny_study: ModuleType,
+    study_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = {"search__evaluations": 3, "search__rungs": [250], "confirm__images": 250}
+    assert command("tune", write_spec(tiny_study, study_folder, **changes), "-q").code == 0
+
+    def sample(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("an image was sampled")
+
+    monkeypatch.setattr(chunks, "sample", sample)
+    own = command("score", "tiny", "--json", "--top", "2")
+    assert own.code == 0, own.err
+    rows = json.loads(own.out)["scores"]
+    assert (rows[0]["label"], rows[0]["block"]) == ("baseline", "search")
+    status = json.loads(command("status", "tiny", "--json").out)
+    assert rows[0]["value"] == status["baseline"]["value"]
+    # Against other real images the same images have other distances.
+    other = np.random.default_rng(4).standard_normal((600, tiny_study.FEATURES))
+    extractor = tiny_study._factory(weights=None, sha256=None)
+    reference = reference_of(other.astype(np.float32), extractor=extractor, name="o", keep=600)
+    save_reference("other.npz", reference)
+    outcome = command("score", "tiny", "--metric", "fd,kid", "--reference", "other.npz")
+    assert outcome.code == 0, outcome.err
+    assert "KID(pooled-pixels)-250, seeds of search" in outcome.out
+    assert "confirm-1/B" in outcome.out
+    for words, said in (
+        (("--num", "500"), "leave --num out"),
+        (("--metric", "kidd"), "did you mean"),
+        (("--metric", "kid"), "features"),
+    ):
+        refused = command("score", "tiny", *words)
+        assert refused.code == 2
+        assert said in refused.err

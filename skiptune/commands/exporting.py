@@ -144,7 +144,7 @@ def sample(
     from skiptune.views.picture import Row, folded, write_picture
 
     check_device(device)
-    loaded = load_checkpoint(_place(checkpoint, document, tuned), device=device)
+    loaded = load_checkpoint(network_place(checkpoint, document, tuned), device=device)
     document.check(loaded.skips, sha256=loaded.sha256)
     setting = document.setting.to_setting()
     images = images_of(loaded.network, setting, document.schedule, wanted)
@@ -167,7 +167,7 @@ def sample(
     say(options, f"Wrote {output}: {len(wanted)} seeds")
 
 
-def _place(checkpoint: str | None, document: Tuned, tuned: Path) -> str | Path:
+def network_place(checkpoint: str | None, document: Tuned, tuned: Path) -> str | Path:
     """Return where the network of a tuned.json is."""
     from skiptune.sampling.checkpoint import CHECKPOINTS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from skiptune.commands.exporting import _place as network_place
+from skiptune.commands.exporting import network_place
 from skiptune.commands.interruption import stoppable
 from skiptune.commands.measuring import (
     Loading,
@@ -16,7 +16,14 @@ from skiptune.commands.measuring import (
     score_images,
     score_tuned,
 )
-from skiptune.commands.options import Function, Options, device_option, pass_options, shared
+from skiptune.commands.options import (
+    Function,
+    Options,
+    device_option,
+    pass_options,
+    shared,
+    store_options,
+)
 from skiptune.errors import OutputError, SpecError
 
 __all__ = ["ref", "score"]
@@ -160,7 +167,7 @@ def ref(
 
 
 @click.command()
-@click.argument("images", metavar="IMAGES|TUNED.json")
+@click.argument("images", metavar="IMAGES|TUNED.json|STUDY")
 @click.option(
     "--metric",
     "metrics",
@@ -186,7 +193,16 @@ def ref(
     metavar="FILE",
     help="The network; by default the bundled one or the file beside TUNED.json.",
 )
+@click.option(
+    "--top",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Of a STUDY: how many of its best schedules.",
+)
 @device_option
+@store_options
 @shared
 @pass_options
 def score(
@@ -199,25 +215,43 @@ def score(
     weights_sha256: str | None,
     num: int | None,
     checkpoint: str | None,
+    top: int,
     device: str,
+    artifacts: str | None,
     *,
     rgb: bool,
+    group_writable: bool,
 ) -> None:
-    """Score images, or tuned scales beside the untouched network.
+    """Score images, tuned scales beside the untouched network, or a study once more.
 
     IMAGES is a folder, a zip, an npz or npy, or fashion-test. Of a TUNED.json, N images of both
-    schedules are sampled from the seeds 0 to N - 1 (by default 2,000).
+    schedules are sampled from the seeds 0 to N - 1 (by default 2,000). Of a STUDY, the stored
+    features are scored by another metric or against another reference; nothing is sampled.
 
     \b
     Examples:
       skiptune score fashion-test --metric fd,kid
       skiptune score samples/ --metric fid --reference stats.npz
       skiptune score tuned.json --metric fd,recall --num 5000
+      skiptune score fashion --metric kid --top 5
     """
     from skiptune.commands.output import print_json, print_text
     from skiptune.objectives.standalone import metric_groups
     from skiptune.search.tuned import load
 
+    if _is_study(options, images):
+        given = {
+            "--extractor": extractor,
+            "--weights": weights,
+            "--weights-sha256": weights_sha256,
+            "--num": num,
+            "--checkpoint": checkpoint,
+            "--rgb": rgb or None,
+        }
+        _refuse(images, [word for word, value in given.items() if value is not None])
+        place = {"device": device, "artifacts": artifacts, "group_writable": group_writable}
+        _score_study(options, images, metrics, reference, top=top, place=place)
+        return
     tuned = load(images) if images.endswith(".json") else None
     groups = metric_groups(
         metrics,
@@ -281,3 +315,62 @@ def _extractor_of(reference: str | None, images: str, *, weights: str | None) ->
     name = load_reference(reference).extractor
     # An exported program names itself; only its file says what it is.
     return EXPORTED if weights is not None and name not in known_extractors() else name
+
+
+def _is_study(options: Options, name: str) -> bool:
+    """Return whether a bare name that is no file is that of a study in the database."""
+    from skiptune.objectives.image_files import BUNDLED_IMAGES
+
+    if name in BUNDLED_IMAGES or "/" in name or Path(name).suffix or Path(name).exists():
+        return False
+    from skiptune.errors import StorageError
+    from skiptune.storage import ledger
+    from skiptune.storage.database import open_database
+
+    try:
+        with open_database(options.url) as database:
+            return ledger.find_study(database, name) is not None
+    except StorageError:
+        return False  # then it is a name of images, and refused as such
+
+
+def _refuse(study: str, words: list[str]) -> None:
+    """Refuse options that a study has decided for ever."""
+    if words:
+        raise SpecError(
+            f"skiptune score {study}",
+            expected="--metric, --reference and --top: the rest of a study is what it was sampled"
+            " with",
+            found=", ".join(words),
+            hint=f"leave {' and '.join(words)} out",
+        )
+
+
+def _score_study(
+    options: Options,
+    name: str,
+    metrics: str,
+    reference: str | None,
+    *,
+    top: int,
+    place: dict[str, Any],
+) -> None:
+    from skiptune.commands.output import print_json, print_text
+    from skiptune.commands.studies import stored_study
+    from skiptune.objectives.reference import load_reference
+    from skiptune.objectives.standalone import metric_groups
+    from skiptune.search.rescoring import rescored
+    from skiptune.views.scores import rescored_view
+
+    with stored_study(options, name, **place) as study:
+        own = study.extractor.name
+        [group] = metric_groups(metrics, extractor=own, default=lambda: own, sampled=True)
+        held = None
+        if reference is not None:
+            held = load_reference(reference, extractor=study.extractor)
+        rows = rescored(study, group.keys, reference=held, top=top)
+    if options.json:
+        print_json({"scored": name, "scores": [row.to_json() for row in rows]})
+        return
+    against = "" if held is None else f" against {held.name}"
+    print_text(*rescored_view(f"{name}{against}, from what is stored", rows))

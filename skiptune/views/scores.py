@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,11 +17,15 @@ from skiptune.objectives.standalone import Pair, Row
 from skiptune.views import numbers
 from skiptune.views.tables import listing, paragraph
 
+if TYPE_CHECKING:
+    from skiptune.search.rescoring import Rescored
+
 __all__ = [
     "image_bar",
     "image_lines",
     "pairs_json",
     "pairs_view",
+    "rescored_view",
     "scores_json",
     "scores_view",
 ]
@@ -68,6 +72,34 @@ def pairs_view(
             rows.append(("  tuned - baseline, paired", _value(pair.difference)))
     yield listing(("metric", "value [95 %]"), rows)
     yield from _tail(cautions)
+
+
+def rescored_view(title: str, rows: Sequence[Rescored]) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows a study scored once more, by metric and block.
+
+    Arguments:
+        title: What was scored, with what.
+        rows: One per evaluation and metric.
+    """
+    yield from _head(title)
+    for block in dict.fromkeys(row.block for row in rows):
+        for metric in dict.fromkeys(row.metric for row in rows if row.block == block):
+            yield Text(f"{metric}, seeds of {block}", style="bold")
+            yield listing(
+                ("schedule", "value [95 %]", "better by, paired [95 %]"),
+                [
+                    (row.label, _value(row.estimate), _better(row))
+                    for row in rows
+                    if (row.block, row.metric) == (block, metric)
+                ],
+            )
+            yield Text("")
+
+
+def _better(row: Rescored) -> str:
+    if row.difference is None or row.difference_error is None:
+        return ""
+    return _value(Estimate(-row.difference, row.difference_error, row.images))
 
 
 def scores_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
