@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -249,8 +250,8 @@ def score(
             "--rgb": rgb or None,
         }
         _refuse(images, [word for word, value in given.items() if value is not None])
-        place = {"device": device, "artifacts": artifacts, "group_writable": group_writable}
-        _score_study(options, images, metrics, reference, top=top, place=place)
+        stored = {"device": device, "artifacts": artifacts, "group_writable": group_writable}
+        _score_study(options, images, metrics, reference, top=top, place=stored)
         return
     tuned = load(images) if images.endswith(".json") else None
     groups = metric_groups(
