@@ -287,7 +287,12 @@ def difference(measured: Measured, baseline: Measured) -> Estimate:
     # An evaluation differs from itself by nothing; otherwise neither of the two values is known
     # better than to one image.
     if value or parts.any():
-        error = max(error, math.sqrt(2) * measured.resolution)
+        changed = 2.0
+        if measured.name in _BY_BLOCKS:
+            # At least so many real images are reached by one and not by the other, and D of those
+            # have the error sqrt(D) / M (McNemar 1947). Near 1 blocks are often too alike to say.
+            changed = max(changed, abs(value) / measured.resolution)
+        error = max(error, math.sqrt(changed) * measured.resolution)
     return Estimate(value, error, measured.images)
 
 

@@ -279,6 +279,10 @@ def test_nothing_is_known_better_than_one_image(name: str) -> None:
     other = Measured(name, 0.001, 200, found.parts, 300)
     assert difference(other, found).standard_error == pytest.approx(2**0.5 * least)
     assert difference(found, found).standard_error == 0
+    if name in ("recall", "coverage"):
+        # 9 real images more are reached.
+        other = Measured(name, 9 / 300, 200, found.parts, 300)
+        assert difference(other, found).standard_error == pytest.approx(3 / 300)
 
 
 @pytest.mark.parametrize(
