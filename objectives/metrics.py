@@ -25,11 +25,17 @@ from numpy.typing import NDArray
 
 from skiptune.canonical import digest
 from skiptune.errors import ObjectiveError
+from skiptune.objectives import neighbours
 from skiptune.objectives.catalogue import CATALOGUE, FEATURES
 from skiptune.objectives.denoising import image_indices, loss_score
 from skiptune.objectives.kid import KernelReference, kid_influence
 from skiptune.objectives.names import count_text, metric_name
-from skiptune.objectives.neighbours import NEIGHBOURS, Neighbourhood, neighbour_metrics
+from skiptune.objectives.neighbours import (
+    NEIGHBOURS,
+    Measured,
+    Neighbourhood,
+    neighbour_metrics,
+)
 from skiptune.objectives.paired import Estimate, scored
 from skiptune.objectives.teacher import teacher_losses
 
@@ -144,18 +150,14 @@ class Summary:
         influence: float64 [K]: independent values whose mean has the error of the metric; K is
             the number of images, or of blocks of seeds. What they sum to does not matter.
         raw: The value without its correction for N, where there is one.
+        near: The nearest-neighbour metric behind it, whose errors are not those of plain means.
     """
 
     key: str
     value: Estimate
     influence: Array
     raw: float | None = None
-
-    @property
-    def widening(self) -> float:
-        """Factor on standard errors: few blocks are Student's t, as in `objectives.neighbours`."""
-        count = len(self.influence)
-        return math.sqrt((count - 1) / (count - 3)) if CATALOGUE[self.key].blocks else 1.0
+    near: Measured | None = None
 
     def error_with(self, other: Summary, share: float = 1.0) -> float:
         """Return the standard error of this value minus a share of another on the same seeds.
@@ -170,7 +172,14 @@ class Summary:
                 found=f"{self.value.images}",
                 hint="compare evaluations over the same seeds",
             )
-        return self.widening * standard_error(self.influence - share * other.influence)
+        parts = self.influence - share * other.influence
+        if self.near is None or other.near is None:
+            return standard_error(parts)
+        if share == 1:
+            return neighbours.difference(self.near, other.near).standard_error
+        # Neither value is known better than to one image.
+        least = math.hypot(1, share) * self.near.resolution
+        return max(self.near.standard_error_of(parts), least)
 
 
 def measure(keys: Iterable[str], sample: Sample, standard: Standard) -> dict[str, Summary]:
@@ -191,7 +200,7 @@ def measure(keys: Iterable[str], sample: Sample, standard: Standard) -> dict[str
     if near:  # one pass over the distances
         around = standard.require_real().neighbourhood
         for key, part in neighbour_metrics(sample.whole(FEATURES), around, near).items():
-            found[key] = Summary(key, part.estimate(), part.parts)
+            found[key] = Summary(key, part.estimate(), part.parts, near=part)
     for key in wanted:
         if key not in found:
             found[key] = _MEASURES[key](key, sample, standard)

@@ -104,6 +104,8 @@ def _other_text(other: Other) -> str:
     text = f"{other.name} {other.value:.4g} ± {half:.2g}"
     if other.difference is None or other.difference_error is None:
         return text
+    if other.difference == 0 and other.difference_error == 0:
+        return f"{text}, as the baseline"
     sign = "better" if other.difference < 0 else "worse"
     error = 1.96 * other.difference_error
     return f"{text}, {abs(other.difference):.3g} ± {error:.2g} {sign} than the baseline"
