@@ -6,7 +6,8 @@ Times `skiptune.objectives.moments.Moments` over float32 rows that come in chunk
 group (references) and for four (scores), against `A.T @ A` of the same rows as one float64 array,
 which numpy hands to the BLAS routine `syrk`. Centring, the check for NaN and the conversion are
 inside our time; the array is made beforehand. Prints one table, writes
-`bench/results/moments.json`, and exits 1 when a median ratio of processor times exceeds 1.2.
+`bench/results/moments.json`, and exits 1 when the median ratio of processor times exceeds 1.2, or
+1.25 for four groups: they add four times as many matrices for the same products.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from bench.interleaved import Spread, Way, interleave, ratios
 from bench.record import RESULTS, Bound, finish, print_table
 from skiptune.objectives.moments import Moments
 
-__all__ = ["LIMIT", "main"]
+__all__ = ["LIMITS", "main"]
 
-LIMIT = 1.2
+LIMITS = {"streamed": 1.2, "streamed in 4 groups": 1.25}
 CHUNK = 250
 SYRK = "one syrk"
 
@@ -59,8 +60,10 @@ def main() -> int:
 
     ways: list[Way[Any]] = [
         Way(SYRK, nullcontext, lambda _: whole.T @ whole),
-        Way("streamed", nullcontext, streamed(1)),
-        Way("streamed in 4 groups", nullcontext, streamed(4)),
+        *(
+            Way(name, nullcontext, streamed(groups))
+            for name, groups in zip(LIMITS, (1, 4), strict=True)
+        ),
     ]
     timings = interleave(ways, repeats=options.repeats)
     found = {name: ratios(timings, name, SYRK, clock="cpu") for name in timings}
@@ -76,9 +79,7 @@ def main() -> int:
         options.out,
         settings={"dim": options.dim, "images": options.images, "repeats": options.repeats},
         bounds=[
-            Bound(f"moments, {name}", ratio.median, LIMIT)
-            for name, ratio in found.items()
-            if name != SYRK
+            Bound(f"moments, {name}", found[name].median, limit) for name, limit in LIMITS.items()
         ],
         ratios={name: vars(ratio) for name, ratio in found.items()},
         wall_and_cpu_seconds={

@@ -48,8 +48,8 @@ LEAST_PER_FEATURE = 4
 
 The correction extrapolates from halves of the sample. Below 2 d their covariances are singular,
 and below 4 d differences between unequal spreads keep a bias that their errors do not show: of
-schedules that are equally far, half are called different at N = 2.5 d and d = 256, and all at
-1.6 d; at 4 d as few as should be (`bench/bias.py`).
+schedules that are equally far, two in five are called different at N = 2.5 d and d = 256, and all
+at 1.6 d; at 4 d what is left stays below a standard error (`bench/bias.py`).
 """
 
 VERDICT_PER_FEATURE = 8
