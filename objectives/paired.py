@@ -30,13 +30,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skiptune.errors import ObjectiveError
+from skiptune.objectives.extrapolation import (
+    GROUPS,
+    HALVES,
+    PLAIN,
+    QUARTERS,
+    Correction,
+    Extrapolation,
+    Share,
+    extrapolate,
+)
 from skiptune.objectives.frechet import (
     LEAST_PER_FEATURE,
     VERDICT_PER_FEATURE,
@@ -44,18 +53,10 @@ from skiptune.objectives.frechet import (
     check_shape,
     frechet_distance,
     influence,
-    spectrum,
 )
 from skiptune.objectives.moments import BLOCK, Moments, Part, Rows, in_blocks
 from skiptune.objectives.names import metric_name
 from skiptune.objectives.reference import Reference
-from skiptune.objectives.symmetric import (
-    add_gram,
-    congruence,
-    double_lower,
-    mirror,
-    quadratic_form,
-)
 
 __all__ = [
     "HALVES",
@@ -83,9 +84,8 @@ Array = NDArray[np.float64]
 Features = ArrayLike | Rows
 """Rows [N, d] in the order of their seeds: an array, or a function that yields its pieces."""
 
-_GROUPS = 4
 # A half must have a covariance.
-_LEAST_IMAGES = 2 * _GROUPS
+_LEAST_IMAGES = 2 * GROUPS
 
 
 @dataclass(frozen=True)
@@ -106,36 +106,6 @@ class Estimate:
         """Return the two-sided normal confidence interval at `level` in (0, 1)."""
         half = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
         return self.value - half, self.value + half
-
-
-@dataclass(frozen=True)
-class Share:
-    """Subsets of one size: the weight of their mean, and the groups (row % 4) of each."""
-
-    weight: float
-    subsets: tuple[tuple[int, ...], ...]
-
-
-Correction = tuple[Share, ...]
-"""Weights over subsets that sum to 1: an extrapolation to infinitely many images."""
-
-_ALL = tuple(range(_GROUPS))
-
-HALVES: Correction = (
-    Share(2, (_ALL,)),
-    Share(-1, ((0, 2), (1, 3))),
-)
-"""First order: the full sample and its halves by parity."""
-
-QUARTERS: Correction = (
-    Share(8, (_ALL,)),
-    Share(-9, tuple(combinations(_ALL, 3))),
-    Share(2, tuple(combinations(_ALL, 2))),
-)
-"""Second order: Lagrange weights at 1/N = 0 for sample sizes N, 3N/4 and N/2."""
-
-
-_PLAIN: Correction = (Share(1, (_ALL,)),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +145,7 @@ def scored(
             few to be corrected.
     """
     plain, found = _measured(
-        features, reference, (_PLAIN, correction), least_per_feature=least_per_feature
+        features, reference, (PLAIN, correction), least_per_feature=least_per_feature
     )
     if len(found.influence) <= reference.dim:
         plain = _of_few(features, reference)
@@ -211,7 +181,7 @@ def raw(features: Features, reference: Reference) -> Estimate:
     centre, parts = _first_pass(features, reference, least=2)
     if _count(parts) <= reference.dim:
         return _of_few(features, reference).estimate
-    return _second_pass(features, centre, _extrapolate(parts, centre, reference, (_PLAIN,)))[
+    return _second_pass(features, centre, extrapolate(parts, centre, reference, (PLAIN,)))[
         0
     ].estimate
 
@@ -306,45 +276,6 @@ class _Found:
         return Estimate(self.value, _standard_error(self.influence), len(self.influence))
 
 
-class _Extrapolation:
-    """A corrected distance, and the influence c + b'x + x'x - x'Tx of the images of each group.
-
-    x is taken about the centre of all moments. A correction that knows no groups has one
-    polynomial for all images.
-    """
-
-    def __init__(self, correction: Correction, dim: int, images: int) -> None:
-        whole = all(subset == _ALL for share in correction for subset in share.subsets)
-        groups = 1 if whole else _GROUPS
-        self.correction = correction
-        self.value = 0.0
-        self.images = images
-        self.constant = np.zeros(groups)
-        self.linear = np.zeros((groups, dim))
-        # First sums of M^(-1/2) with M = A S A, at the end T = A M^(-1/2) A.
-        self.curves = [np.zeros((dim, dim)) for _ in range(groups)]
-
-    def weights(self, subset: tuple[int, ...]) -> tuple[float, list[tuple[int, float]]]:
-        """Return a subset's weight in the value, and in the polynomial of each of its groups."""
-        value = 0.0
-        groups = np.zeros(len(self.curves))
-        for share in self.correction:
-            times = share.subsets.count(subset)
-            value += times * share.weight / len(share.subsets)
-            for group in range(len(groups)):
-                if group in subset:
-                    holders = sum(group in other for other in share.subsets)
-                    groups[group] += times * share.weight / holders
-        return value, [(group, float(weight)) for group, weight in enumerate(groups) if weight]
-
-    def at(self, rows: Array, group: int) -> Array:
-        """Return c + b'x - x'Tx for rows [n, d] of a group."""
-        place = group % len(self.curves)
-        values: Array = self.constant[place] + rows @ self.linear[place]
-        values -= quadratic_form(rows, self.curves[place])
-        return values
-
-
 def _measured(
     features: Features,
     reference: Reference,
@@ -362,7 +293,7 @@ def _measured(
             hint="score more images, or by KID, or by the distance in a projection to fewer "
             "dimensions",
         )
-    found = _extrapolate(parts, centre, reference, corrections)
+    found = extrapolate(parts, centre, reference, corrections)
     return _second_pass(features, centre, found)
 
 
@@ -379,7 +310,7 @@ def _first_pass(
     features: Features, reference: Reference, *, least: int
 ) -> tuple[Array, list[Part]]:
     """Return the centre, and the moments of the groups about it."""
-    moments = Moments(reference.dim, groups=_GROUPS)
+    moments = Moments(reference.dim, groups=GROUPS)
     for piece in _rows(features)():
         check_shape(np.shape(piece), reference, least=0)
         moments.add(piece)
@@ -391,65 +322,8 @@ def _count(parts: Sequence[Part]) -> int:
     return sum(part.count for part in parts)
 
 
-def _extrapolate(
-    parts: list[Part], centre: Array, reference: Reference, corrections: Sequence[Correction]
-) -> list[_Extrapolation]:
-    """Return the corrected distances and their polynomials; takes the parts apart.
-
-    S is linear in the groups' products and so is A S A: four products are mapped by A, not one
-    for each subset, and T is assembled before it is mapped back.
-    """
-    dim, root = reference.dim, reference.root
-    counts = [part.count for part in parts]
-    totals = [part.total for part in parts]
-    traces = [float(np.trace(part.product)) for part in parts]
-    mapped = []
-    while parts:
-        mapped.append(congruence(root, parts.pop(0).product))
-    found = [_Extrapolation(correction, dim, sum(counts)) for correction in corrections]
-    subsets = [
-        subset for correction in corrections for share in correction for subset in share.subsets
-    ]
-    for subset in dict.fromkeys(subsets):
-        count = sum(counts[group] for group in subset)
-        mean = np.sum([totals[group] for group in subset], axis=0) / count
-        turned = root @ mean
-        product = mapped[subset[0]].copy()
-        for group in subset[1:]:
-            product += mapped[group]
-        product -= np.outer(count * turned, turned)
-        product /= count - 1
-        slope = spectrum(product)
-        shift = centre + mean - reference.mean
-        spread = sum(traces[group] for group in subset) - count * float(mean @ mean)
-        value = float(shift @ shift) + spread / (count - 1) + reference.trace - 2 * slope.roots
-        # psi(x) = 2 shift'(x - mean) + (x - mean)'(I - T)(x - mean), less its mean over the
-        # subset; the trace of T times the covariance is that of the root.
-        moved = root @ (slope.half @ (slope.half.T @ turned))
-        linear = 2 * (shift - mean + moved)
-        constant = (
-            float(mean @ (mean - moved) - 2 * (mean @ shift))
-            - (spread - (count - 1) * slope.spanned) / count
-        )
-        into = []
-        for one in found:
-            weight, groups = one.weights(subset)
-            one.value += weight * value
-            for group, share in groups:
-                one.constant[group] += share * constant
-                one.linear[group] += share * linear
-                into.append((share, one.curves[group]))
-        add_gram(slope.half.T, into)
-    for one in found:
-        for group, curve in enumerate(one.curves):
-            mirror(curve)
-            one.curves[group] = congruence(root, curve)
-            double_lower(one.curves[group])
-    return found
-
-
 def _second_pass(
-    features: Features, centre: Array, extrapolations: Sequence[_Extrapolation]
+    features: Features, centre: Array, extrapolations: Sequence[Extrapolation]
 ) -> list[_Found]:
     """Return the values, and the influence of each image."""
     count = extrapolations[0].images
@@ -459,13 +333,11 @@ def _second_pass(
         if first + len(block) > count:
             raise _changed(count, first + len(block))
         block -= centre
-        for group in _ALL:
-            rows = np.ascontiguousarray(block[group::_GROUPS])
+        for group in range(GROUPS):
+            rows = np.ascontiguousarray(block[group::GROUPS])
             squares = np.einsum("nd,nd->n", rows, rows)
             for values, one in zip(psi, extrapolations, strict=True):
-                values[first + group : first + len(block) : _GROUPS] = squares + one.at(
-                    rows, group
-                )
+                values[first + group : first + len(block) : GROUPS] = squares + one.at(rows, group)
         first += len(block)
     if first != count:
         raise _changed(count, first)
