@@ -99,9 +99,9 @@ def test_a_program_is_an_extractor(tmp_path: Path, suffix: str, device: str) -> 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_a_program_may_take_floats_with_gradient(tmp_path: Path, suffix: str) -> None:
     network = Pooled(scale=1.0).eval()
-    declared = {"input": "float", "name": "mine"}
+    declared = {"input": "float", "name": "pooled"}
     extractor = load(export(network, tmp_path / f"m{suffix}", declared=declared, floats=True))
-    assert extractor.name == "mine"
+    assert extractor.name == "pooled"
     assert "x / 127.5 - 1" in extractor.preprocess
     bytes_ = IMAGES.float() / 127.5 - 1
     torch.testing.assert_close(extractor(IMAGES), network(bytes_), rtol=1e-5, atol=1e-6)

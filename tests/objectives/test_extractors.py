@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from skiptune.canonical import file_digest
 from skiptune.errors import ObjectiveError
-from skiptune.objectives import extractors
+from skiptune.objectives import extractors, names
 from skiptune.objectives.extractors import Extractor, load_extractor, register_extractor
 from skiptune.objectives.frechet import frechet_distance
 from skiptune.objectives.names import ASSETS, EXTRACTORS, FASHION_CNN_SHA256, INCEPTION_SHA256
@@ -39,6 +39,7 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(extractors, "_FACTORIES", dict(extractors._FACTORIES))
+    monkeypatch.setattr(names, "_registered", list(names._registered))
     yield
 
 
