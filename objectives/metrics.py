@@ -280,10 +280,8 @@ def _fd(key: str, sample: Sample, standard: Standard) -> Summary:
 
         base = sample if standard.baseline is None else standard.baseline
         onto = Projection.of_features(base.whole(FEATURES), reference, standard.projection)
-        found = scored(
-            lambda: (onto.project(rows) for rows in sample.read(FEATURES)),
-            onto.reference(reference),
-        )
+        projected = onto.stream(lambda: sample.read(FEATURES))
+        found = scored(projected, onto.reference(reference))
     return Summary(key, found.corrected, found.influence, raw=found.raw.value)
 
 

@@ -7,18 +7,16 @@ schedules of a study are projected alike. A linear map P takes a Gaussian's mome
 P'SP, so statistics of all d features serve, and no real image is needed.
 
 A projection never lengthens: the screen is a lower bound of the distance, up to sampling error.
-It does not see what the dropped directions do. `rank_correlation` says how well a screen has
-ordered schedules whose full distance is known.
+It does not see what the dropped directions do. `ranks.rank_correlation` says how well a screen
+has ordered schedules whose full distance is known.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,12 +26,9 @@ from skiptune.objectives.moments import Moments, Rows, in_blocks
 from skiptune.objectives.reference import Reference
 from skiptune.objectives.symmetric import congruence
 
-__all__ = ["Projection", "RankCorrelation", "projected_name", "rank_correlation"]
+__all__ = ["Projection", "projected_name"]
 
 Array = NDArray[np.float64]
-
-# Fisher's z has a standard error for four pairs on.
-_LEAST_PAIRS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,89 +186,3 @@ def projected_name(extractor: str, dims: int) -> str:
     The metric is then `FD(inception,pca-256)-2k-corrected` (`names.metric_name`).
     """
     return f"{extractor},pca-{dims}"
-
-
-@dataclass(frozen=True)
-class RankCorrelation:
-    """How alike two measures order the same things.
-
-    Arguments:
-        value: Spearman's coefficient, -1..1; 1 is the same order.
-        low: Lower end of its interval.
-        high: Upper end.
-        pairs: Things n that were ordered; below 4 the interval is all of -1..1.
-    """
-
-    value: float
-    low: float
-    high: float
-    pairs: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}, {self.pairs} schedules)"
-
-
-def rank_correlation(
-    first: ArrayLike, second: ArrayLike, *, level: float = 0.95
-) -> RankCorrelation:
-    """Return Spearman's rank correlation, ties at their mean rank, with its interval.
-
-    The interval is Fisher's, tanh(artanh r +- z s), with s^2 = (1 + r^2 / 2) / (n - 3) (Bonett and
-    Wright 2000, Psychometrika 65). The same order of n things does not prove that all would be
-    ordered alike: at |r| = 1 the inner end is that of the next value, one pair of neighbours
-    exchanged.
-
-    Arguments:
-        first: [n] values of one measure, e.g. the screen's; n >= 2.
-        second: [n] values of the other, of the same things.
-        level: Of the interval, in (0, 1).
-
-    Raises:
-        ObjectiveError: When the numbers of values differ or are below 2, a value is not finite,
-            or all values of one measure are equal.
-    """
-    columns = [np.asarray(values, dtype=np.float64) for values in (first, second)]
-    shapes = [column.shape for column in columns]
-    fits = shapes[0] == shapes[1] and len(shapes[0]) == 1 and shapes[0][0] >= 2
-    if not fits or not all(np.isfinite(column).all() for column in columns):
-        raise ObjectiveError(
-            "rank correlation",
-            expected="two lists of equally many finite values, at least 2",
-            found=f"{list(shapes[0])} and {list(shapes[1])} values"
-            if not fits
-            else "NaN or infinity",
-            hint="give both measures of the same schedules, without those that diverged",
-        )
-    ranks = [_ranks(column) for column in columns]
-    centred = [column - column.mean() for column in ranks]
-    spread = math.sqrt(math.prod(float(column @ column) for column in centred))
-    if spread == 0:
-        raise ObjectiveError(
-            "rank correlation",
-            expected="values that differ",
-            found="one measure that is the same for all",
-            hint="compare schedules that differ",
-        )
-    pairs = len(ranks[0])
-    value = min(1.0, max(-1.0, float(centred[0] @ centred[1]) / spread))
-    if pairs < _LEAST_PAIRS:
-        return RankCorrelation(value, -1.0, 1.0, pairs)
-    # Sum of squared rank differences 2: 1 - 6 * 2 / (n (n^2 - 1)).
-    next_value = 1 - 12 / (pairs * (pairs**2 - 1))
-    inner = math.copysign(min(abs(value), next_value), value)
-    error = math.sqrt((1 + inner**2 / 2) / (pairs - 3))
-    half = NormalDist().inv_cdf((1 + level) / 2) * error
-    low, high = (math.tanh(math.atanh(inner) + sign * half) for sign in (-1, 1))
-    if value == 1:
-        high = 1.0
-    if value == -1:
-        low = -1.0
-    return RankCorrelation(value, low, high, pairs)
-
-
-def _ranks(values: Array) -> Array:
-    """Return ranks from 1, equal values at the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Array = (last - (counts - 1) / 2)[place]
-    return ranks

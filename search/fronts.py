@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 __all__ = ["front_ranks"]
 
 
-def front_ranks(points: Sequence[Sequence[float]]) -> list[int]:
+def front_ranks(points: Sequence[Sequence[float]], *, enough: int | None = None) -> list[int]:
     """Return for each point the number of its Pareto front: 0 is dominated by none.
 
     A point dominates another one that it is nowhere worse than and somewhere better; lower is
@@ -17,20 +15,24 @@ def front_ranks(points: Sequence[Sequence[float]]) -> list[int]:
 
     Arguments:
         points: One sequence of objectives each, all of one length.
+        enough: Once so many are ranked, all others count as the front behind.
     """
+    import numpy as np  # not for studies of one objective
+
     values = np.asarray(points, dtype=np.float64)
-    ranks = [-1] * len(values)
+    ranks = np.full(len(values), -1)
     left = np.arange(len(values))
     rank = 0
-    while len(left):
+    while len(left) and (enough is None or len(values) - len(left) < enough):
         here = values[left]
-        beaten = [
-            bool(((here <= point).all(axis=1) & (here < point).any(axis=1)).any())
-            for point in here
-        ]
-        for index, out in zip(left, beaten, strict=True):
-            if not out:
-                ranks[int(index)] = rank
-        left = left[np.array(beaten)]
+        beaten = np.array(
+            [
+                bool(((here <= point).all(axis=1) & (here < point).any(axis=1)).any())
+                for point in here
+            ]
+        )
+        ranks[left[~beaten]] = rank
+        left = left[beaten]
         rank += 1
-    return ranks
+    ranks[left] = rank
+    return [int(value) for value in ranks]

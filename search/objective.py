@@ -130,7 +130,9 @@ def load_objective(
         ObjectiveError: Something is missing or belongs to something else.
     """
     assert spec.extractor is not None  # the spec's own check
-    extractor = load_extractor(spec.extractor, weights=spec.weights, device=device)
+    extractor = load_extractor(
+        spec.extractor, weights=spec.weights, sha256=spec.weights_sha256, device=device
+    )
     # One blank image tells whether the extractor can read the network's.
     extractor(torch.zeros(1, channels, size, size, dtype=torch.uint8))
     reference = None

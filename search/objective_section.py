@@ -12,7 +12,7 @@ from skiptune.objectives.names import EXTRACTORS, REFERENCES, known_extractors
 from skiptune.sampling.setting import SOLVERS
 from skiptune.search.constraints import Constraint, parsed_constraint
 from skiptune.search.problems import one_of, refusal, suggestion
-from skiptune.search.sections import FileOrName, Section, Url, is_file
+from skiptune.search.sections import FileOrName, Section, Sha256, Url, is_file
 from skiptune.storage.records import FIRST_BESIDE, FIRST_CONSTRAINT
 
 __all__ = ["METRICS", "Item", "ObjectiveSpec", "TeacherSpec"]
@@ -105,6 +105,11 @@ class ObjectiveSpec(Section):
     )
     weights: FileOrName | None = Field(
         default=None, description="the path of the extractor's weights, or null for its own"
+    )
+    weights_sha256: Sha256 | None = Field(
+        default=None,
+        description="64 lower-case hexadecimal digits of weights of your own, or null for the"
+        " published ones",
     )
     weights_url: Url | None = Field(
         default=None, description="where a worker without the weights gets them, or null"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from skiptune.objectives.projection import RankCorrelation, rank_correlation
+from skiptune.objectives.ranks import RankCorrelation, rank_correlation
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.fronts import front_ranks
 from skiptune.search.result import NO_GAIN, WIN, Measured, is_win

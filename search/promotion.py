@@ -81,12 +81,13 @@ def _due_of_several(study: OpenStudy, level: int, objectives: int) -> list[Stand
     """
     standings = ledger.standings(study.database, study.id, level=level, objectives=objectives)
     order = list(standings)
-    ranks = front_ranks([standings[standing] for standing in order])
+    count = places(len(order), study.spec.search.promote)
+    ranks = front_ranks([standings[standing] for standing in order], enough=count)
     ranked = sorted(zip(ranks, order, strict=True), key=lambda p: (p[0], p[1].difference))
     higher = {
         rung.evaluation_id
         for rung in ledger.rungs(study.database, study.id)
         if rung.level == level + 1
     }
-    chosen = [standing for _, standing in ranked[: places(len(order), study.spec.search.promote)]]
+    chosen = [standing for _, standing in ranked[:count]]
     return [standing for standing in chosen if standing.evaluation_id not in higher]

@@ -352,6 +352,20 @@ def test_real_images_of_something_else_are_refused(
         tiny.open(objective__metric="pixel_loss", objective__images=str(real_images))
 
 
+def test_weights_of_your_own_are_taken_by_their_hash(
+    tiny: Tiny, tiny_study: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(name: str, **named: Any) -> Any:
+        asked.update(named)
+        return tiny_study._factory(weights=None, sha256=None)
+
+    monkeypatch.setattr("skiptune.search.objective.load_extractor", load)
+    tiny.open(objective__weights_sha256="a" * 64)
+    assert asked["sha256"] == "a" * 64
+
+
 def test_workers_elsewhere_find_the_real_images_by_content(
     tiny: Tiny, real_images: Path, tmp_path: Path
 ) -> None:

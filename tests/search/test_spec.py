@@ -67,7 +67,7 @@ def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare = {"setting.sigma_min", "setting.sigma_max", "setting.exponent", "setting.churn"}
     rare |= {"setting.epsilon_scale", "network.url"}
     rare |= {"objective.weights_url", "objective.reference_url", "objective.images_url"}
-    rare |= {"objective.teacher", "objective.projection"}
+    rare |= {"objective.teacher", "objective.projection", "objective.weights_sha256"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"
