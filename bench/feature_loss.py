@@ -42,14 +42,12 @@ from skiptune.objectives.denoising import (
     FEATURE_LOSS,
     LEVELS,
     PIXEL_LOSS,
-    Level,
-    LossScore,
     denoising_losses,
     image_indices,
-    loss_score,
 )
 from skiptune.objectives.extractors import load_extractor
 from skiptune.objectives.image_files import load_images
+from skiptune.objectives.losses import Level, LossScore, loss_score
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.schedule import Schedule

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiptune.objectives.catalogue import CATALOGUE
-    from skiptune.objectives.denoising import denoising_losses, loss_score
+    from skiptune.objectives.denoising import denoising_losses
     from skiptune.objectives.extractors import Extractor, load_extractor, register_extractor
     from skiptune.objectives.frechet import frechet_distance, frechet_of_moments, influence
     from skiptune.objectives.image_files import load_images, open_images
     from skiptune.objectives.kid import kid_difference, kid_influence
+    from skiptune.objectives.losses import loss_score
     from skiptune.objectives.metrics import Sample, Standard, Summary, measure
     from skiptune.objectives.names import EXTRACTORS, REFERENCES, metric_name
     from skiptune.objectives.neighbours import neighbour_metrics
@@ -55,7 +56,7 @@ _HOME = {
     "load_extractor": "extractors",
     "load_images": "image_files",
     "load_reference": "reference",
-    "loss_score": "denoising",
+    "loss_score": "losses",
     "measure": "metrics",
     "metric_name": "names",
     "neighbour_metrics": "neighbours",

@@ -27,8 +27,9 @@ from skiptune.canonical import digest
 from skiptune.errors import ObjectiveError
 from skiptune.objectives import neighbours
 from skiptune.objectives.catalogue import CATALOGUE, FEATURES
-from skiptune.objectives.denoising import image_indices, loss_score
+from skiptune.objectives.denoising import image_indices
 from skiptune.objectives.kid import KernelReference, kid_influence
+from skiptune.objectives.losses import loss_score
 from skiptune.objectives.names import count_text, metric_name
 from skiptune.objectives.neighbours import (
     NEIGHBOURS,

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from skiptune.errors import ObjectiveError
-from skiptune.objectives import denoising, kid, neighbours, paired
+from skiptune.objectives import denoising, kid, losses, neighbours, paired
 from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.objectives.metrics import (
     Real,
@@ -122,7 +122,7 @@ def test_losses_are_relative_to_the_baseline_and_share_images() -> None:
     change = difference(found, at_base)
     assert change.value == pytest.approx((0.9 + 1.0 + 1.05) / 3 - 1, rel=1e-5)
     images = denoising.image_indices(range(1_000_000, 1_000_600), 200)
-    expected = denoising.loss_score(ours, base, images=images)
+    expected = losses.loss_score(ours, base, images=images)
     assert change.standard_error == pytest.approx(expected.difference.standard_error)
     assert len(found.influence) == 200
 

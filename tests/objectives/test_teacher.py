@@ -166,7 +166,7 @@ def test_more_steps_come_closer_to_the_teacher(tiny_network: EDMPrecond) -> None
 def test_scores_need_no_torch() -> None:
     code = (
         "import sys; from skiptune.objectives.teacher import teacher_score;"
-        "from skiptune.objectives.denoising import loss_score;"
+        "from skiptune.objectives.losses import loss_score;"
         "loss_score([[1.0], [2.0]], [[1.0], [1.0]]); teacher_score(*[[[1.0], [2.0]]] * 3);"
         "sys.exit('torch' in sys.modules)"
     )
