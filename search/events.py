@@ -78,13 +78,14 @@ class Scored:
         kind: ``baseline``, ``proposal``, ``control`` or ``confirm``.
         label: Short name for a person.
         images: Images behind the score.
-        value: Bias-corrected distance, in the metric's own unit.
+        value: The metric, in its own unit; a distance is corrected for its bias in N.
         standard_error: Of `value`.
-        difference: Corrected paired difference to the baseline on the same seeds (negative is
-            better); None for a baseline.
+        difference: Paired difference to the baseline on the same seeds (negative is better,
+            whatever the metric); None for a baseline.
         difference_error: Standard error of `difference`.
         params: What Optuna proposed, by parameter name; empty where it proposed nothing.
         state: ``complete`` or ``diverged``.
+        metric: Short name of the metric, e.g. ``FD``.
     """
 
     number: int
@@ -97,6 +98,7 @@ class Scored:
     difference_error: float | None
     params: Mapping[str, float]
     state: str = "complete"
+    metric: str = "FD"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ class Measure(Section):
     """What the scores mean."""
 
     metric: str = Field(min_length=1, description="features, image count and correction")
+    better: Literal["lower", "higher"] = Field(
+        default="lower", description="which way the metric is better"
+    )
     extractor: str = Field(min_length=1, description="the name of the feature extractor")
     extractor_sha256: Sha256 = Field(description="64 lower-case hexadecimal digits")
     reference: str | None = Field(

@@ -52,6 +52,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         ),
         measure=Measure(
             metric=result.metric,
+            better=result.better,
             extractor=study.extractor.name,
             extractor_sha256=study.extractor.sha256,
             reference=None if study.reference is None else study.reference.name,

@@ -8,6 +8,7 @@ metric has a bias in N) plus the baseline's value at full size, so that all rung
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -296,4 +297,5 @@ def scored_event(evaluation: Evaluation, images: int, score: Score | None) -> Sc
         difference_error=None if score is None else score.difference_error,
         params=evaluation.params,
         state="diverged" if score is None else "complete",
+        metric="" if score is None else re.split(r"[(-]", score.metric)[0],
     )

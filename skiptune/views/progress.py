@@ -59,7 +59,7 @@ class Standing:
     def text(self) -> str:
         """The line below the bars."""
         count = f"{len(self.scored)}/{self.budget} schedules"
-        if self.best is None or self.baseline is None:
+        if self.best is None or self.baseline is None or self.baseline <= 0:
             return f"{count}; no gain measured yet"
         return (
             f"best so far: gain {_gain_text(self.best, self.baseline)} "
@@ -107,10 +107,10 @@ def scored_line(event: Scored, baseline: float | None) -> str:
     if event.state == "diverged":
         return f"{event.label}  diverged: an image is not finite"
     text = (
-        f"{event.label}  FD {numbers.value(event.value)} ± {event.standard_error:.2g} "
+        f"{event.label}  {event.metric} {numbers.value(event.value)} ± {event.standard_error:.2g} "
         f"on {numbers.count(event.images)} images"
     )
-    if event.difference is None or not baseline:
+    if event.difference is None or baseline is None or baseline <= 0:
         return text
     return f"{text}  gain {_gain_text(event, baseline)}"
 
