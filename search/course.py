@@ -21,7 +21,7 @@ from skiptune.search.proposals import propose
 from skiptune.search.scoring import refuse_lost_baseline, score_ready
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
 from skiptune.storage import leases, ledger
-from skiptune.storage.records import Turn
+from skiptune.storage.records import Evaluation, Turn
 
 __all__ = ["Course", "Step", "confirming", "whole_study"]
 
@@ -107,11 +107,14 @@ def _baseline(study: OpenStudy) -> bool:
     before = ledger.evaluations(study.database, study.id, kind="baseline", block=SEARCH)
     baseline = study.baseline(block=SEARCH, first_seed=SEARCH_SEED, images=study.rungs[-1])
     refuse_lost_baseline(study, baseline)
-    if study.images_of(baseline) < study.rungs[-1]:
-        # A rung was added on resume. The baseline goes on first: everything is paired with it.
-        ledger.promote(study.database, baseline.id, study.rungs[-1])
-        return True
-    return not before
+    teachers: tuple[Evaluation, ...] = ()
+    if study.objective.needs_teacher:
+        teachers = ledger.evaluations(study.database, study.id, kind="teacher", block=SEARCH)
+    behind = [e for e in (baseline, *teachers) if study.images_of(e) < study.rungs[-1]]
+    # A rung was added on resume. These go on first: everything is compared with them.
+    for evaluation in behind:
+        ledger.promote(study.database, evaluation.id, study.rungs[-1])
+    return bool(behind) or not before
 
 
 def _confirm(

@@ -64,12 +64,12 @@ class Objective:
     @property
     def samples(self) -> bool:
         """Whether images are sampled at all: denoising losses alone need none."""
-        return any(not CATALOGUE[key].real_images for key in self.keys)
+        return self.spec.samples
 
     @property
     def needs_teacher(self) -> bool:
         """Whether images of many steps are compared with."""
-        return any(CATALOGUE[key].teacher for key in self.keys)
+        return self.spec.needs_teacher
 
     @cached_property
     def measure(self) -> dict[str, Any]:

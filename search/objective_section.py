@@ -214,6 +214,16 @@ class ObjectiveSpec(Section):
         return tuple(resolved(name)[0] for name in _names(self.metric))
 
     @property
+    def samples(self) -> bool:
+        """Whether images are sampled at all: denoising losses alone need none."""
+        return any(not CATALOGUE[item.key].real_images for item in self.items)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether images of many steps are compared with."""
+        return any(CATALOGUE[item.key].teacher for item in self.items)
+
+    @property
     def items(self) -> tuple[Item, ...]:
         """Everything that is measured, by place."""
         limits = map(parsed_constraint, self.constraints)

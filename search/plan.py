@@ -11,10 +11,12 @@ __all__ = ["confirm_images", "search_images"]
 def search_images(spec: StudySpec) -> int:
     """Return the images of a search whose budget is spent: the baseline's and all rungs'.
 
+    Where a metric compares with a teacher, its images as well.
+
     Promotion does not wait for a whole rung, so a search may promote a few more than this counts.
     """
     rungs = spec.search.rungs
-    images = rungs[-1]
+    images = rungs[-1] * (1 + spec.objective.needs_teacher)
     entered = spec.search.evaluations
     for level, size in enumerate(rungs):
         if level:
@@ -28,8 +30,10 @@ def confirm_images(spec: StudySpec) -> int:
     """Return the images of one confirm: block A with all candidates and options, then block B."""
     images = spec.confirm.images
     setting = spec.setting.to_setting()
-    families = controls.options(setting) if spec.confirm.controls else {}
+    asked = spec.confirm.controls and spec.objective.samples
+    families = controls.options(setting) if asked else {}
     options = sum(map(len, families.values()))
-    block_a = images * (1 + spec.confirm.candidates)
+    teacher = int(spec.objective.needs_teacher)
+    block_a = images * (1 + teacher + spec.confirm.candidates)
     block_a += min(spec.search.rungs[0], images) * options
-    return block_a + images * (2 + len(families))
+    return block_a + images * (2 + teacher + len(families))

@@ -24,6 +24,7 @@ from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.overview import leaders, overview
+from skiptune.search.plan import confirm_images, search_images
 from skiptune.search.scoring import Stored
 from skiptune.search.tune import run
 from skiptune.storage import ledger
@@ -312,6 +313,28 @@ def test_teacher_loss_compares_with_many_steps_from_the_same_noise(tiny: Tiny) -
     assert every_score(study, teacher)[0].value == 0.0
     chunk = ledger.chunks_of(study.database, teacher.id)[0]
     assert chunk.nfe == 9.0
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_teacher_follows_when_a_rung_is_added(tiny: Tiny) -> None:
+    changes: dict[str, Any] = {
+        "search__evaluations": 3,
+        "confirm__images": 250,
+        "confirm__controls": False,
+        "objective__metric": "teacher_loss",
+    }
+    run(tiny.open(**changes, search__rungs=[250]))
+    study = tiny.open(**changes, search__rungs=[250, 500])
+    run(study)
+    [teacher] = ledger.evaluations(study.database, study.id, kind="teacher", block="search")
+    assert study.images_of(teacher) == 500
+    assert 1 in {s.level for s in ledger.scores(study.database, study.id)}
+    # Counted before it begins; who is worse than the baseline goes on no further.
+    wanted, stored = ledger.images_wanted(study.database, study.id, block="search")
+    on = sum(study.images_of(e) == 500 for e in proposals(study))
+    assert wanted == stored == 2 * 500 + 3 * 250 + on * 250
+    assert search_images(study.spec) == wanted + (3 - on) * 250
+    assert confirm_images(study.spec) == 250 * (2 + 2) + 250 * 3
 
 
 @pytest.mark.parametrize(
