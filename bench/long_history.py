@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from skiptune.canonical import digest
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.skips import Skip
+from skiptune.search.objective import Objective
 from skiptune.search.projection import SCHEDULE, Board
 from skiptune.search.promotion import WORSE, places
 from skiptune.search.space import Space
@@ -80,7 +81,8 @@ def simulated_study(database: Database, *, parameters: int) -> OpenStudy:
 
 def _study(database: Database, spec: StudySpec, row: ledger.Study, space: Space) -> OpenStudy:
     missing = cast(Any, None)  # whoever asks for the network, the features or the arrays fails
-    study = OpenStudy(spec, row, database, missing, missing, missing, space, "cpu")
+    objective = Objective(spec.objective, missing, None, None, spec.microbatch)
+    study = OpenStudy(spec, row, database, missing, missing, objective, space, "cpu")
     # Cached properties, which would be derived from the network.
     vars(study).update(series={"network": "made up"}, measure={"extractor": "made up"})
     return study

@@ -223,7 +223,7 @@ def score(
     rgb: bool,
     group_writable: bool,
 ) -> None:
-    """Score images, tuned scales beside the untouched network, or a study once more.
+    """Score images, tuned scales, or a finished study once more.
 
     IMAGES is a folder, a zip, an npz or npy, or fashion-test. Of a TUNED.json, N images of both
     schedules are sampled from the seeds 0 to N - 1 (by default 2,000). Of a STUDY, the stored
