@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["edm_grid", "edm_sigmas", "logsnr_grid", "logsnr_sigmas"]
+__all__ = [
+    "edm_grid",
+    "edm_sigmas",
+    "logsnr_grid",
+    "logsnr_sigmas",
+    "time_uniform_grid",
+    "time_uniform_sigmas",
+]
+
+# Song et al. 2021 (arXiv 2011.13456): beta(t) rises from 0.1 to 20 over the time 0..1.
+BETA_MIN = 0.1
+BETA_RANGE = 19.9
 
 
 def edm_sigmas(
@@ -46,6 +57,22 @@ def logsnr_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> tuple[fl
     return _between(steps, sigma_min, inner, sigma_max)
 
 
+def time_uniform_sigmas(steps: int, *, sigma_min: float, sigma_max: float) -> tuple[float, ...]:
+    """Return equal steps in the time t of the variance-preserving (VP) diffusion, then 0.
+
+    There log(1 + sigma^2) = 19.9 t^2 / 2 + 0.1 t, with t = 1 at sigma = 152; the steps lie
+    between the times of sigma_max and sigma_min.
+
+    References:
+        Song et al. 2021 (arXiv 2011.13456), appendix B; Karras et al. 2022 (arXiv 2206.00364),
+        table 1, column VP.
+    """
+    top, bottom = _vp_time(sigma_max), _vp_time(sigma_min)
+    times = [top + i / (steps - 1) * (bottom - top) for i in range(1, steps - 1)]
+    inner = [math.sqrt(math.expm1((BETA_RANGE / 2 * t + BETA_MIN) * t)) for t in times]
+    return _between(steps, sigma_min, inner, sigma_max)
+
+
 def edm_grid(
     steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, exponent: float = 7.0
 ) -> Tensor:
@@ -56,6 +83,18 @@ def edm_grid(
 def logsnr_grid(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
     """Return `logsnr_sigmas` as a float64 tensor [steps + 1]."""
     return _tensor(logsnr_sigmas(steps, sigma_min=sigma_min, sigma_max=sigma_max))
+
+
+def time_uniform_grid(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
+    """Return `time_uniform_sigmas` as a float64 tensor [steps + 1]."""
+    return _tensor(time_uniform_sigmas(steps, sigma_min=sigma_min, sigma_max=sigma_max))
+
+
+def _vp_time(sigma: float) -> float:
+    """Return the positive root t of 19.9 t^2 / 2 + 0.1 t = log(1 + sigma^2)."""
+    rise = math.log1p(sigma**2)
+    # The usual formula for the root, without its difference of nearly equal numbers.
+    return 2 * rise / (BETA_MIN + math.sqrt(BETA_MIN**2 + 2 * BETA_RANGE * rise))
 
 
 def _between(

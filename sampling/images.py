@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skiptune.errors import NetworkError, SpecError
+from skiptune.sampling.factors import Factors
 from skiptune.sampling.noise import ImageStreams
 from skiptune.sampling.setting import Setting, sigmas
 from skiptune.sampling.solvers import solve
@@ -191,10 +193,12 @@ def _trajectories(
 ) -> tuple[Tensor, Tensor | None]:
     grid = torch.tensor(sigmas(setting), dtype=torch.float64, device=streams.device)
     noise, rows = start(counted.network, setting, streams)
+    everywhere = setting.guidance_low == 0 and setting.guidance_high == math.inf
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         estimate = counted(x, sigma, rows)
-        if setting.guidance != 1:
+        # Reading sigma waits for an accelerator, so it is read where an interval asks for it.
+        if setting.guidance != 1 and (everywhere or setting.guides(float(sigma))):
             # Ho and Salimans 2022 (arXiv 2207.12598), equation 6, with g = 1 + w.
             plain = counted(x, sigma, None)
             estimate = plain + setting.guidance * (estimate - plain)
@@ -209,8 +213,31 @@ def _trajectories(
         grid,
         churn=setting.churn,
         randn_like=streams.randn_like,
+        order=setting.order,
+        eta=setting.eta,
+        restarts=_edges(counted.network, grid) if setting.history == "restart" else (),
     )
     return images, None if rows is None else rows.argmax(1)
+
+
+def _edges(network: nn.Module, levels: Tensor) -> frozenset[int]:
+    """Return the places i at which a skip's scale differs between levels[i - 1] and levels[i].
+
+    Scales are read from the hooks of the installed schedule; without one there are none.
+    """
+    edges: set[int] = set()
+    for module in network.modules():  # a compiled network is a module around the hooked one
+        for hook in module._forward_pre_hooks.values():
+            factors = getattr(hook, "factors", None)
+            if not isinstance(factors, Factors) or not factors.depends_on_sigma:
+                continue
+            factors.enter(levels)
+            for skip in factors.skips:
+                factor = factors.of(skip.index)
+                if isinstance(factor, Tensor):
+                    scales = factor.tolist()
+                    edges |= {i for i in range(1, len(scales)) if scales[i] != scales[i - 1]}
+    return frozenset(edges)
 
 
 def _shape(network: nn.Module) -> tuple[int, int, int]:

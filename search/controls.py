@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from skiptune.sampling.setting import GRIDS, STOCHASTIC_SOLVERS, Churn, Setting
+from skiptune.sampling.setting import Setting, evaluations
 
 __all__ = ["EPSILON_SCALES", "GRID_EXPONENTS", "options"]
 
 # Both sides of 1: few-step solvers err in either direction.
 EPSILON_SCALES = (0.99, 1.005, 1.015)
 GRID_EXPONENTS = (5.0, 10.0)  # EDM's default is 7
+# Each more would cost every confirm two rows of images.
+GRIDS = ("edm", "logsnr")
 
 
 def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
@@ -32,15 +34,18 @@ def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
     Arguments:
         setting: The study's setting. No option costs more network evaluations per image.
     """
-    nfe = 2 * setting.steps - 1 if setting.solver == "heun" else setting.steps
-    # Heun spends two evaluations a step and one on the last (EDM, Algorithm 1).
-    steps = {"euler": nfe, "dpmpp_2m": nfe, "heun": (nfe + 1) // 2}
+    # Heun spends two evaluations a step and one on the last to 0 (EDM, Algorithm 1).
+    spared = 1 if setting.final_zero else 0
+    calls = 2 * setting.steps - spared if setting.solver == "heun" else setting.steps
+    steps = {"euler": calls, "dpmpp_2m": calls, "heun": (calls + spared) // 2}
     solvers = tuple(
         (f"{solver} on {grid}, {steps[solver]} steps", other)
         for solver in steps
         for grid in GRIDS
         if steps[solver] >= 2
-        and (other := _with_solver(setting, solver, grid=grid, steps=steps[solver])) != setting
+        and (other := setting.with_solver(solver, grid=grid, steps=steps[solver])) != setting
+        # On another grid more noise levels may lie where guidance acts.
+        and evaluations(other) <= evaluations(setting)
     )
     scales = tuple(
         (f"epsilon x {scale:g}", replace(setting, epsilon_scale=scale))
@@ -50,12 +55,7 @@ def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
     exponents = tuple(
         (f"exponent {exponent:g}", replace(setting, exponent=exponent))
         for exponent in GRID_EXPONENTS
-        if setting.grid == "edm" and exponent != setting.exponent
+        if setting.grid == "edm" and setting.sigmas is None and exponent != setting.exponent
+        if evaluations(replace(setting, exponent=exponent)) <= evaluations(setting)
     )
     return {"solver": solvers, "epsilon scale": scales, "grid exponent": exponents}
-
-
-def _with_solver(setting: Setting, solver: str, *, grid: str, steps: int) -> Setting:
-    # Only some solvers can add noise back; the others take part as they are.
-    churn = setting.churn if solver in STOCHASTIC_SOLVERS else Churn()
-    return replace(setting, solver=solver, grid=grid, steps=steps, churn=churn)

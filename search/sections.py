@@ -7,12 +7,36 @@ span two keys are checked at the second one, so that one wrong key hides no othe
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Churn, Setting
+from skiptune.errors import SpecError
+from skiptune.sampling.setting import (
+    GRIDS,
+    HISTORIES,
+    LATER_FIELDS,
+    MULTISTEP_SOLVERS,
+    SOLVERS,
+    STOCHASTIC_SOLVERS,
+    Churn,
+    Setting,
+    steps_of,
+)
 from skiptune.search.document import shown
 from skiptune.search.problems import one_of, refusal
 from skiptune.storage.records import CHUNK, Budget
@@ -72,6 +96,7 @@ def _whole_chunks(images: int) -> int:
 
 Images = Annotated[int, Field(ge=CHUNK), AfterValidator(_whole_chunks)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sigma = Annotated[float, Field(gt=0)]
 FileOrName = Annotated[str, Field(min_length=1), AfterValidator(_file_or_name)]
 
 
@@ -135,6 +160,59 @@ class SettingSpec(Section):
     labels: Literal["random"] | Annotated[int, Field(ge=0)] | None = Field(
         default="random", description='"random", one class from 0, or null for unconditional'
     )
+    order: int = Field(default=2, ge=2, le=3, description="2 or 3 (unipc)")
+    eta: float = Field(
+        default=1.0, ge=0, description="a number of at least 0 (dpmpp_2m_sde); 0 adds no noise"
+    )
+    final_zero: bool = Field(default=True, description="true, or false to end at `sigma_min`")
+    sigmas: Annotated[tuple[Sigma, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None, description="a list of falling sigmas above 0, or null for those of `grid`"
+    )
+    guidance_low: float = Field(
+        default=0.0, ge=0, description="a sigma of at least 0, above which guidance acts"
+    )
+    guidance_high: float | None = Field(
+        default=None,
+        gt=0,
+        description="a sigma above `guidance_low`, up to which guidance acts, or null for all",
+    )
+    history: Annotated[str, AfterValidator(one_of(HISTORIES))] = Field(
+        default="keep", description=f"one of {', '.join(HISTORIES)}"
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_steps(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Put `steps` in the place of `nfe`, which is not kept, and count them along `sigmas`."""
+        if not isinstance(values, Mapping):
+            return handler(values)
+        given = dict(values)
+        nfe = given.pop("nfe", None)
+        levels = given.get("sigmas")
+        if levels and isinstance(levels, list | tuple) and "steps" not in given:
+            given["steps"] = max(len(levels) - (given.get("final_zero") is False), 1)
+        if nfe is None:
+            return handler(given)
+        setting = handler(given)
+        for other in ("steps", "sigmas"):
+            if values.get(other) is not None:
+                raise refusal(f"`nfe` or `{other}`, not both", at=("nfe",))
+        if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe < 1:
+            raise refusal("a whole number of evaluations per image, at least 1", at=("nfe",))
+        try:
+            steps = steps_of(nfe, setting.to_setting())
+        except SpecError as error:
+            raise refusal(error.problems[0].expected, at=("nfe",)) from None
+        return handler({**given, "steps": steps})
+
+    @model_serializer(mode="wrap")
+    def _as_sampling_writes_it(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is left out of a setting's JSON: studies of earlier versions lack it."""
+        plain: dict[str, Any] = handler(self)
+        for name in LATER_FIELDS:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                plain.pop(name, None)
+        return plain
 
     @field_validator("sigma_max")
     @classmethod
@@ -160,6 +238,69 @@ class SettingSpec(Section):
             raise refusal('"random" or one class from 0, because guidance is asked for')
         return labels
 
+    @field_validator("order")
+    @classmethod
+    def _of_unipc(cls, order: int, info: ValidationInfo) -> int:
+        solver = info.data.get("solver", "unipc")
+        if order != 2 and solver != "unipc":
+            raise refusal(f"2: only unipc has an order to choose, not {solver}")
+        return order
+
+    @field_validator("eta")
+    @classmethod
+    def _of_the_sde(cls, eta: float, info: ValidationInfo) -> float:
+        solver = info.data.get("solver", "dpmpp_2m_sde")
+        if eta != 1 and solver != "dpmpp_2m_sde":
+            raise refusal(f"1: only dpmpp_2m_sde has an eta to choose, not {solver}")
+        return eta
+
+    @field_validator("sigmas")
+    @classmethod
+    def _falling_and_counted(
+        cls, sigmas: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        if sigmas is None:
+            return None
+        for place, (higher, lower) in enumerate(itertools.pairwise(sigmas), start=1):
+            if lower >= higher:
+                raise refusal(f"a sigma below the one before ({shown(higher)})", at=(place,))
+        for name in ("grid", "sigma_min", "sigma_max", "exponent"):
+            default = cls.model_fields[name].default
+            value = info.data.get(name, default)
+            if value != default:
+                raise refusal(f"null, because {name} {shown(value)} asks for a grid")
+        to_zero = info.data.get("final_zero", True)
+        steps = info.data.get("steps", len(sigmas) - (not to_zero))
+        if len(sigmas) - (not to_zero) != steps or steps < 1:
+            most = f"{steps + (not to_zero)} sigmas for {steps} step{'s' if steps > 1 else ''}"
+            raise refusal(f"{most}{'' if to_zero else ' without the one to 0'}")
+        return sigmas
+
+    @field_validator("guidance_low")
+    @classmethod
+    def _of_guidance(cls, low: float, info: ValidationInfo) -> float:
+        if low != 0 and info.data.get("guidance") == 1:
+            raise refusal("0: without guidance (1) it acts nowhere")
+        return low
+
+    @field_validator("guidance_high")
+    @classmethod
+    def _above_guidance_low(cls, high: float | None, info: ValidationInfo) -> float | None:
+        if high is not None and info.data.get("guidance") == 1:
+            raise refusal("null: without guidance (1) it acts nowhere")
+        low = info.data.get("guidance_low")
+        if high is not None and low is not None and high <= low:
+            raise refusal(f"a sigma above `guidance_low` ({shown(low)}), or null for all")
+        return high
+
+    @field_validator("history")
+    @classmethod
+    def _of_multistep_solvers(cls, history: str, info: ValidationInfo) -> str:
+        solver = info.data.get("solver", MULTISTEP_SOLVERS[0])
+        if history != "keep" and solver not in MULTISTEP_SOLVERS:
+            raise refusal(f"keep: {solver} looks back at no earlier estimate")
+        return history
+
     def to_setting(self) -> Setting:
         """Return the setting that sampling understands.
 
@@ -168,7 +309,8 @@ class SettingSpec(Section):
         """
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         churn = self.churn.model_dump(exclude_none=True)
-        return Setting(**{**fields, "churn": Churn(**churn)})
+        high = math.inf if self.guidance_high is None else self.guidance_high
+        return Setting(**{**fields, "churn": Churn(**churn), "guidance_high": high})
 
 
 class WindowSpec(Section):

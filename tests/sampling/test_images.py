@@ -16,12 +16,15 @@ from skiptune.sampling.images import Batch, Counted, sample, sample_float, start
 from skiptune.sampling.networks import EDMPrecond, build
 from skiptune.sampling.noise import ImageStreams
 from skiptune.sampling.schedule import Schedule, Term
-from skiptune.sampling.setting import Churn, Setting, sigmas
+from skiptune.sampling.setting import Churn, Setting, evaluations, sigmas
+from skiptune.sampling.solvers import solve
 
 _SETTINGS = [
     Setting(solver="dpmpp_2m", steps=4),
     Setting(solver="heun", steps=3, churn=Churn(amount=1.0)),
     Setting(solver="euler", steps=3, guidance=1.5),
+    Setting(solver="unipc", steps=5, order=3),
+    Setting(solver="dpmpp_2m_sde", steps=4),
 ]
 
 
@@ -97,12 +100,54 @@ def test_batches_are_consecutive_and_the_last_is_shorter(tiny_network: EDMPrecon
         ({"solver": "euler", "steps": 5}, 5),
         ({"solver": "heun", "steps": 9, "guidance": 2.0}, 34),
         ({"solver": "dpmpp_2m", "steps": 6, "guidance": 0.5}, 12),
+        ({"solver": "unipc", "steps": 6, "order": 3}, 6),
+        ({"solver": "dpmpp_2m_sde", "steps": 6}, 6),
+        ({"solver": "heun", "steps": 4, "final_zero": False}, 8),
+        ({"solver": "unipc", "steps": 4, "final_zero": False}, 4),
+        ({"sigmas": (80.0, 5.0, 0.1), "steps": 3}, 3),
+        # Guided at 5 and 1 of 80, 5, 1, 0.2: above the lower bound, up to the upper one.
+        (
+            {
+                "steps": 4,
+                "sigmas": (80.0, 5.0, 1.0, 0.2),
+                "guidance": 2.0,
+                "guidance_low": 0.2,
+                "guidance_high": 5.0,
+            },
+            6,
+        ),
+        (
+            {
+                "solver": "heun",
+                "steps": 4,
+                "sigmas": (80.0, 5.0, 1.0, 0.2),
+                "guidance": 2.0,
+                "guidance_low": 0.2,
+                "guidance_high": 5.0,
+            },
+            11,
+        ),
+        # Churn raises 5 above the interval, and 0.2 into it.
+        (
+            {
+                "solver": "euler",
+                "steps": 4,
+                "sigmas": (80.0, 5.0, 1.0, 0.2),
+                "churn": Churn(amount=1.0),
+                "guidance": 2.0,
+                "guidance_low": 0.2,
+                "guidance_high": 5.0,
+            },
+            6,
+        ),
     ],
 )
 def test_evaluations_are_counted(changes: dict[str, Any], nfe: int) -> None:
     network = _Flat()
-    batches = list(sample(network, Setting(**changes), range(7), microbatch=5))
+    setting = Setting(**changes)
+    batches = list(sample(network, setting, range(7), microbatch=5))
     assert [batch.nfe for batch in batches] == [nfe, nfe]
+    assert evaluations(setting) == nfe
     # The network always sees a full microbatch.
     assert {images for images, _, _ in network.calls} == {5}
     assert len(network.calls) == 2 * nfe
@@ -128,6 +173,79 @@ def test_guidance_and_epsilon_scale_are_their_formulas() -> None:
     epsilon = (x - guided) / 80 / 1.1
     assert torch.allclose(made, x - 80 * epsilon, rtol=1e-6)
     assert [labels for _, _, labels in network.calls] == [[2, 2], None]
+
+
+def test_guidance_acts_in_its_interval_alone() -> None:
+    setting = Setting(
+        steps=3,
+        sigmas=(80.0, 5.0, 0.2),
+        guidance=3.0,
+        guidance_low=0.2,
+        guidance_high=5.0,
+        labels=1,
+    )
+    network = _Flat()
+    made = sample_float(network, setting, [4, 5])
+    called = [(sigma, labels) for _, sigma, labels in network.calls]
+    assert called == [(80.0, [1, 1]), (5.0, [1, 1]), (5.0, None), (0.2, [1, 1])]
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        plain, offset = 0.1 * x, 2.0
+        return (plain + (3 * offset if sigma == 5 else offset)).float().double()
+
+    noise = ImageStreams([4, 5]).randn((1, 2, 2)).double()
+    grid = torch.tensor([80.0, 5.0, 0.2, 0.0], dtype=torch.float64)
+    assert torch.allclose(made, solve("dpmpp_2m", denoise, noise * 80, grid), atol=1e-5)
+
+
+def test_noise_of_the_sde_depends_on_seed_and_step_alone() -> None:
+    setting = Setting(solver="dpmpp_2m_sde", steps=4)
+    whole = sample_float(_Flat(), setting, [1, 2, 3, 4])
+    assert torch.equal(sample_float(_Flat(), setting, [3, 9, 1])[[2, 0]], whole[[0, 2]])
+    assert not torch.equal(whole, sample_float(_Flat(), Setting(solver="dpmpp_2m"), [1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "dpmpp_2m_sde"])
+def test_history_restarts_at_the_edges_of_windows(tiny_network: EDMPrecond, solver: str) -> None:
+    keep = Setting(solver=solver, steps=6)
+    restart = Setting(solver=solver, steps=6, history="restart")
+    levels = sigmas(keep)
+    between = math.sqrt(levels[2] * levels[3])
+    window = Schedule([Term("4x4_block0", 0.5, between, math.inf)])
+    below = Schedule([Term("4x4_block0", 0.5, 0.0, between), Term("4x4_block1", 0.7)])
+    everywhere = Schedule.uniform({"4x4_block0": 0.5})
+
+    def made(setting: Setting, schedule: Schedule) -> Tensor:
+        with scaled(tiny_network, schedule):
+            return sample_float(tiny_network, setting, [1, 2])
+
+    def by_hand(schedule: Schedule, restarts: set[int]) -> Tensor:
+        streams = ImageStreams([1, 2])
+        noise, rows = start(tiny_network, keep, streams)
+        grid = torch.tensor(levels, dtype=torch.float64)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            estimate: Tensor = tiny_network(x, sigma, rows)
+            return estimate.double()
+
+        with scaled(tiny_network, schedule):
+            return solve(
+                solver,
+                denoise,
+                noise.double() * levels[0],
+                grid,
+                randn_like=streams.randn_like,
+                restarts=restarts,
+            )
+
+    with torch.no_grad():
+        for schedule in (window, below):
+            assert torch.equal(made(restart, schedule), by_hand(schedule, {3}))
+            assert torch.equal(made(keep, schedule), by_hand(schedule, set()))
+            assert not torch.equal(made(keep, schedule), made(restart, schedule))
+        # Without an edge there is nothing to forget.
+        assert torch.equal(made(keep, everywhere), made(restart, everywhere))
+        assert torch.equal(made(keep, Schedule()), made(restart, Schedule()))
 
 
 def test_draws_are_latent_then_label_then_churn() -> None:

@@ -14,15 +14,22 @@ from hypothesis import strategies as st
 
 from skiptune.canonical import digest
 from skiptune.errors import SpecError
-from skiptune.sampling.grids import edm_grid, logsnr_grid
-from skiptune.sampling.setting import Churn, Setting, sigmas
+from skiptune.sampling.grids import edm_grid, logsnr_grid, time_uniform_grid
+from skiptune.sampling.setting import (
+    LATER_FIELDS,
+    Churn,
+    Setting,
+    evaluations,
+    sigmas,
+    steps_of,
+)
 
 _POSITIVE = st.floats(1e-3, 1e3)
 _SETTINGS = st.builds(
     Setting,
     solver=st.sampled_from(["euler", "heun"]),
     steps=st.integers(1, 60),
-    grid=st.sampled_from(["edm", "logsnr"]),
+    grid=st.sampled_from(["edm", "logsnr", "time-uniform"]),
     sigma_min=st.floats(1e-4, 0.5),
     sigma_max=st.floats(1, 200),
     exponent=st.floats(0.5, 12),
@@ -36,6 +43,7 @@ _SETTINGS = st.builds(
     ),
     epsilon_scale=_POSITIVE,
     labels=st.one_of(st.just("random"), st.integers(0, 1000)),
+    final_zero=st.booleans(),
 )
 
 
@@ -49,11 +57,151 @@ def test_json_round_trip_is_exact(setting: Setting) -> None:
 @given(_SETTINGS)
 def test_sigmas_are_the_grid_the_solver_steps_on(setting: Setting) -> None:
     ends = {"sigma_min": setting.sigma_min, "sigma_max": setting.sigma_max}
+    steps = setting.steps if setting.final_zero else setting.steps + 1
     if setting.grid == "edm":
-        grid = edm_grid(setting.steps, exponent=setting.exponent, **ends)
+        grid = edm_grid(steps, exponent=setting.exponent, **ends)
+    elif setting.grid == "logsnr":
+        grid = logsnr_grid(steps, **ends)
     else:
-        grid = logsnr_grid(setting.steps, **ends)
-    assert sigmas(setting) == tuple(grid.tolist())
+        grid = time_uniform_grid(steps, **ends)
+    assert sigmas(setting) == tuple(grid.tolist())[: setting.steps + 1]
+    assert (sigmas(setting)[-1] == 0) == setting.final_zero
+
+
+@pytest.mark.parametrize(
+    ("setting", "identity"),
+    [
+        (
+            Setting(),
+            "a0da4aecca9b66843348df77204bbe45e4e8a62a8f924f493fee75ea58e88242",
+        ),
+        (
+            Setting(solver="dpmpp_2m", steps=10),
+            "4a6208fb91330c1f74edcd14d98c11a0e5c2f266b5ca43484a0a63ba46a5e1e6",
+        ),
+        (
+            Setting(solver="heun", steps=10),
+            "75bbc4ad7ed5e559b08a1bb4ea538b68f7e9ea981c6dc6fdb61875c79342c81a",
+        ),
+        (
+            Setting(solver="euler", steps=3, grid="logsnr", sigma_min=0.01, sigma_max=40),
+            "a2a7e550dcf81ee1658e39d7bfbb27086db36e14f072e7ca2404e5beeccba928",
+        ),
+        (
+            Setting(
+                solver="heun", steps=9, churn=Churn(amount=40, low=0.05, high=50, noise=1.003)
+            ),
+            "3ff06d663eb328e16350dc7d7d3682eea0ac1b5f12ee8f725013a981fe8f451c",
+        ),
+        (
+            Setting(solver="heun", churn=Churn(amount=1.5)),
+            "4af99cd5342decfa3e69a4ced43e1ebf4b08702249a1b2a97f9967fe2c34602e",
+        ),
+        (
+            Setting(guidance=2.0, labels=3),
+            "2b5f7dc9523fb211906c26a879f2ce8b930e5acecf74a894c2016c63f476435e",
+        ),
+        (
+            Setting(guidance=0, epsilon_scale=1.005, exponent=5),
+            "f6f323a098cf6fcd89f985a4969337e5f3b0faa575da8aedb6164a43df4ddea7",
+        ),
+        (
+            Setting(labels=None),
+            "e5877eeb879e5857ee39ea5486acfe6ed92b9461e0d68a001f58ee16002873a9",
+        ),
+    ],
+)
+def test_settings_of_the_first_version_keep_their_identity(
+    setting: Setting, identity: str
+) -> None:
+    assert not set(setting.to_json()) & set(LATER_FIELDS)
+    assert digest(setting.to_json()) == identity
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(solver="unipc", order=3),
+        Setting(solver="dpmpp_2m_sde", eta=0.5),
+        Setting(final_zero=False),
+        Setting(sigmas=(80.0, 5.0, 0.1), steps=3),
+        Setting(sigmas=(80.0, 5.0, 0.1), steps=2, final_zero=False),
+        Setting(guidance=2.0, guidance_low=0.3),
+        Setting(guidance=2.0, guidance_high=5.0),
+        Setting(guidance=2.0, guidance_low=0.3, guidance_high=5.0),
+        Setting(history="restart"),
+    ],
+)
+def test_later_fields_are_written_where_they_say_something(setting: Setting) -> None:
+    plain = setting.to_json()
+    later = set(plain) & set(LATER_FIELDS)
+    assert later
+    assert all(plain[name] != getattr(Setting(), name) for name in later)
+    assert Setting.from_json(json.loads(json.dumps(plain, allow_nan=False))) == setting
+    assert isinstance(hash(setting), int)
+
+
+def test_levels_given_one_by_one() -> None:
+    given = Setting.from_json({"sigmas": [80, 5, 0.1]})
+    assert given == Setting(sigmas=(80.0, 5.0, 0.1), steps=3)
+    assert sigmas(given) == (80.0, 5.0, 0.1, 0.0)
+    given = Setting.from_json({"sigmas": [80, 5, 0.1], "final_zero": False})
+    assert (given.steps, sigmas(given)) == (2, (80.0, 5.0, 0.1))
+    assert digest(Setting(sigmas=(80, 5), steps=2).to_json()) == digest(
+        Setting(sigmas=(80.0, 5.0), steps=2).to_json()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "nfe"),
+    [
+        ({"steps": 6}, 6),
+        ({"solver": "unipc", "steps": 7}, 7),
+        ({"solver": "heun", "steps": 10}, 19),
+        ({"solver": "heun", "steps": 10, "final_zero": False}, 20),
+        ({"solver": "heun", "steps": 10, "guidance": 2.0}, 38),
+        ({"solver": "dpmpp_2m_sde", "steps": 6, "guidance": 0.0}, 12),
+    ],
+)
+def test_steps_are_found_from_evaluations(changes: dict[str, Any], nfe: int) -> None:
+    setting = Setting(**changes)
+    assert evaluations(setting) == nfe
+    assert steps_of(nfe, Setting(**{**changes, "steps": 1})) == setting.steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "nfe", "near"),
+    [
+        ({"solver": "heun"}, 10, "9 or 11, the nearest that heun can take (heun: 2 steps - 1)"),
+        ({"solver": "heun", "final_zero": False}, 1, "2, the nearest"),
+        ({"guidance": 2.0}, 7, "6 or 8"),
+        ({"guidance": 2.0}, 1, "2, the nearest"),
+        ({}, 4000, "1000, the nearest"),
+    ],
+)
+def test_impossible_evaluations_name_the_nearest(
+    changes: dict[str, Any], nfe: int, near: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        steps_of(nfe, Setting(**changes))
+    (problem,) = caught.value.problems
+    assert problem.expected.startswith(near)
+    assert (problem.where, problem.found) == ("setting.nfe", str(nfe))
+
+
+def test_another_solver_gets_no_option_that_it_does_not_know() -> None:
+    unipc = Setting(solver="unipc", order=3, history="restart", final_zero=False)
+    assert unipc.with_solver("heun", steps=4) == Setting(solver="heun", steps=4, final_zero=False)
+    assert unipc.with_solver("unipc", steps=4, grid="logsnr") == Setting(
+        solver="unipc", steps=4, grid="logsnr", order=3, history="restart", final_zero=False
+    )
+    churned = Setting(solver="heun", churn=Churn(amount=2.0))
+    assert churned.with_solver("euler", steps=6).churn == churned.churn
+    assert churned.with_solver("dpmpp_2m", steps=6) == Setting()
+    given = Setting(sigmas=(70.0, 5.0, 0.1), steps=3)
+    assert given.with_solver("euler", steps=5, grid="logsnr") == Setting(
+        solver="euler", steps=5, grid="logsnr", sigma_min=0.1, sigma_max=70.0
+    )
 
 
 def test_absent_keys_take_their_defaults() -> None:
@@ -85,6 +233,28 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"churn": {"S_churn": 2}}, ["setting.churn.S_churn"]),
         ({"churn": {"amount": 2}}, ["setting.solver"]),
         ({"stepps": 3}, ["setting.stepps"]),
+        ({"order": 4}, ["setting.order"]),
+        ({"solver": "unipc", "order": 2.0}, ["setting.order"]),
+        ({"order": 3}, ["setting.order"]),
+        ({"eta": -1}, ["setting.eta"]),
+        ({"eta": 0.0}, ["setting.eta"]),
+        ({"final_zero": 0}, ["setting.final_zero"]),
+        ({"sigmas": []}, ["setting.sigmas"]),
+        ({"sigmas": [1.0, 2.0]}, ["setting.sigmas"]),
+        ({"sigmas": [1.0, 0.0]}, ["setting.sigmas"]),
+        ({"sigmas": [2.0, True]}, ["setting.sigmas"]),
+        ({"sigmas": 2.0}, ["setting.sigmas"]),
+        ({"sigmas": [2.0, 1.0], "steps": 3}, ["setting.steps"]),
+        ({"sigmas": [2.0], "final_zero": False}, ["setting.sigmas"]),
+        ({"sigmas": [2.0, 1.0], "grid": "logsnr"}, ["setting.grid"]),
+        ({"sigmas": [2.0, 1.0], "sigma_max": 3.0}, ["setting.sigma_max"]),
+        ({"guidance_low": 0.3}, ["setting.guidance_low"]),
+        ({"guidance_high": 3}, ["setting.guidance_high"]),
+        ({"guidance": 2.0, "guidance_low": -1}, ["setting.guidance_low"]),
+        ({"guidance": 2.0, "guidance_high": 0}, ["setting.guidance_high"]),
+        ({"guidance": 2.0, "guidance_low": 3, "guidance_high": 3}, ["setting.guidance_high"]),
+        ({"history": "forget"}, ["setting.history"]),
+        ({"history": "restart", "solver": "heun"}, ["setting.history"]),
         (
             {"steps": "6", "solver": 1, "guidance": None},
             ["setting.solver", "setting.steps", "setting.guidance"],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from skiptune.sampling.solvers import SOLVERS, solve
 _MEANS = torch.tensor([[-0.6, 0.1], [0.5, 0.4], [0.2, -0.7]], dtype=torch.float64)
 _WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 _SPREAD = 0.25
+
+DETERMINISTIC = tuple(solver for solver in SOLVERS if solver != "dpmpp_2m_sde")
 
 
 def _mixture(x: Tensor, sigma: Tensor) -> Tensor:
@@ -39,17 +43,45 @@ def _start(images: int = 32) -> Tensor:
     return ImageStreams(range(images)).randn((2,)).double() * 80
 
 
-def _order(solver: str, steps: list[int], denoise: Callable[[Tensor, Tensor], Tensor]) -> float:
+@cache
+def _truth(denoise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The classical Runge-Kutta method in log sigma, down to 0.002, and the step to 0."""
+    x, steps = _start(), 2000
+    top, bottom = math.log(80), math.log(0.002)
+    h = (bottom - top) / steps
+
+    def slope(y: Tensor, log_sigma: float) -> Tensor:
+        return y - denoise(y, torch.tensor(math.exp(log_sigma), dtype=torch.float64))
+
+    for i in range(steps):
+        level = top + i * h
+        one = slope(x, level)
+        two = slope(x + h / 2 * one, level + h / 2)
+        three = slope(x + h / 2 * two, level + h / 2)
+        four = slope(x + h * three, level + h)
+        x = x + h / 6 * (one + 2 * two + 2 * three + four)
+    return denoise(x, torch.tensor(0.002, dtype=torch.float64))
+
+
+def _slope(steps: list[int], errors: list[float]) -> float:
     """The slope of log error over log step count."""
-    x = _start()
-    truth = solve("heun", denoise, x, edm_grid(6000))
-    errors = [
-        float((solve(solver, denoise, x, edm_grid(n)) - truth).square().mean().sqrt())
-        for n in steps
-    ]
     logs = torch.tensor([[math.log(n), math.log(e)] for n, e in zip(steps, errors, strict=True)])
     centred = logs - logs.mean(0)
     return -float((centred[:, 0] * centred[:, 1]).sum() / centred[:, 0].square().sum())
+
+
+def _order(
+    solver: str,
+    steps: list[int],
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    **options: int,
+) -> float:
+    x = _start()
+    errors = [
+        solve(solver, denoise, x, edm_grid(n), **options) - _truth(denoise)  # type: ignore[arg-type]
+        for n in steps
+    ]
+    return _slope(steps, [float(error.square().mean().sqrt()) for error in errors])
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)])
@@ -60,7 +92,17 @@ def test_order_of_convergence(
     assert _order(solver, [64, 96, 144, 216], denoise) == pytest.approx(order, abs=0.15)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("denoise", [_mixture, _gaussian])
+def test_order_of_convergence_of_unipc(
+    order: int, denoise: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    # The corrector raises the predictor's order by one.
+    measured = _order("unipc", [64, 96, 144, 216], denoise, order=order)
+    assert measured == pytest.approx(order + 1, abs=0.15)
+
+
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_all_converge_to_the_exact_solution(solver: str) -> None:
     # The probability-flow ODE of a Gaussian scales deviations with the total deviation.
     x = _start()
@@ -92,6 +134,165 @@ def test_dpmpp_2m_is_the_papers_algorithm_2() -> None:
     exact = denoised(x, levels[-1])
     made = solve("dpmpp_2m", _gaussian, torch.tensor([[40.0]]), grid)
     assert float(made) == pytest.approx(exact, rel=1e-12)
+
+
+def _integrated(x: float, h: float, places: list[float], values: list[float]) -> float:
+    """The exact step of dx/dlambda = D - x over h, where D is the polynomial through values.
+
+    Through two values, UniPC takes D as constant, with the line's value in the middle.
+    """
+    if len(places) <= 2:
+        value = values[0]
+        if len(places) == 2:
+            value += 0.5 * (values[1] - values[0]) * h / places[1]
+        return x * math.exp(-h) + value * -math.expm1(-h)
+    polynomial = np.polynomial.Polynomial.fit(places, values, len(places) - 1)
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    at = (nodes + 1) * h / 2
+    integral = (weights * np.exp(at - h) * polynomial(at)).sum() * h / 2
+    return float(x * math.exp(-h) + integral)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("to_zero", [True, False])
+def test_unipc_predicts_and_corrects_by_exact_integration(order: int, to_zero: bool) -> None:
+    """Zhao et al. 2023 (arXiv 2302.04867), algorithms 1 and 2, in plain floats.
+
+    With B(h) = e^h - 1 a step integrates the polynomial through the estimates exactly.
+    """
+
+    def denoised(x: float, sigma: float) -> float:
+        return (0.3 * sigma**2 + x * _SPREAD**2) / (_SPREAD**2 + sigma**2)
+
+    grid = edm_grid(8) if to_zero else edm_grid(9)[:-1]
+    levels = grid.tolist()
+    lambdas = [-math.log(level) for level in levels if level > 0]
+    x = 40.0
+    estimates = [denoised(x, levels[0])]
+    for i in range(1, len(lambdas)):
+        h = lambdas[i] - lambdas[i - 1]
+        used = min(order, i, 9 - i)
+        back = range(i - 1, i - 1 - used, -1)
+        places = [lambdas[j] - lambdas[i - 1] for j in back]
+        values = [estimates[j] for j in back]
+        predicted = _integrated(x, h, places, values)
+        if i < 8:
+            estimates.append(denoised(predicted, levels[i]))
+            x = _integrated(x, h, [*places, h], [*values, estimates[i]])
+        else:
+            x = predicted
+    made = solve("unipc", _gaussian, torch.tensor([[40.0]]), grid, order=order)
+    assert float(made) == pytest.approx(estimates[-1] if to_zero else x, rel=1e-9)
+
+
+def test_the_sde_is_its_papers_on_the_images_own_stream() -> None:
+    """Lu et al. 2022 (arXiv 2211.01095), SDE-DPM-Solver++(2M), in plain floats."""
+
+    def denoised(x: float, sigma: float) -> float:
+        return (0.3 * sigma**2 + x * _SPREAD**2) / (_SPREAD**2 + sigma**2)
+
+    grid, seeds = edm_grid(6), [11, 12, 13]
+    levels = grid.tolist()
+    streams = ImageStreams(seeds)
+    x = streams.randn((1,)).double() * 80
+    made = solve("dpmpp_2m_sde", _gaussian, x, grid, randn_like=streams.randn_like)
+    for place, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        state = float(torch.randn(1, generator=generator)) * 80
+        estimates: list[float] = []
+        for i in range(5):
+            h = math.log(levels[i] / levels[i + 1])
+            estimates.append(denoised(state, levels[i]))
+            noise = float(torch.randn(1, dtype=torch.float64, generator=generator))
+            kept = 1 - math.exp(-2 * h)
+            state = levels[i + 1] / levels[i] * math.exp(-h) * state + kept * estimates[i]
+            if i > 0:
+                r = math.log(levels[i - 1] / levels[i]) / h
+                state += kept / 2 * (estimates[i] - estimates[i - 1]) / r
+            state += levels[i + 1] * math.sqrt(kept) * noise
+        assert float(made[place]) == pytest.approx(denoised(state, levels[5]), rel=1e-10)
+
+
+def test_the_sde_without_noise_is_dpmpp_2m() -> None:
+    x, grid = _start(), edm_grid(7)
+    made = solve("dpmpp_2m_sde", _mixture, x, grid, eta=0.0)
+    assert torch.equal(made, solve("dpmpp_2m", _mixture, x, grid))
+
+
+def _moments(levels: list[float], eta: float) -> tuple[float, float]:
+    """Mean and variance of what the SDE solver makes of a Gaussian, without drawing."""
+    mean, covariance = np.zeros(2), np.diag([levels[0] ** 2, 0.0])  # of (x, estimate before)
+    before = 0.0
+    for i, (t, t_next) in enumerate(pairwise(levels)):
+        a = _SPREAD**2 / (_SPREAD**2 + t**2)
+        b = 0.3 * t**2 / (_SPREAD**2 + t**2)
+        estimate = np.array([a, 0.0])
+        if t_next == 0:
+            return float(estimate @ mean + b), float(estimate @ covariance @ estimate)
+        h = math.log(t / t_next)
+        ahead = h / (2 * before) if i > 0 else 0.0
+        keep = math.exp(-(1 + eta) * h)
+        state = np.array([keep, 0.0]) + (1 - keep) * (
+            (1 + ahead) * estimate - ahead * np.array([0.0, 1.0])
+        )
+        matrix = np.stack([state, estimate])
+        mean = matrix @ mean + np.array([(1 - keep) * (1 + ahead) * b, b])
+        covariance = matrix @ covariance @ matrix.T
+        covariance[0, 0] += t_next**2 * -math.expm1(-2 * eta * h)
+        before = h
+    raise AssertionError("a grid that ends in 0")
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("steps", [6, 100])
+def test_the_sde_has_the_moments_that_arithmetic_gives(eta: float, steps: int) -> None:
+    images, grid = 4000, edm_grid(steps)
+    streams = ImageStreams(range(images))
+    x = streams.randn((1,)).double() * 80
+    made = solve("dpmpp_2m_sde", _gaussian, x, grid, eta=eta, randn_like=streams.randn_like)
+    mean, variance = _moments(grid.tolist(), eta)
+    assert float(made.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / images))
+    assert float(made.var()) == pytest.approx(variance, rel=4 * math.sqrt(2 / images))
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0, 2.0])
+def test_the_sde_converges_in_distribution(eta: float) -> None:
+    mean, variance = _moments(edm_grid(2000).tolist(), eta)
+    assert mean == pytest.approx(0.3, abs=1e-3)
+    assert math.sqrt(variance) == pytest.approx(_SPREAD, rel=1e-3)
+    steps = [50, 100, 200, 400]
+    spreads = [math.sqrt(_moments(edm_grid(n).tolist(), eta)[1]) for n in steps]
+    errors = [abs(spread - _SPREAD) for spread in spreads]
+    assert _slope(steps, errors) == pytest.approx(2, abs=0.25)
+
+
+def test_restarts_forget_what_came_before() -> None:
+    # From a restart on, a solver does what it does when it begins there.
+    x, grid = _start(4), edm_grid(9)
+    for solver, order in (("dpmpp_2m", 2), ("unipc", 2), ("unipc", 3)):
+        states: list[Tensor] = []
+
+        def denoise(y: Tensor, sigma: Tensor, states: list[Tensor] = states) -> Tensor:
+            states.append(y)
+            return _mixture(y, sigma)
+
+        made = solve(solver, denoise, x, grid, order=order, restarts={4})
+        again = solve(solver, _mixture, states[4], grid[4:], order=order)
+        assert torch.equal(made, again)
+        assert not torch.equal(made, solve(solver, _mixture, x, grid, order=order))
+        assert torch.equal(
+            solve(solver, _mixture, x, grid, order=order, restarts={0, 9}),
+            solve(solver, _mixture, x, grid, order=order),
+        )
+
+
+@pytest.mark.parametrize("solver", DETERMINISTIC)
+def test_a_grid_may_end_above_zero(solver: str) -> None:
+    grid = edm_grid(400, sigma_min=0.1)[:-1]
+    x = _start()
+    exact = 0.3 + (x - 0.3) * math.sqrt((_SPREAD**2 + 0.1**2) / (_SPREAD**2 + 80.0**2))
+    made = solve(solver, _gaussian, x, grid)
+    assert torch.allclose(made, exact, atol=5e-3 if solver == "euler" else 1e-4)
 
 
 def _linear_heun_step(x: float, t: float, t_next: float) -> float:
@@ -146,7 +347,15 @@ def test_churn_keeps_the_distribution(solver: str) -> None:
 
 @pytest.mark.parametrize(
     ("solver", "steps", "evaluations"),
-    [("euler", 9, 9), ("heun", 9, 17), ("heun", 1, 1), ("dpmpp_2m", 9, 9), ("dpmpp_2m", 1, 1)],
+    [
+        ("euler", 9, 9),
+        ("heun", 9, 17),
+        ("heun", 1, 1),
+        ("dpmpp_2m", 9, 9),
+        ("dpmpp_2m", 1, 1),
+        ("unipc", 9, 9),
+        ("unipc", 1, 1),
+    ],
 )
 def test_evaluations_and_their_noise_levels(solver: str, steps: int, evaluations: int) -> None:
     levels = []
@@ -167,7 +376,7 @@ def test_evaluations_and_their_noise_levels(solver: str, steps: int, evaluations
         assert levels[1] == levels[2] == grid[1]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_gradients_flow_through_the_solver(solver: str) -> None:
     x = _start(2)
     shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -186,3 +395,7 @@ def test_bad_requests_are_refused() -> None:
         solve("dpmpp_2m", _gaussian, x, grid, churn=Churn(amount=1), randn_like=torch.randn_like)
     with pytest.raises(SpecError, match="churn"):
         solve("heun", _gaussian, x, grid, churn=Churn(amount=1))
+    with pytest.raises(SpecError, match="a source of noise"):
+        solve("dpmpp_2m_sde", _gaussian, x, grid)
+    with pytest.raises(SpecError, match="one of 2, 3"):
+        solve("unipc", _gaussian, x, grid, order=4)

@@ -15,10 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from skiptune.canonical import canonical
+from skiptune.canonical import canonical, digest
 from skiptune.errors import Problem, SpecError
 from skiptune.objectives.names import REFERENCES
-from skiptune.sampling.setting import GRIDS, SOLVERS, STOCHASTIC_SOLVERS, Setting
+from skiptune.sampling.setting import (
+    GRIDS,
+    HISTORIES,
+    LATER_FIELDS,
+    SOLVERS,
+    STOCHASTIC_SOLVERS,
+    Setting,
+)
 from skiptune.search.sections import SAMPLERS, SPACES, SettingSpec
 from skiptune.search.spec import StudySpec, difference, load_spec, preset_text, presets
 
@@ -66,6 +73,7 @@ def test_the_preset_is_one_commented_screen() -> None:
 def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare = {"setting.sigma_min", "setting.sigma_max", "setting.exponent", "setting.churn"}
     rare |= {"setting.epsilon_scale", "network.url"}
+    rare |= {f"setting.{name}" for name in LATER_FIELDS}
     rare |= {"objective.weights_url", "objective.reference_url", "objective.images_url"}
     rare |= {"objective.teacher", "objective.projection", "objective.weights_sha256"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
@@ -140,6 +148,13 @@ positive = st.floats(1e-6, 1e6)
             ),
             "epsilon_scale": positive,
             "labels": st.none() | st.just("random") | st.integers(0, 999),
+            "order": st.integers(1, 4),
+            "eta": st.floats(-1, 4),
+            "final_zero": st.booleans(),
+            "sigmas": st.none() | st.lists(st.floats(-1, 100), max_size=3),
+            "guidance_low": st.floats(0, 10),
+            "guidance_high": st.none() | st.floats(0, 10),
+            "history": st.sampled_from(HISTORIES),
         },
     )
 )
@@ -153,6 +168,72 @@ def test_a_spec_accepts_exactly_the_settings_that_sampling_accepts(values: dict[
     spec = StudySpec.from_json({**SMALLEST, "setting": values})
     assert spec.setting.to_setting() == setting
     assert spec.setting.model_dump(mode="json") == setting.to_json()
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "solver": st.sampled_from(SOLVERS),
+            "guidance": st.sampled_from([1.0, 2.0]),
+            "final_zero": st.booleans(),
+            "sigmas": st.none() | st.just([70.0, 3.0]),
+            "guidance_low": st.sampled_from([0.0, 0.5]),
+            "guidance_high": st.sampled_from([None, 5.0]),
+            "order": st.sampled_from([2, 3]),
+            "eta": st.sampled_from([0.0, 1.0]),
+            "history": st.sampled_from(HISTORIES),
+        },
+    )
+)
+def test_likely_values_of_later_fields_are_accepted_alike(values: dict[str, Any]) -> None:
+    try:
+        setting = Setting.from_json(values)
+    except SpecError:
+        with pytest.raises(SpecError):
+            StudySpec.from_json({**SMALLEST, "setting": values})
+        return
+    spec = StudySpec.from_json({**SMALLEST, "setting": values})
+    assert spec.setting.to_setting() == setting
+    assert spec.setting.model_dump(mode="json") == setting.to_json()
+    assert StudySpec.from_json(spec.to_json()) == spec
+
+
+def test_a_study_without_later_fields_is_stored_as_before() -> None:
+    spec = load_spec("fashion")
+    assert not set(spec.to_json()["setting"]) & set(LATER_FIELDS)
+    assert not {key for key in spec.meaning() if key.removeprefix("setting.") in LATER_FIELDS}
+    assert (
+        digest(spec.to_json()["setting"])
+        == "a0da4aecca9b66843348df77204bbe45e4e8a62a8f924f493fee75ea58e88242"
+    )
+    changed = load_spec("fashion", overrides=["setting.history=restart"])
+    assert changed.meaning()["setting.history"] == "restart"
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps"),
+    [
+        ("nfe: 6", 6),
+        ("solver: heun, nfe: 19", 10),
+        ("nfe: 19, solver: heun", 10),
+        ("solver: heun, nfe: 38, guidance: 2", 10),
+        ("solver: heun, nfe: 20, final_zero: false", 10),
+        ("nfe: null, steps: 7", 7),
+        ("sigmas: [80, 5, 0.1]", 3),
+        ("sigmas: [80, 5, 0.1], final_zero: false", 2),
+    ],
+)
+def test_steps_may_be_given_by_evaluations_or_levels(
+    setting: str, steps: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(GOOD.replace("steps: 6", setting))
+    spec = load_spec(file)
+    assert spec.setting.steps == steps
+    plain = spec.to_json()
+    assert "nfe" not in plain["setting"]
+    assert StudySpec.from_json(plain) == spec
 
 
 GOOD = """\
@@ -216,6 +297,45 @@ confirm: {images: 500}
             "3: setting.churn.high",
             "at least `low` (2.0)",
             "1",
+        ),
+        ("steps: 6", "nfe: 0", "3: setting.nfe", "a whole number of evaluations", "0"),
+        ("steps: 6", "nfe: 6.0", "3: setting.nfe", "a whole number of evaluations", "6.0"),
+        ("steps: 6", "steps: 6, nfe: 6", "3: setting.nfe", "`nfe` or `steps`, not both", "6"),
+        ("steps: 6", "nfe: 10, solver: heun", "3: setting.nfe", "9 or 11", "10"),
+        ("steps: 6", "nfe: 3, guidance: 2", "3: setting.nfe", "2 or 4", "3"),
+        ("steps: 6", "nfe: 2, sigmas: [2, 1]", "3: setting.nfe", "`nfe` or `sigmas`", "2"),
+        ("steps: 6", "order: 3", "3: setting.order", "only unipc", "3"),
+        ("steps: 6", "order: 4, solver: unipc", "3: setting.order", "2 or 3", "4"),
+        ("steps: 6", "eta: 0", "3: setting.eta", "only dpmpp_2m_sde", "0"),
+        ("steps: 6", "final_zero: 0", "3: setting.final_zero", "true, or false", "0"),
+        ("steps: 6", "sigmas: []", "3: setting.sigmas", "a list of falling", "[]"),
+        ("steps: 6", "sigmas: [5, 7]", "3: setting.sigmas[1]", "below the one before (5.0)", "7"),
+        ("steps: 6", "sigmas: [5, 0]", "3: setting.sigmas[1]", "a list of falling", "0"),
+        ("steps: 6", "sigmas: [5, 1], steps: 6", "3: setting.sigmas", "6 sigmas for 6", "[5, 1]"),
+        (
+            "steps: 6",
+            "sigmas: [5], final_zero: false",
+            "3: setting.sigmas",
+            "2 sigmas for 1 step without",
+            "[5]",
+        ),
+        ("steps: 6", "sigmas: [5, 1], grid: logsnr", "3: setting.sigmas", "asks for a", "[5, 1]"),
+        ("steps: 6", "guidance_low: 1", "3: setting.guidance_low", "without guidance", "1"),
+        ("steps: 6", "guidance_high: 1", "3: setting.guidance_high", "without guidance", "1"),
+        (
+            "steps: 6",
+            "guidance: 2, guidance_low: 3, guidance_high: 1",
+            "3: setting.guidance_high",
+            "above `guidance_low` (3.0)",
+            "1",
+        ),
+        ("steps: 6", "history: forget", "3: setting.history", "one of keep, restart", "forget"),
+        (
+            "steps: 6",
+            "history: restart, solver: heun",
+            "3: setting.history",
+            "keep: heun looks back at no",
+            "restart",
         ),
         ("per-skip", "per-skp", "4: space.kind", "did you mean `per-skip`?", '"per-skp"'),
         ("low: 0.5", "low: 0", "4: space.low", "above 0 and at most 1", "0"),
