@@ -1,7 +1,8 @@
 """Checkpoints: safetensors files that carry their network's configuration. No code is executed.
 
 The metadata entry ``skiptune.network`` holds the JSON configuration for
-`skiptune.sampling.networks.build`. The tensors are the network's state, of any floating dtype.
+`skiptune.sampling.networks.build_denoiser`. The tensors are the network's state, of any floating
+dtype.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
-from skiptune.sampling.networks import build
+from skiptune.sampling.networks import build_denoiser
 from skiptune.sampling.skips import Skip, find_skips
 
 __all__ = ["CHECKPOINTS", "METADATA_KEY", "Checkpoint", "load_checkpoint"]
@@ -84,7 +85,10 @@ def load_checkpoint(
             hint="fetch the file again, or correct `sha256` if this is the file you mean",
         )
     config, tensors = _read(path)
-    network = build(config)
+    network = build_denoiser(config)
+    tensors = {
+        name: tensor for name, tensor in tensors.items() if not name.startswith(network.ignored)
+    }
     _refuse_other_architecture(path, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     network.eval().requires_grad_(False).to(device)

@@ -3,7 +3,8 @@
 A skip is addressed by the decoder block that receives it, concatenated behind the main path on the
 channel dimension. That tensor goes through a group normalisation and, unnormalised, through the
 block's 1x1 shortcut. A group that holds only skip channels undoes their scale, so the scale acts
-through the shortcut alone, unless the cut between main path and skip lies inside a group.
+through the shortcut alone, unless the cut between main path and skip lies inside a group. EDM2's
+blocks have no group normalisation: there the scale acts through both branches.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ class Skip:
         resolution: Height and width of the feature maps in pixels, e.g. 16.
         main_channels: Channels of the main path, the first ones of the block's input.
         skip_channels: Channels of the skip, the last ones of the block's input.
-        groups: Groups of the normalisation that reads the block's input.
-        mixed: Whether one of these groups holds channels of both, so that the skip's scale acts
-            through the normalised branch too and cannot be folded into the shortcut exactly.
+        groups: Groups of the normalisation that reads the block's input; 0 where none does.
+        mixed: Whether one of these groups holds channels of both, or there is no normalisation,
+            so that the skip's scale acts through the other branch too and cannot be folded into
+            the shortcut exactly.
     """
 
     address: str
@@ -69,7 +71,7 @@ def find_skips(network: nn.Module) -> tuple[Skip, ...]:
             skip = outputs.pop() if outputs else 0
             if skip == 0 or main + skip != received:
                 raise _unknown(f"`{name}` with {received} input channels, not {main} + {skip}")
-            groups = _channels(getattr(module, "norm0", None), "num_groups", f"{name}.norm0")
+            groups = _groups(module, name)
             skips.append(
                 Skip(
                     address=name,
@@ -78,7 +80,7 @@ def find_skips(network: nn.Module) -> tuple[Skip, ...]:
                     main_channels=main,
                     skip_channels=skip,
                     groups=groups,
-                    mixed=main % (received // groups) != 0,
+                    mixed=groups == 0 or main % (received // groups) != 0,
                 )
             )
         main = _channels(module, "out_channels", name)
@@ -109,6 +111,12 @@ def _main(modules: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     # The auxiliary modules of skip and residual architectures change features in place of a
     # block's output or make the image: they neither push nor receive a skip.
     return ((name, module) for name, module in modules if "_aux_" not in name)
+
+
+def _groups(module: Any, name: str) -> int:
+    if hasattr(module, "conv_res0"):  # EDM2's block
+        return 0
+    return _channels(getattr(module, "norm0", None), "num_groups", f"{name}.norm0")
 
 
 def _channels(module: Any, attribute: str, name: str) -> int:

@@ -6,7 +6,28 @@ Their modules bear the names of the published checkpoints, so that weights load 
 
 from __future__ import annotations
 
-from skiptune.sampling.networks.precond import EDMPrecond, build
+from skiptune.sampling.networks.dhariwal import DhariwalUNet
+from skiptune.sampling.networks.edm2 import EDM2Precond, EDM2UNet
+from skiptune.sampling.networks.families import build, build_denoiser
+from skiptune.sampling.networks.precond import (
+    EDMPrecond,
+    Preconditioned,
+    VEPrecond,
+    VPPrecond,
+    iDDPMPrecond,
+)
 from skiptune.sampling.networks.song import SongUNet
 
-__all__ = ["EDMPrecond", "SongUNet", "build"]
+__all__ = [
+    "DhariwalUNet",
+    "EDM2Precond",
+    "EDM2UNet",
+    "EDMPrecond",
+    "Preconditioned",
+    "SongUNet",
+    "VEPrecond",
+    "VPPrecond",
+    "build",
+    "build_denoiser",
+    "iDDPMPrecond",
+]

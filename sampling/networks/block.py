@@ -24,10 +24,10 @@ _ATTENTION_GAIN = math.sqrt(0.2)
 _SUM_SCALE = math.sqrt(0.5)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int, *, eps: float = 1e-6) -> nn.GroupNorm:
     """Make a group normalisation: 32 groups, fewer where a group would have under 4 channels."""
     groups = min(_MAX_GROUPS, channels // _MIN_GROUP_CHANNELS)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Embeddings of the noise level: sines, then cosines, of the label at several frequencies."""
+"""Embeddings of the noise level: sines and cosines of the label at several frequencies."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ __all__ = ["FourierEmbedding", "PositionalEmbedding"]
 
 
 class PositionalEmbedding(nn.Module):
-    """Geometric frequencies from 1 down to 1/10000, both included (Ho et al. 2020, DDPM).
+    """Geometric frequencies from 1 down to 1/10000 (Ho et al. 2020, DDPM).
 
     Arguments:
         channels: Length of the embedding, even, at least 4.
+        endpoint: Whether 1/10000 is included; ADM stops one step above it.
+        sines_first: Whether the sines come before the cosines; ADM has them after.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, endpoint: bool = True, sines_first: bool = True) -> None:
         super().__init__()
         self.channels = channels
+        self.endpoint = endpoint
+        self.sines_first = sines_first
 
     def forward(self, labels: Tensor) -> Tensor:
         """Map noise labels [B] to [B, channels]."""
         half = self.channels // 2
         steps = torch.arange(half, device=labels.device, dtype=torch.float32)
-        frequencies = torch.exp(steps * (-math.log(10_000) / (half - 1)))
+        last = half - 1 if self.endpoint else half
+        frequencies = torch.exp(steps * (-math.log(10_000) / last))
         angles = labels[:, None] * frequencies.to(labels.dtype)
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        parts = [angles.sin(), angles.cos()]
+        return torch.cat(parts if self.sines_first else parts[::-1], dim=1)
 
 
 class FourierEmbedding(nn.Module):

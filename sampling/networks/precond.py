@@ -1,50 +1,69 @@
-"""EDM's preconditioning, and networks built from a plain configuration.
+"""The four preconditionings of Karras et al. 2022 (arXiv 2206.00364), table 1.
 
-Karras et al. 2022 (arXiv 2206.00364), equation 7 and table 1, column "Ours".
+A denoiser is D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), equation 7, around a network F.
+EDM's coefficients give F signals of unit variance on both sides; those of VP and VE (Song et al.
+2021, arXiv 2011.13456) and of iDDPM (Nichol and Dhariwal 2021, arXiv 2102.09672) make networks
+that predict noise, trained in these formulations, into denoisers of the same call.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from skiptune.errors import NetworkError
+from skiptune.sampling.networks.dhariwal import DhariwalUNet
 from skiptune.sampling.networks.song import SongUNet
 
-__all__ = ["EDMPrecond", "build"]
+if TYPE_CHECKING:
+    from skiptune.sampling.networks.edm2 import EDM2UNet
+
+__all__ = ["EDMPrecond", "Preconditioned", "VEPrecond", "VPPrecond", "iDDPMPrecond"]
+
+Coefficients = tuple[float | Tensor, float | Tensor, float | Tensor, Tensor]
+"""c_skip, c_out, c_in and c_noise, as numbers or float32 [1 or B, 1, 1, 1]."""
 
 
-class EDMPrecond(nn.Module):
-    """A denoiser D(x; sigma) around a network that sees and makes signals of unit variance.
+class Preconditioned(nn.Module):
+    """What the denoisers have in common; not a denoiser itself.
 
     Arguments:
-        model: The network; its input and output have equally many channels.
-        sigma_data: Standard deviation of the training images over all pixels.
+        model: The network F; its input has the images' channels, its output these or more.
         sigma_min: Lowest noise level that the denoiser was made for.
         sigma_max: Highest noise level that the denoiser was made for.
     """
 
+    holder: ClassVar[str] = "model"
+    """The attribute that holds the network."""
+    ignored: ClassVar[tuple[str, ...]] = ()
+    """How the names begin of tensors in checkpoints that the denoiser has no use for."""
+
+    model: SongUNet | DhariwalUNet
+
     def __init__(
         self,
-        model: SongUNet,
+        model: SongUNet | DhariwalUNet | EDM2UNet,
         *,
-        sigma_data: float = 0.5,
-        sigma_min: float = 0.0,
-        sigma_max: float = math.inf,
+        sigma_min: float,
+        sigma_max: float,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.add_module(self.holder, model)
         self.img_resolution = model.img_resolution
         self.img_channels = model.in_channels
         self.label_dim = model.label_dim
-        self.sigma_data = sigma_data
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise at noise levels.
+
+        Arguments:
+            sigma: Above 0, float32 [1 or B, 1, 1, 1].
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -70,13 +89,13 @@ class EDMPrecond(nn.Module):
         if class_labels is not None:
             class_labels = class_labels.to(torch.float32).reshape(-1, self.label_dim)
 
-        variance = sigma.square() + self.sigma_data**2
-        c_skip = self.sigma_data**2 / variance
-        c_out = sigma * self.sigma_data / variance.sqrt()
-        c_in = 1 / variance.sqrt()
-        c_noise = (sigma.log() / 4).flatten().expand(x.shape[0])
-
-        estimate: Tensor = self.model(c_in * x, c_noise, class_labels, augment_labels)
+        c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
+        noise_labels = c_noise.flatten().expand(x.shape[0])
+        network: Any = getattr(self, self.holder)
+        augment = () if augment_labels is None else (augment_labels,)
+        estimate: Tensor = network(c_in * x, noise_labels, class_labels, *augment)
+        # iDDPM's networks also predict a variance, in channels behind those of the images.
+        estimate = estimate[:, : self.img_channels]
         return c_skip * x + c_out * estimate.to(torch.float32)
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
@@ -84,53 +103,153 @@ class EDMPrecond(nn.Module):
         return torch.as_tensor(sigma)
 
 
-_OWN_KEYS = ("precond", "sigma_data", "img_channels")
-_MODEL_KEYS = tuple(inspect.signature(SongUNet).parameters)
-_REQUIRED = (*_OWN_KEYS, "img_resolution", "label_dim")
-_FROM_CHANNELS = ("in_channels", "out_channels")
-
-
-def build(config: Mapping[str, Any]) -> EDMPrecond:
-    """Build a denoiser with random weights.
+class EDMPrecond(Preconditioned):
+    """A denoiser D(x; sigma) around a network that sees and makes signals of unit variance.
 
     Arguments:
-        config: ``precond`` ("edm"), ``sigma_data``, ``img_resolution``, ``img_channels``,
-            ``label_dim``, and any other key of `SongUNet` except its channel counts.
+        model: The network; its input and output have equally many channels.
+        sigma_data: Standard deviation of the training images over all pixels.
+        sigma_min: Lowest noise level that the denoiser was made for.
+        sigma_max: Highest noise level that the denoiser was made for.
+    """
+
+    def __init__(
+        self,
+        model: SongUNet | DhariwalUNet | EDM2UNet,
+        *,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
+    ) -> None:
+        super().__init__(model, sigma_min=sigma_min, sigma_max=sigma_max)
+        self.sigma_data = sigma_data
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
+        variance = sigma.square() + self.sigma_data**2
+        c_skip = self.sigma_data**2 / variance
+        c_out = sigma * self.sigma_data / variance.sqrt()
+        c_in = 1 / variance.sqrt()
+        return c_skip, c_out, c_in, sigma.log() / 4
+
+
+class VPPrecond(Preconditioned):
+    """A denoiser around a network trained on the variance preserving process.
+
+    The noise level at time t in 0..1 is sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1).
+
+    Arguments:
+        model: The network; it predicts the noise.
+        beta_d: Range of the rate of the process.
+        beta_min: Rate at time 0.
+        M: Number of time steps in the network's units: it is told (M - 1) t.
+        epsilon_t: Lowest time used in training, which gives the lowest noise level.
+    """
+
+    def __init__(
+        self,
+        model: SongUNet | DhariwalUNet,
+        *,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        M: int = 1000,
+        epsilon_t: float = 1e-5,
+    ) -> None:
+        def level(t: float) -> float:
+            return math.sqrt(math.expm1(beta_d * t**2 / 2 + beta_min * t))
+
+        super().__init__(model, sigma_min=level(epsilon_t), sigma_max=level(1.0))
+        self.beta_d = beta_d
+        self.beta_min = beta_min
+        self.M = M
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
+        variance = sigma.square() + 1
+        root = (self.beta_min**2 + 2 * self.beta_d * variance.log()).sqrt()
+        time = (root - self.beta_min) / self.beta_d
+        return 1.0, -sigma, 1 / variance.sqrt(), (self.M - 1) * time
+
+
+class VEPrecond(Preconditioned):
+    """A denoiser around a network trained on the variance exploding process.
+
+    Arguments:
+        model: The network; it predicts the noise with opposite sign.
+        sigma_min: Lowest noise level that the denoiser was made for.
+        sigma_max: Highest noise level that the denoiser was made for.
+    """
+
+    def __init__(
+        self,
+        model: SongUNet | DhariwalUNet,
+        *,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100.0,
+    ) -> None:
+        super().__init__(model, sigma_min=sigma_min, sigma_max=sigma_max)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
+        return 1.0, sigma, 1.0, (0.5 * sigma).log()
+
+
+class iDDPMPrecond(Preconditioned):  # noqa: N801
+    """A denoiser around a network trained on iDDPM's discrete noise levels.
+
+    The levels fall from u_0 to u_M = 0: u_{j-1}^2 = (u_j^2 + 1) / max(a_{j-1} / a_j, C_1) - 1 with
+    a_j = sin^2(pi/2 j / (M (C_2 + 1))). The network is told M - 1 - j of the level nearest to
+    sigma; give noise levels rounded with `round_sigma`, because the coefficients use sigma itself.
+
+    Arguments:
+        model: The network; the first of its output's channels predict the noise.
+        C_1: Lowest ratio of consecutive a_j, which bounds the highest noise level.
+        C_2: Offset of the schedule.
+        M: Number of levels above 0, at least 1.
 
     Raises:
-        NetworkError: For missing or unknown keys, or values that make no network.
+        ValueError: For fewer levels.
     """
-    known = [key for key in (*_OWN_KEYS, *_MODEL_KEYS) if key not in _FROM_CHANNELS]
-    hint = "the configuration is the metadata entry `skiptune.network` of a checkpoint of skiptune"
-    unknown = sorted(set(config) - set(known))
-    if unknown:
-        raise NetworkError(
-            "network configuration",
-            expected=f"keys among {', '.join(sorted(known))}",
-            found=", ".join(unknown),
-            hint=hint,
-        )
-    missing = [key for key in _REQUIRED if key not in config]
-    if missing:
-        raise NetworkError(
-            "network configuration",
-            expected=f"keys {', '.join(_REQUIRED)}",
-            found=f"no {', '.join(missing)}",
-            hint=hint,
-        )
-    if config["precond"] != "edm":
-        raise NetworkError(
-            "network configuration: precond",
-            expected="edm",
-            found=repr(config["precond"]),
-            hint=hint,
-        )
-    channels = config["img_channels"]
-    rest = {key: value for key, value in config.items() if key not in _OWN_KEYS}
-    try:
-        model = SongUNet(in_channels=channels, out_channels=channels, **rest)
-    except (TypeError, ValueError) as error:
-        raise NetworkError(
-            "network configuration", expected="values of a SongUNet", found=str(error), hint=hint
-        ) from error
-    return EDMPrecond(model, sigma_data=float(config["sigma_data"]))
+
+    u: Tensor
+
+    def __init__(
+        self,
+        model: SongUNet | DhariwalUNet,
+        *,
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
+    ) -> None:
+        if M < 1:
+            raise ValueError(f"M must be at least 1, found {M}")
+        levels = _iddpm_levels(C_1, C_2, M)
+        super().__init__(model, sigma_min=levels[M - 1], sigma_max=levels[0])
+        self.M = M
+        # Published checkpoints hold the levels.
+        self.register_buffer("u", torch.tensor(levels, dtype=torch.float32))
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
+        c_noise = self.M - 1 - self._nearest(sigma).to(torch.float32)
+        return 1.0, -sigma, 1 / (sigma.square() + 1).sqrt(), c_noise
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        """Return the nearest noise level that the denoiser knows, in the shape of sigma."""
+        sigma = torch.as_tensor(sigma)
+        return self.u[self._nearest(sigma)].to(sigma.device, sigma.dtype)
+
+    def _nearest(self, sigma: Tensor) -> Tensor:
+        distances = sigma.to(self.u.device, torch.float32)[..., None] - self.u
+        return distances.abs().argmin(-1)
+
+
+def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
+    def share(j: int) -> float:
+        return math.sin(math.pi / 2 * j / (M * (C_2 + 1))) ** 2
+
+    levels = [0.0]
+    for j in range(M, 0, -1):
+        ratio = max(share(j - 1) / share(j), C_1)
+        levels.append(math.sqrt((levels[-1] ** 2 + 1) / ratio - 1))
+    return levels[::-1]

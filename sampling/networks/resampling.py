@@ -60,14 +60,17 @@ class Resample2d(nn.Module):
     Arguments:
         direction: ``up`` or ``down``.
         row: One row of the separable filter, e.g. (1, 3, 3, 1); an even number of taps.
+        persistent: Whether the filter belongs to the module's state.
     """
 
     resample_filter: Tensor
 
-    def __init__(self, direction: Direction, row: Sequence[float]) -> None:
+    def __init__(
+        self, direction: Direction, row: Sequence[float], *, persistent: bool = True
+    ) -> None:
         super().__init__()
         self.direction: Direction = direction
-        self.register_buffer("resample_filter", _kernel(row))
+        self.register_buffer("resample_filter", _kernel(row), persistent=persistent)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, C, 2H, 2W] or [B, C, H/2, W/2]."""

@@ -372,7 +372,7 @@ def test_weights_survive_a_file(tmp_path: Path) -> None:
     ("change", "found"),
     [
         ({"channels": 3}, "channels"),
-        ({"precond": "vp"}, "vp"),
+        ({"precond": "ddim"}, "ddim"),
         ({"img_resolution": 30}, "30"),
         ({"encoder_type": "dense"}, "dense"),
         ({"model_channels": 24}, "divisible"),
