@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,31 @@ def test_dpmpp_2m_is_the_papers_algorithm_2() -> None:
     exact = denoised(x, levels[-1])
     made = solve("dpmpp_2m", _gaussian, torch.tensor([[40.0]]), grid)
     assert float(made) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [4, 6, 10, 19])
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+def test_solvers_agree_with_diffusers(solver: str, steps: int) -> None:
+    from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+
+    kinds: dict[str, Any] = {
+        "euler": EDMEulerScheduler,
+        "dpmpp_2m": EDMDPMSolverMultistepScheduler,
+    }
+    scheduler = kinds[solver]()
+    scheduler.set_timesteps(steps)
+    start = _start()
+    # Its schedulers are given the raw network and precondition it themselves.
+    spread = scheduler.config.sigma_data
+    x = start[..., None, None]
+    for sigma, timestep in zip(scheduler.sigmas.double(), scheduler.timesteps, strict=False):
+        scheduler.scale_model_input(x, timestep)
+        total = sigma**2 + spread**2
+        estimate = _mixture(x[..., 0, 0], sigma)[..., None, None]
+        raw = (estimate - x * spread**2 / total) / (sigma * spread / total.sqrt())
+        x = scheduler.step(raw, timestep, x).prev_sample.double()
+    made = solve(solver, _mixture, start, edm_grid(steps))
+    assert torch.allclose(x[..., 0, 0], made, atol=1e-4)
 
 
 def _integrated(x: float, h: float, places: list[float], values: list[float]) -> float:
