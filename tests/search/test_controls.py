@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skiptune.sampling.setting import Churn, Setting, sigmas
+from skiptune.sampling.setting import Churn, Setting, evaluations, sigmas
 from skiptune.search.controls import options
 
 SETTINGS = [
@@ -11,13 +11,19 @@ SETTINGS = [
     Setting(solver="heun", steps=4, churn=Churn(amount=10.0)),
     Setting(solver="euler", steps=3, grid="logsnr"),
     Setting(solver="dpmpp_2m", steps=2, epsilon_scale=1.005),
+    Setting(solver="unipc", steps=6, order=3, history="restart"),
+    Setting(solver="dpmpp_2m_sde", steps=6, eta=0.5),
+    Setting(solver="heun", steps=5, final_zero=False),
+    Setting(steps=4, sigmas=(70.0, 9.0, 2.0, 0.1)),
+    Setting(steps=8, guidance=2.0, guidance_low=0.2, guidance_high=3.0),
 ]
 
 
 def nfe(setting: Setting) -> int:
-    """Evaluations counted on the grid: Heun's second one is left out on the step to 0."""
-    per_step = 2 if setting.solver == "heun" else 1
-    return per_step * (len(sigmas(setting)) - 1) - (per_step - 1)
+    """Evaluations counted on the grid: Heun has no second one on the step to 0."""
+    levels = sigmas(setting)
+    called = [*levels[:-1], *(levels[1:] if setting.solver == "heun" else ())]
+    return sum(2 if setting.guides(level) else 1 for level in called if level > 0)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -28,7 +34,7 @@ def test_no_option_costs_more_or_is_the_setting_itself(setting: Setting) -> None
     assert len(set(chosen)) == len(chosen)
     for option in chosen:
         assert option != setting
-        assert nfe(option) <= nfe(setting)
+        assert nfe(option) == evaluations(option) <= nfe(setting) == evaluations(setting)
         assert option.guidance == setting.guidance and option.labels == setting.labels
 
 
@@ -45,3 +51,4 @@ def test_each_family_turns_its_own_knob_only(setting: Setting) -> None:
 
 def test_the_exponent_is_no_knob_of_a_log_snr_grid() -> None:
     assert options(Setting(grid="logsnr"))["grid exponent"] == ()
+    assert options(Setting(sigmas=(9.0, 1.0), steps=2))["grid exponent"] == ()
