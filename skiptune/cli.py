@@ -39,6 +39,7 @@ COMMANDS = {
     "init": "preparing",
     "check": "preparing",
     "skips": "preparing",
+    "convert": "converting",
     "env": "preparing",
     "pause": "steering",
     "resume": "steering",

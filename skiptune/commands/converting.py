@@ -1,0 +1,219 @@
+"""The command that turns NVIDIA's network pickles into files without code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skiptune.commands.options import Options, pass_options, shared
+from skiptune.errors import NetworkError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skiptune.sampling.official import Official
+
+__all__ = ["convert"]
+
+SOURCE_KEY = "skiptune.source"
+"""Metadata entry of the converted file: name, size and SHA-256 of the original, as JSON."""
+
+_SHOWN = 3
+
+
+@click.command()
+@click.argument("network", metavar="NETWORK.pkl", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+@shared
+@pass_options
+def convert(options: Options, network: Path, folder: Path, *, force: bool) -> None:
+    """Convert a pickle of EDM or EDM2, running none of its code.
+
+    Writes DIR/NETWORK.safetensors, which every command takes as a checkpoint, DIR/config.json and
+    the card DIR/README.md. The licence of the weights stays what it was.
+
+    \b
+    Examples:
+      skiptune convert edm-cifar10-32x32-cond-vp.pkl cifar10
+      skiptune convert edm-imagenet-64x64-cond-adm.pkl imagenet64 --force
+      skiptune convert edm2-img64-s-1073741-0.075.pkl edm2-s --json
+    """
+    import json
+
+    from skiptune.commands.output import check_writable, print_json, say
+    from skiptune.sampling.checkpoint import METADATA_KEY
+    from skiptune.sampling.official import read_official
+    from skiptune.search.output import write_whole
+
+    made = _folder(folder)
+    try:
+        target = folder / f"{_name(network)}.safetensors"
+        others = (folder / "config.json", folder / "README.md")
+        for path in (target, *others):
+            check_writable(path, force=force, option="DIR")
+        official = read_official(network)
+        cautions = _cautions(official)
+    except BaseException:
+        if made:
+            # What was refused leaves nothing behind.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    source = {"file": network.name, "bytes": network.stat().st_size, "sha256": official.sha256}
+    parameters = sum(
+        tensor.numel()
+        for key, tensor in official.tensors.items()
+        if not key.endswith("resample_filter")
+    )
+    about = {
+        "network": official.config,
+        "class": official.class_name,
+        "from": official.source,
+        "parameters": parameters,
+        "dtypes": list(official.dtypes),
+        "source": source,
+    }
+    metadata = {METADATA_KEY: json.dumps(official.config), SOURCE_KEY: json.dumps(source)}
+    _write_tensors(target, official.tensors, metadata, force=force)
+    text = json.dumps(about, indent=2, allow_nan=False) + "\n"
+    write_whole(others[0], text.encode(), force=force)
+    card = _card(target.name, official, source, parameters, cautions)
+    write_whole(others[1], card.encode(), force=force)
+    if options.json:
+        print_json({"written": [target, *others], **about, "cautions": cautions})
+    for caution in cautions:
+        say(options, f"caution: {caution}")
+    say(
+        options,
+        f"Wrote {target}: {official.class_name}, {parameters:,} parameters, "
+        f"{', '.join(official.dtypes)}",
+    )
+    if not cautions:
+        say(options, f"Next: skiptune skips {target}")
+
+
+def _folder(folder: Path) -> bool:
+    """Make the folder where it is missing, and say whether it was."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise OutputError(
+            f"DIR {folder}",
+            expected="a folder, or the path of one that can be made",
+            found=error.strerror or str(error),
+            hint="make the folder above it, or choose another place",
+        ) from None
+    return True
+
+
+def _name(network: Path) -> str:
+    """Return what the converted file is called: the name of the pickle without its suffix."""
+    return re.sub(r"[^\w.+-]", "_", network.stem) or "network"
+
+
+def _cautions(official: Official) -> list[str]:
+    """Return what the converted file cannot be used for yet, in sentences.
+
+    Raises:
+        NetworkError: When skiptune has the network, and the tensors are not its own.
+    """
+    import torch
+
+    from skiptune.sampling.networks import build
+
+    try:
+        # On the meta device a network has shapes but no numbers, so this costs no time.
+        with torch.device("meta"):
+            built = build(official.config)
+    # The arguments are the file's: sizes of 0 or 10^20 end in whatever torch says of them.
+    except Exception as error:
+        problem = error.problems[0] if isinstance(error, NetworkError) else None
+        reason = f"{problem.where}: {problem.found}" if problem else type(error).__name__
+        return [
+            f"skiptune cannot build this network ({reason}); the file holds its weights and"
+            " configuration all the same."
+        ]
+    own = {key: list(tensor.shape) for key, tensor in built.state_dict().items()}
+    found = {key: list(tensor.shape) for key, tensor in official.tensors.items()}
+    other = [key for key in (*own, *found) if own.get(key) != found.get(key)]
+    if other:
+        names = ", ".join(dict.fromkeys(other[: 2 * _SHOWN]))
+        raise NetworkError(
+            official.class_name,
+            expected=f"the {len(own)} tensors of the network that its arguments describe",
+            found=f"{len(found)} tensors, of which others are missing, unknown or of another"
+            f" shape: {names}",
+            hint="the file was changed or is of another version of EDM: fetch the original",
+        )
+    return []
+
+
+def _write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, force: bool
+) -> None:
+    """Write a safetensors file; it is there whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written, or a file has appeared in its place.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # Beside the target, so that the last step stays on one file system.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        if force:
+            os.replace(temporary, path)
+        else:
+            # Unlike a rename, a link fails where a file has appeared in the meantime.
+            os.link(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            str(path),
+            expected="a folder with room for the file, and none of its name yet",
+            found=getattr(error, "strerror", None) or str(error),
+            hint="choose another folder, or free some space in this one",
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _card(
+    name: str,
+    official: Official,
+    source: dict[str, Any],
+    parameters: int,
+    cautions: list[str],
+) -> str:
+    """Return the text of README.md."""
+    from skiptune import __version__
+    from skiptune.sampling.official import LICENCE
+
+    config = official.config
+    images = f"{config['img_resolution']}x{config['img_resolution']}, {config['img_channels']}"
+    rows = {
+        "network": f"{official.class_name}, preconditioning {official.precond}",
+        "images": f"{images} channels, {config['label_dim'] or 'no'} classes",
+        "parameters": f"{parameters:,}, {', '.join(official.dtypes)}",
+        "converted from": f"`{source['file']}`, {source['bytes']:,} bytes, `{official.source}`",
+        "sha256 of it": f"`{source['sha256']}`",
+        "converted by": f"skiptune {__version__}; no code of the file was run",
+        "licence": f"{LICENCE} where the file is one of NVIDIA's EDM or EDM2: non-commercial use;"
+        " copies and changed weights keep this licence",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    notes = "".join(f"\nCaution: {caution}\n" for caution in cautions)
+    return f"# {name}\n\n| | |\n|---|---|\n{table}\n{notes}"
