@@ -32,7 +32,8 @@ _SILU_MAGNITUDE = 0.596
 
 def normalise(x: Tensor, dims: Sequence[int]) -> Tensor:
     """Divide by the root mean square over some dimensions, plus 1e-4 (equation 47)."""
-    count = math.prod(x.shape[dim] for dim in dims)
+    # Plain arithmetic only: torch.compile cannot follow a generator here.
+    count = math.prod([x.shape[dim] for dim in dims])
     # The sum of squares would overflow in half precision.
     wide = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x, dim=list(dims), keepdim=True, dtype=wide)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from skiptune.errors import NetworkError
 from skiptune.sampling.networks.dhariwal import DhariwalUNet
 from skiptune.sampling.networks.song import SongUNet
 
@@ -82,11 +83,21 @@ class Preconditioned(nn.Module):
 
         Returns:
             float32 [B, C, H, W].
+
+        Raises:
+            NetworkError: For rows of another length than `label_dim`.
         """
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         sigma = sigma.reshape(-1, 1, 1, 1)
         if class_labels is not None:
+            if class_labels.shape[-1] != self.label_dim:
+                raise NetworkError(
+                    "class_labels",
+                    expected=f"one-hot rows of {self.label_dim}" if self.label_dim else "None",
+                    found=f"a tensor {list(class_labels.shape)}",
+                    hint="give as many columns as the network knows classes, or None",
+                )
             class_labels = class_labels.to(torch.float32).reshape(-1, self.label_dim)
 
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)

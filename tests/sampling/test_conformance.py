@@ -289,6 +289,50 @@ class TestFamily:
         assert bool(made.isfinite().all())
         assert not torch.equal(made, before)
 
+    def test_labels_act_and_others_are_refused(self) -> None:
+        level = torch.tensor(1.0, device=self.device)
+        none = self.network(self.x, level, None)
+        assert torch.equal(none, self.network(self.x, level, 0 * self.labels))
+        assert not torch.equal(none, self.run(self.network))
+        with pytest.raises(NetworkError, match="one-hot rows of 3"):
+            self.network(self.x, level, torch.eye(4, device=self.device)[:3])
+        unlabelled = random_network({**self.family.config, "label_dim": 0}, self.device)
+        assert unlabelled(self.x, level).shape == self.x.shape
+        with pytest.raises(NetworkError, match="expected None"):
+            unlabelled(self.x, level, self.labels)
+
+    def test_a_compiled_network_gives_the_scaled_output(self) -> None:
+        torch.compiler.reset()
+        graphs = []
+
+        def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        level = torch.tensor(1.0, dtype=torch.float64, device=self.device)
+        schedules = [
+            Schedule.baseline(),
+            self.schedule,
+            Schedule.uniform({self.names[0]: 0.5}, low=0.5, high=2.0),
+            Schedule.uniform({self.names[0]: 0.5}, low=2.0),
+        ]
+        expected = []
+        for schedule in schedules:
+            with scaled(self.network, schedule):
+                expected.append(self.run(self.network))
+        with torch.inference_mode(False), torch.no_grad():
+            handle = apply(self.network, schedules[0])
+            compiled: Any = torch.compile(self.network, backend=backend, fullgraph=True)
+            counts = []
+            for schedule, plain in zip(schedules, expected, strict=True):
+                handle.update(schedule)
+                made = compiled(self.x.clone(), level.clone(), self.labels.clone())
+                torch.testing.assert_close(made, plain, atol=1e-5, rtol=1e-4)
+                counts.append(len(graphs))
+        assert counts[0] > 0
+        assert counts == [counts[0]] * len(schedules)
+        torch.compiler.reset()
+
     def test_copies_and_pickles_after_removal_are_whole(self) -> None:
         before = self.run(self.network)
         apply(self.network, self.schedule).remove()
