@@ -128,12 +128,12 @@ def _cautions(official: Official) -> list[str]:
     """
     import torch
 
-    from skiptune.sampling.networks import build
+    from skiptune.sampling.networks import build_denoiser
 
     try:
         # On the meta device a network has shapes but no numbers, so this costs no time.
         with torch.device("meta"):
-            built = build(official.config)
+            built = build_denoiser(official.config)
     # The arguments are the file's: sizes of 0 or 10^20 end in whatever torch says of them.
     except Exception as error:
         problem = error.problems[0] if isinstance(error, NetworkError) else None
@@ -143,7 +143,11 @@ def _cautions(official: Official) -> list[str]:
             " configuration all the same."
         ]
     own = {key: list(tensor.shape) for key, tensor in built.state_dict().items()}
-    found = {key: list(tensor.shape) for key, tensor in official.tensors.items()}
+    found = {
+        key: list(tensor.shape)
+        for key, tensor in official.tensors.items()
+        if not key.startswith(built.ignored)
+    }
     other = [key for key in (*own, *found) if own.get(key) != found.get(key)]
     if other:
         names = ", ".join(dict.fromkeys(other[: 2 * _SHOWN]))

@@ -23,17 +23,19 @@ __all__ = ["Persistent", "official", "official_bytes", "training_dict", "write_o
 
 SOURCE = "import pathlib\npathlib.Path(CANARY).touch()\nraise SystemExit('module_src was run')\n"
 
+# Where NVIDIA's class has another name than ours.
 CLASSES = {
-    "EDMPrecond": "EDMPrecond",
-    "SongUNet": "SongUNet",
+    "EDM2Precond": "Precond",
+    "EDM2UNet": "UNet",
     "ResidualBlock": "UNetBlock",
     "ResampledConv2d": "Conv2d",
     "Resample2d": "Conv2d",
-    "Linear": "Linear",
-    "GroupNorm": "GroupNorm",
-    "PositionalEmbedding": "PositionalEmbedding",
-    "FourierEmbedding": "FourierEmbedding",
+    "MagnitudeFourier": "MPFourier",
+    "MagnitudeConv": "MPConv",
+    "MagnitudeBlock": "Block",
 }
+SHAPE = ("img_resolution", "img_channels", "label_dim")
+PRECOND = ("use_fp16", "sigma_data", "model_type", "logvar_channels")
 
 
 class _EasyDict(dict[str, Any]):
@@ -133,22 +135,17 @@ def official(network: nn.Module, arguments: Mapping[str, Any]) -> Persistent:
     """The persistent object of a network of ours.
 
     Arguments:
-        network: An `EDMPrecond` around a `SongUNet`.
+        network: A preconditioner around a model.
         arguments: What the preconditioner was made with: the shape of the images and the model's.
     """
-    shape = ("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data", "model_type")
-    model = {key: value for key, value in arguments.items() if key not in shape}
+    outer = type(network).__name__
     channels = arguments["img_channels"]
-    made_with = {
-        "EDMPrecond": dict(arguments),
-        "SongUNet": {
-            "img_resolution": arguments["img_resolution"],
-            "in_channels": channels,
-            "out_channels": channels,
-            "label_dim": arguments["label_dim"],
-            **model,
-        },
-    }
+    model = {key: value for key, value in arguments.items() if key not in (*SHAPE, *PRECOND)}
+    ends = {"in_channels": channels, "out_channels": channels * (1 + (outer == "iDDPMPrecond"))}
+    ends = {"img_channels": channels} if outer == "EDM2Precond" else ends
+    model |= {key: arguments[key] for key in ("img_resolution", "label_dim")} | ends
+    made_with = dict.fromkeys(("SongUNet", "DhariwalUNet", "EDM2UNet"), model)
+    made_with[outer] = dict(arguments)
 
     def persistent(module: nn.Module) -> Any:
         modules = {
@@ -159,16 +156,19 @@ def official(network: nn.Module, arguments: Mapping[str, Any]) -> Persistent:
             plain = nn.ModuleDict()
             plain.__dict__["_modules"] = OrderedDict(modules)
             return plain
-        class_name = CLASSES[type(module).__name__]
+        own_name = type(module).__name__
+        class_name = CLASSES.get(own_name, own_name)
         state = _attributes(
             module._parameters,
             module._buffers,
             modules,
-            _init_kwargs=made_with.get(class_name, {"init_weight": np.float64(1e-5)}),
+            _init_kwargs=made_with.get(own_name, {"init_weight": np.float64(1e-5)}),
             skip_scale=np.sqrt(0.5),
+            _non_persistent_buffers_set=set(module._non_persistent_buffers_set),
         )
-        if class_name == "EDMPrecond":
-            state |= {"sigma_data": module.sigma_data, "sigma_min": 0, "sigma_max": float("inf")}
+        if module is network:
+            names = [name for name in ("sigma_data", "sigma_min") if hasattr(module, name)]
+            state |= {name: getattr(module, name) for name in names}
         return Persistent(class_name, state)
 
     made: Persistent = persistent(network)
