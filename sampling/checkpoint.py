@@ -31,7 +31,7 @@ _ASSETS = Path(__file__).parent / "assets"
 # torch.save writes zip files or, of old, bare pickles, which begin with protocol 2 or later.
 _PICKLE_STARTS = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt")
-_SHOWN = 5
+_SHOWN = 3
 
 
 @dataclass(frozen=True)

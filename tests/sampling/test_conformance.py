@@ -338,7 +338,7 @@ class TestFamily:
         apply(self.network, self.schedule).remove()
         assert torch.equal(self.run(copy.deepcopy(self.network)), before)
         with torch.inference_mode(False):
-            # A file that this test has written itself.
+            # Bytes that this test has made itself.
             again = pickle.loads(pickle.dumps(self.network))
         assert torch.equal(self.run(again), before)
 
