@@ -50,7 +50,7 @@ _MODEL_SHAPE = (*_SHAPE, "in_channels", "out_channels")
 
 _NAME = re.compile(r"\w{1,100}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
-_MOST_PARTS = 50_000  # modules, parameters and buffers; EDM's largest network has under 10,000
+_MOST_PARTS = 50_000  # modules, parameters and buffers; EDM's networks have under 2,000
 _DEEPEST = 16  # modules inside one another; EDM's go down to 4
 _MOST_ITEMS = 64  # of a list, dict or text of the configuration; EDM's have up to 25
 _MOST_NUMBER = 1_000_000  # of an integer there: steps, classes, channels; building counts to it
@@ -72,6 +72,7 @@ class Official:
         precond: As in the configuration.
         class_name: Preconditioner and model, e.g. ``EDMPrecond(SongUNet)``.
         sha256: Of the file, 64 hexadecimal digits.
+        parameters: Numbers among the tensors that training changes, without buffers.
         source: Where in the file the network was: ``ema``, or ``network`` for a file of nothing
             else.
     """
@@ -80,6 +81,7 @@ class Official:
     tensors: dict[str, Tensor]
     precond: str
     class_name: str
+    parameters: int
     sha256: str
     source: str
 
@@ -121,14 +123,16 @@ def read_official(path: str | Path) -> Official:
         )
     config = _config(f"{path}: {source}", precond, network, model)
     tensors = Tensors(path.stat().st_size)
-    state = {
-        name: tensors.make(stands, f"{path}: {name}")
-        for name, stands in _state(f"{path}: {source}", network)
-    }
+    state: dict[str, Tensor] = {}
+    parameters = 0
+    for name, stands, trained in _state(f"{path}: {source}", network):
+        state[name] = tensors.make(stands, f"{path}: {name}")
+        parameters += state[name].numel() if trained else 0
     _refuse_more_blocks(f"{path}: {source}", config, len(state))
     return Official(
         config=config,
         tensors=state,
+        parameters=parameters,
         precond=precond,
         class_name=f"{network.class_name}({model.class_name})",
         sha256=file_digest(path),
@@ -258,8 +262,11 @@ def _plain(value: Any, *, limits: bool = False, depth: int = 0) -> Any:
     raise ValueError(f"a {type(value).__name__}")
 
 
-def _state(where: str, network: Record) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each parameter and buffer, and what stands for it, as torch orders them.
+def _state(where: str, network: Record) -> Iterator[tuple[str, Any, bool]]:
+    """Yield each parameter and buffer, as torch orders them.
+
+    Returns:
+        Its name, what stands for it, and whether it is a parameter.
 
     Raises:
         NetworkError: For names that no module has, and for modules that are too many or too
@@ -267,9 +274,10 @@ def _state(where: str, network: Record) -> Iterator[tuple[str, Any]]:
     """
     parts = 0
 
-    def walk(prefix: str, record: Record, depth: int) -> Iterator[tuple[str, Any]]:
+    def walk(prefix: str, record: Record, depth: int) -> Iterator[tuple[str, Any, bool]]:
         nonlocal parts
-        own = [*record.part("_parameters").items(), *record.part("_buffers").items()]
+        parameters = record.part("_parameters")
+        own = [*parameters.items(), *record.part("_buffers").items()]
         inner = record.part("_modules").items()
         parts += 1 + len(own) + len(inner)
         if parts > _MOST_PARTS or depth > _DEEPEST:
@@ -291,7 +299,7 @@ def _state(where: str, network: Record) -> Iterator[tuple[str, Any]]:
                 )
         for name, value in own:
             if value is not None and name not in left_out:
-                yield prefix + name, value
+                yield prefix + name, value, name in parameters
         for name, value in inner:
             if isinstance(value, Record):
                 yield from walk(f"{prefix}{name}.", value, depth + 1)

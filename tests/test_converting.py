@@ -63,6 +63,8 @@ def test_networks_of_every_family_are_the_same(
     done = command("convert", path, "out")
     assert done.code == 0
     assert "caution" not in done.err
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert json.loads(Path("out/config.json").read_text())["parameters"] == count
     loaded = load_checkpoint("out/x.safetensors").network
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     sigma, labels = torch.tensor([0.5, 2.0]), torch.eye(3)[:2]

@@ -67,16 +67,11 @@ def convert(options: Options, network: Path, folder: Path, *, force: bool) -> No
                 folder.rmdir()
         raise
     source = {"file": network.name, "bytes": network.stat().st_size, "sha256": official.sha256}
-    parameters = sum(
-        tensor.numel()
-        for key, tensor in official.tensors.items()
-        if not key.endswith("resample_filter")
-    )
     about = {
         "network": official.config,
         "class": official.class_name,
         "from": official.source,
-        "parameters": parameters,
+        "parameters": official.parameters,
         "dtypes": list(official.dtypes),
         "source": source,
     }
@@ -84,7 +79,7 @@ def convert(options: Options, network: Path, folder: Path, *, force: bool) -> No
     _write_tensors(target, official.tensors, metadata, force=force)
     text = json.dumps(about, indent=2, allow_nan=False) + "\n"
     write_whole(others[0], text.encode(), force=force)
-    card = _card(target.name, official, source, parameters, cautions)
+    card = _card(target.name, official, source, cautions)
     write_whole(others[1], card.encode(), force=force)
     if options.json:
         print_json({"written": [target, *others], **about, "cautions": cautions})
@@ -92,7 +87,7 @@ def convert(options: Options, network: Path, folder: Path, *, force: bool) -> No
         say(options, f"caution: {caution}")
     say(
         options,
-        f"Wrote {target}: {official.class_name}, {parameters:,} parameters, "
+        f"Wrote {target}: {official.class_name}, {official.parameters:,} parameters, "
         f"{', '.join(official.dtypes)}",
     )
     if not cautions:
@@ -199,7 +194,6 @@ def _card(
     name: str,
     official: Official,
     source: dict[str, Any],
-    parameters: int,
     cautions: list[str],
 ) -> str:
     """Return the text of README.md."""
@@ -211,7 +205,7 @@ def _card(
     rows = {
         "network": f"{official.class_name}, preconditioning {official.precond}",
         "images": f"{images} channels, {config['label_dim'] or 'no'} classes",
-        "parameters": f"{parameters:,}, {', '.join(official.dtypes)}",
+        "parameters": f"{official.parameters:,}, {', '.join(official.dtypes)}",
         "converted from": f"`{source['file']}`, {source['bytes']:,} bytes, `{official.source}`",
         "sha256 of it": f"`{source['sha256']}`",
         "converted by": f"skiptune {__version__}; no code of the file was run",

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from skiptune.errors import NetworkError
+from skiptune.errors import NetworkError, render
 from skiptune.sampling import unpickling
 from skiptune.sampling.networks import EDMPrecond, build
+from skiptune.sampling.official import read_official
 from skiptune.sampling.storages import Tensors, number
 from skiptune.sampling.unpickling import Call, Record, read_records
 from tests.sampling.hostile_files import hostile_files, truncated
@@ -200,6 +201,23 @@ def test_every_hostile_file_gives_the_shape_of_errors(
 def test_what_is_wrong_is_told(batch: tuple[Path, dict[str, Any]], name: str, words: str) -> None:
     _, found = batch
     assert words in found["results"][name]["err"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_changed_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    # Most of a file are instructions and names, among them lengths and numbers of values.
+    changed = bytearray(content)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
+        changed[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("changed") / "x.pkl"
+    path.write_bytes(changed)
+    try:
+        read_official(path)
+    except NetworkError as error:
+        assert render(error).replace("\n", "").isprintable()
 
 
 def test_the_hook_hears_and_the_canary_sings(tmp_path: Path, content: bytes) -> None:
