@@ -51,10 +51,10 @@ MOST_BYTES = 8 << 30
 """Of a file: EDM2's largest, XXL, has 3.05 GB."""
 
 MOST_INSTRUCTIONS = 2_000_000
-"""About a second of reading; a network in the layout of ImageNet-64's takes 50,000 to 100,000."""
+"""About a second of reading. The layout of ImageNet-64's network takes 50,000 in the tests."""
 
 MOST_MEMO = 1_000_000
-"""Values kept for reuse, and the largest number of one: a larger one only costs memory."""
+"""Values kept for reuse, and the largest number that one is kept by: 12,000 in the same."""
 
 MOST_DEPTH = 500
 """Open groups at a time: these networks have 16."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from skiptune.canonical import file_digest
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.networks import EDMPrecond
-from tests.command_line import Outcome
+from tests.command_line import Outcome, write_spec
 from tests.sampling.official_files import edm2, official, training_dict, write_official
 from tests.sampling.test_conformance import FAMILIES, random_network
 
@@ -72,6 +73,24 @@ def test_networks_of_every_family_are_the_same(
     network = network.float().to(memory_format=torch.channels_last)
     with torch.no_grad():
         assert torch.equal(loaded(x, sigma, labels), network(x, sigma, labels))
+
+
+def test_a_study_is_tuned_from_the_converted_file(
+    command: Command, pickle_file: Path, tiny_study: ModuleType, study_folder: Path
+) -> None:
+    assert command("convert", pickle_file, "out").code == 0
+    changes = {
+        "network__checkpoint": "out/edm-tiny.safetensors",
+        "setting__steps": 2,
+        "search__evaluations": 3,
+        "search__rungs": [250],
+        "confirm__candidates": 1,
+    }
+    done = command("tune", write_spec(tiny_study, study_folder, **changes), "-q")
+    assert done.code == 0
+    tuned = json.loads(Path("tuned.json").read_text())
+    assert tuned["network"]["name"] == "edm-tiny.safetensors"
+    assert tuned["network"]["sha256"] == file_digest("out/edm-tiny.safetensors")
 
 
 def test_the_card_and_the_configuration(

@@ -200,6 +200,7 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     yield "nested tuples", b")" + b"\x85" * 300_000 + b"."
     yield "nested calls", b"cnumpy\ndtype\n" * 10_000 + b")" + b"\x85R" * 10_000 + b"."
     yield "many instructions", b"N0" * 1_100_000 + b"N."
+    yield "many sets", b"\x80\x04" + b"\x8f" * 1_900_000 + b"."
     yield "laughs", b"]" + b"2\x86" * 100 + b"."
     yield "stack that is not empty", b"NN."
     yield "nothing on the stack", b"."
