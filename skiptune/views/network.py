@@ -70,8 +70,10 @@ def path_text(skip: Skip) -> str:
     """Return which way a skip's scale reaches the block's output.
 
     A normalisation group that holds only skip channels undoes their scale; one that holds
-    channels of the main path too does not.
+    channels of the main path too does not. Without normalisation (EDM2) nothing undoes it.
     """
+    if skip.groups == 0:
+        return "both branches"
     return "shortcut + mixed group" if skip.mixed else "shortcut only"
 
 

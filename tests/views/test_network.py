@@ -74,3 +74,7 @@ def test_a_heat_table_of_any_grid_fits_80_columns_with_both_ends(count: int) -> 
     assert shown == sorted(set(shown), reverse=True)
     assert len(shown) == min(count, 8)
     assert (shown[0], shown[-1]) == (float(count), 1.0)
+
+
+def test_without_normalisation_a_scale_acts_on_both_branches() -> None:
+    assert path_text(Skip("64x64_block0", 9, 64, 128, 128, 0, mixed=True)) == "both branches"
