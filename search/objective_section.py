@@ -35,11 +35,15 @@ def _known_reference(text: str) -> str:
     return text
 
 
+# A teacher is where the same noise leads: nothing may be drawn on the way.
+TEACHERS = tuple(solver for solver in SOLVERS if not solver.endswith("_sde"))
+
+
 class TeacherSpec(Section):
     """How the images are made that `teacher_loss` compares with; the rest is as in `setting`."""
 
-    solver: Annotated[str, AfterValidator(one_of(SOLVERS))] = Field(
-        default="heun", description=f"one of {', '.join(SOLVERS)}"
+    solver: Annotated[str, AfterValidator(one_of(TEACHERS))] = Field(
+        default="heun", description=f"one of {', '.join(TEACHERS)}"
     )
     steps: int = Field(
         default=50, ge=1, le=1000, description="a whole number of steps from 1 to 1000"

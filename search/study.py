@@ -132,7 +132,8 @@ class OpenStudy:
     def teacher_setting(self) -> Setting:
         """How images are made that `teacher_loss` compares with: many steps, the same noise."""
         teacher = self.spec.objective.teacher
-        return replace(self.setting, solver=teacher.solver, steps=teacher.steps, churn=Churn())
+        setting = self.setting.with_solver(teacher.solver, steps=teacher.steps)
+        return replace(setting, churn=Churn())
 
     def series_of(self, setting: Setting) -> dict[str, Any]:
         """Return the series that another setting of the same network makes, plain data."""

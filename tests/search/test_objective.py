@@ -315,6 +315,18 @@ def test_teacher_loss_compares_with_many_steps_from_the_same_noise(tiny: Tiny) -
     assert chunk.nfe == 9.0
 
 
+def test_the_teacher_has_nothing_of_the_study_s_own_solver(tiny: Tiny) -> None:
+    study = tiny.open(
+        objective__metric="teacher_loss",
+        setting={"solver": "unipc", "steps": 4, "order": 3, "history": "restart"},
+    )
+    teacher = study.teacher_setting
+    assert (teacher.solver, teacher.steps) == ("heun", 50)
+    with pytest.raises(SpecError) as raised:
+        tiny.spec(objective__teacher={"solver": "dpmpp_2m_sde", "steps": 50})
+    assert "dpmpp_2m_sde" not in raised.value.problems[0].expected.split("did you mean")[0]
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_teacher_follows_when_a_rung_is_added(tiny: Tiny) -> None:
     changes: dict[str, Any] = {
