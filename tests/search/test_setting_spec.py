@@ -36,6 +36,20 @@ def test_the_setting_of_a_spec_has_the_fields_and_defaults_of_sampling() -> None
     assert SettingSpec().model_dump(mode="json") == Setting().to_json()
 
 
+def check_alike(values: dict[str, Any]) -> None:
+    """Let a spec accept exactly what sampling accepts, mean the same, and read back."""
+    try:
+        setting = Setting.from_json(values)
+    except SpecError:
+        with pytest.raises(SpecError):
+            StudySpec.from_json({**SMALLEST, "setting": values})
+        return
+    spec = StudySpec.from_json({**SMALLEST, "setting": values})
+    assert spec.setting.to_setting() == setting
+    assert spec.setting.model_dump(mode="json") == setting.to_json()
+    assert StudySpec.from_json(spec.to_json()) == spec
+
+
 positive = st.floats(1e-6, 1e6)
 
 
@@ -72,15 +86,7 @@ positive = st.floats(1e-6, 1e6)
     )
 )
 def test_a_spec_accepts_exactly_the_settings_that_sampling_accepts(values: dict[str, Any]) -> None:
-    try:
-        setting = Setting.from_json(values)
-    except SpecError:
-        with pytest.raises(SpecError):
-            StudySpec.from_json({**SMALLEST, "setting": values})
-        return
-    spec = StudySpec.from_json({**SMALLEST, "setting": values})
-    assert spec.setting.to_setting() == setting
-    assert spec.setting.model_dump(mode="json") == setting.to_json()
+    check_alike(values)
 
 
 @given(
@@ -100,16 +106,7 @@ def test_a_spec_accepts_exactly_the_settings_that_sampling_accepts(values: dict[
     )
 )
 def test_likely_values_of_later_fields_are_accepted_alike(values: dict[str, Any]) -> None:
-    try:
-        setting = Setting.from_json(values)
-    except SpecError:
-        with pytest.raises(SpecError):
-            StudySpec.from_json({**SMALLEST, "setting": values})
-        return
-    spec = StudySpec.from_json({**SMALLEST, "setting": values})
-    assert spec.setting.to_setting() == setting
-    assert spec.setting.model_dump(mode="json") == setting.to_json()
-    assert StudySpec.from_json(spec.to_json()) == spec
+    check_alike(values)
 
 
 def test_a_study_without_later_fields_is_stored_as_before() -> None:
