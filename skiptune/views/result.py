@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from skiptune.sampling.setting import Setting
+from skiptune.sampling.setting import LATER_FIELDS, Setting
 from skiptune.search.result import WIN, Measured, Result
 from skiptune.views import numbers
 from skiptune.views.scales import scale_table
@@ -121,9 +121,15 @@ def notes(result: Result) -> Iterator[str]:
 
 def setting_text(setting: Setting) -> str:
     """Return how images were made in a few words."""
-    text = f"{setting.solver}, {setting.steps} steps, {setting.grid} grid"
+    grid = f"{setting.grid} grid" if setting.sigmas is None else "given noise levels"
+    text = f"{setting.solver}, {setting.steps} steps, {grid}"
     if setting.guidance != 1:
         text += f", guidance {setting.guidance:g}"
+    plain = Setting()
+    for name in LATER_FIELDS:
+        value = getattr(setting, name)
+        if name != "sigmas" and value != getattr(plain, name):
+            text += f", {name.replace('_', ' ')} {value}"
     if setting.labels is None:
         return f"{text}, no labels"
     return text if setting.labels == "random" else f"{text}, class {setting.labels}"

@@ -147,7 +147,24 @@ def test_an_optimum_at_the_edge_and_a_better_control_are_said() -> None:
             Setting(solver="heun", steps=5, guidance=1.5, labels=3),
             "heun, 5 steps, edm grid, guidance 1.5, class 3",
         ),
+        (
+            Setting(solver="unipc", steps=4, order=3, history="restart"),
+            "unipc, 4 steps, edm grid, order 3, history restart",
+        ),
+        (
+            Setting(guidance=2.0, guidance_low=0.5),
+            "dpmpp_2m, 6 steps, edm grid, guidance 2, guidance low 0.5",
+        ),
     ],
 )
 def test_the_setting_in_words(setting: Setting, text: str) -> None:
     assert setting_text(setting) == text
+
+
+def test_verdicts_that_are_no_win_say_why() -> None:
+    kept = replace(RESULT, verdict=NO_GAIN, violated=("recall >= 0.95 x baseline",))
+    assert "violates recall >= 0.95 x baseline" in verdict_text(kept)
+    near_zero = replace(RESULT, verdict=NO_GAIN, baseline=measured("baseline", -0.1, None))
+    assert "not above zero" in verdict_text(near_zero)
+    higher = replace(RESULT, better="higher")
+    assert "higher is better" in page(higher)
