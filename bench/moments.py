@@ -6,8 +6,8 @@ Times `skiptune.objectives.moments.Moments` over float32 rows that come in chunk
 group (references) and for four (scores), against `A.T @ A` of the same rows as one float64 array,
 which numpy hands to the BLAS routine `syrk`. Centring, the check for NaN and the conversion are
 inside our time; the array is made beforehand. Prints one table, writes
-`bench/results/moments.json`, and exits 1 when the median ratio of processor times exceeds 1.2 for either
-way: in four groups, as scores take them, or in one.
+`bench/results/moments.json`, and exits 1 when the median ratio of processor times exceeds 1.2 for
+either way: in one group, or in four as scores take them.
 """
 
 from __future__ import annotations
