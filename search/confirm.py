@@ -117,7 +117,9 @@ def result_of(study: OpenStudy, number: int) -> Result:
         raise ValueError("the baseline has no score: the confirm is not finished")
     min_gain = study.spec.confirm.min_gain
     tuned = None if winner is None else measured.get(winner.id)
-    violated = () if winner is None or tuned is None else _violated(study, scores[winner.id])
+    violated: tuple[str, ...] = ()
+    if winner is not None and tuned is not None:
+        violated = _violated(study).get((winner.id, scores[winner.id].level), ())
     won = (
         tuned is not None
         and not violated
@@ -186,10 +188,11 @@ def candidates(study: OpenStudy) -> tuple[Evaluation, ...]:
         for e in ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
         if e.state not in ("diverged", "failed")
     }
+    violated = _violated(study)
     scores = [
         s
         for s in ledger.scores(study.database, study.id)
-        if s.evaluation_id in proposals and not _violates(study, s)
+        if s.evaluation_id in proposals and (s.evaluation_id, s.level) not in violated
     ]
     by_number = {e.number: e for e in proposals.values()}
     chosen: list[int] = []
@@ -303,31 +306,27 @@ def _scores(study: OpenStudy) -> dict[str, Score]:
     return {s.evaluation_id: s for s in ledger.scores(study.database, study.id)}
 
 
-def _violates(study: OpenStudy, score: Score) -> bool:
-    return bool(study.spec.objective.constraints) and bool(_violated(study, score))
-
-
-def _violated(study: OpenStudy, score: Score) -> tuple[str, ...]:
-    """Return the constraints that an evaluation violates on a rung."""
-    every = ledger.scores(
-        study.database,
-        study.id,
-        evaluation_id=score.evaluation_id,
-        level=score.level,
-        every_place=True,
-    )
-    return tuple(other.metric for other in every if other.is_violated)
+def _violated(study: OpenStudy) -> dict[tuple[str, int], tuple[str, ...]]:
+    """Return the constraints that are violated, by evaluation and level."""
+    if not study.spec.objective.constraints:
+        return {}
+    found: dict[tuple[str, int], tuple[str, ...]] = {}
+    for score in ledger.scores(study.database, study.id, every_place=True):
+        if score.is_violated:
+            key = (score.evaluation_id, score.level)
+            found[key] = (*found.get(key, ()), score.metric)
+    return found
 
 
 def _best_of(study: OpenStudy, choices: Iterable[Evaluation]) -> Evaluation | None:
-    scores = _scores(study)
+    scores, violated = _scores(study), _violated(study)
     by_number = {e.number: e for e in choices}
     differences = {
         number: difference
         for number, e in by_number.items()
         if e.id in scores
         and (difference := scores[e.id].difference) is not None
-        and not _violates(study, scores[e.id])
+        and (e.id, scores[e.id].level) not in violated
     }
     return next((by_number[number] for number in best(differences, 1)), None)
 

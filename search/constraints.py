@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Constraint", "gap", "parsed_constraint"]
 
+_NUMBER = r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _FORM = re.compile(
-    r"(?P<name>\S+) *(?P<sign>>=|<=) *"
-    r"(?:(?P<share>\d+(?:\.\d+)?) *[x*] *)?(?:(?P<baseline>baseline)|(?P<limit>-?\d+(?:\.\d+)?))"
+    rf"(?P<name>\S+) *(?P<sign>>=|<=) *"
+    rf"(?:(?P<share>{_NUMBER}) *[x*] *)?(?:(?P<baseline>baseline)|(?P<limit>-?{_NUMBER}))"
 )
 
 

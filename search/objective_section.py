@@ -202,14 +202,16 @@ class ObjectiveSpec(Section):
     @field_validator("constraints")
     @classmethod
     def _that_can_be_read(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        seen: set[Constraint] = set()
         for place, text in enumerate(given):
             try:
                 constraint = parsed_constraint(text)
             except ValueError as error:
                 raise refusal(str(error), at=(place,)) from None
             _check_needs(constraint.key, None, info, at=(place,))
-        if len(set(given)) < len(given):
-            raise refusal("each constraint once")
+            if constraint in seen:
+                raise refusal("each constraint once", at=(place,))
+            seen.add(constraint)
         return given
 
     @property

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from skiptune.errors import ObjectiveError, StorageError
 from skiptune.objectives.catalogue import CATALOGUE
-from skiptune.objectives.metrics import Real, Standard, difference, measure, title
+from skiptune.objectives.metrics import Real, Standard, Summary, difference, measure, title
 from skiptune.objectives.paired import Estimate
 from skiptune.objectives.reference import Reference
+from skiptune.search.overview import leaders
 from skiptune.search.scoring import NotSampledError, Stored
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.storage import ledger
@@ -92,8 +93,15 @@ def rescored(
         base = next((e for e in evaluations if e.kind == "baseline"), None)
         if base is None:
             continue
+        at_base: dict[int, dict[str, Summary]] = {}  # by images: measured once
         for evaluation in evaluations:
-            rows += _of_one(study, keys, held, evaluation, base, block)
+            images = study.images_of(evaluation)
+            if images not in at_base:
+                at_base[images] = _measured(study, keys, held, base, images)
+            found = at_base[images]
+            if evaluation.id != base.id:
+                found = _measured(study, keys, held, evaluation, images)
+            rows += _rows(study, block, evaluation, found, at_base[images])
     if not rows:
         raise StorageError(
             f"study {study.row.name}",
@@ -104,17 +112,11 @@ def rescored(
     return tuple(rows)
 
 
-def _of_one(
-    study: OpenStudy,
-    keys: Sequence[str],
-    held: Real | None,
-    evaluation: Evaluation,
-    base: Evaluation,
-    block: str,
-) -> list[Rescored]:
-    images = study.images_of(evaluation)
+def _measured(
+    study: OpenStudy, keys: Sequence[str], held: Real | None, evaluation: Evaluation, images: int
+) -> dict[str, Summary]:
     try:
-        ours, at_base = (Stored(study, e, images).sample for e in (evaluation, base))
+        sample = Stored(study, evaluation, images).sample
     except NotSampledError as error:
         raise StorageError(
             f"{evaluation.label}: stored features",
@@ -123,24 +125,30 @@ def _of_one(
             hint="its arrays were dropped to save space, or are being sampled: go on with"
             f" `skiptune tune {study.row.name}`",
         ) from error
-    standard = Standard(real=held)
-    found = measure(keys, ours, standard)
-    paired = evaluation.id != base.id
-    against = measure(keys, at_base, standard) if paired else found
+    return measure(keys, sample, Standard(real=held))
+
+
+def _rows(
+    study: OpenStudy,
+    block: str,
+    evaluation: Evaluation,
+    found: Mapping[str, Summary],
+    at_base: Mapping[str, Summary],
+) -> list[Rescored]:
     rows = []
-    for key in keys:
-        change: Estimate | None = difference(found[key], against[key]) if paired else None
+    for key, summary in found.items():
+        change = None if found is at_base else difference(summary, at_base[key])
         rows.append(
             Rescored(
                 label=evaluation.label,
                 block=block,
-                metric=title(key, study.extractor.name, images),
-                images=images,
-                value=found[key].value.value,
-                standard_error=found[key].value.standard_error,
+                metric=title(key, study.extractor.name, summary.value.images),
+                images=summary.value.images,
+                value=summary.value.value,
+                standard_error=summary.value.standard_error,
                 difference=None if change is None else change.value,
                 difference_error=None if change is None else change.standard_error,
-                raw=found[key].raw,
+                raw=summary.raw,
             )
         )
     return rows
@@ -149,17 +157,12 @@ def _of_one(
 def _chosen(study: OpenStudy, top: int) -> list[tuple[str, list[Evaluation]]]:
     """Return baseline and best of the search, and all of the last confirm's deciding block."""
     every = ledger.evaluations(study.database, study.id)
-    scores = {
-        s.evaluation_id: s
-        for s in sorted(ledger.scores(study.database, study.id), key=lambda s: s.level)
-    }
-    ended = [e for e in every if e.id in scores and e.state not in ("diverged", "failed")]
-    search = [e for e in ended if e.block == SEARCH]
-    best = sorted(
-        (e for e in search if e.kind == "proposal"),
-        key=lambda e: (-scores[e.id].level, scores[e.id].difference or 0.0, e.number),
-    )[:top]
-    blocks = [(SEARCH, [*(e for e in search if e.kind == "baseline"), *best])]
+    scored = {score.evaluation_id for score in ledger.scores(study.database, study.id)}
+    ended = [e for e in every if e.id in scored and e.state not in ("diverged", "failed")]
+    by_number = {e.number: e for e in ended}
+    best = [by_number[leader.number] for leader in leaders(study.database, study.row.name, top)]
+    base = [e for e in ended if e.block == SEARCH and e.kind == "baseline"]
+    blocks = [(SEARCH, [*base, *best])]
     spent = ledger.spent_blocks(study.database, study.id)
     if spent:
         name = f"{spent[-1].block}/B"

@@ -152,10 +152,11 @@ def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
         try:
             score = _score(study, evaluation, rung)
         except NotSampledError:
-            baseline = _baseline_of(study, evaluation)
-            if baseline is not None:
-                refuse_lost_baseline(study, baseline)
-            continue  # its baseline is on its way
+            # What it is compared with is on its way, or will never come.
+            for other in (_baseline_of(study, evaluation), _teacher_of(study, evaluation)):
+                if other is not None:
+                    refuse_lost_baseline(study, other)
+            continue
         except LostFileError as lost:
             problem = lost.problems[0]
             on_event(Notice(f"{problem.where}: {problem.found}; its chunk is sampled again"))
@@ -253,12 +254,19 @@ def _projection(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> int | N
 def _teacher_sample(study: OpenStudy, evaluation: Evaluation, images: int) -> Sample | None:
     if not study.objective.needs_teacher:
         return None
-    [teacher] = ledger.evaluations(
-        study.database, study.id, kind="teacher", block=evaluation.block
-    )
+    teacher = _teacher_of(study, evaluation)
+    if teacher is None:
+        raise NotSampledError("the teacher is not entered yet: whoever was about to has died")
     stored = Stored(study, teacher, images)
     stored.check_finite()
     return stored.sample
+
+
+def _teacher_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:
+    if not study.objective.needs_teacher:
+        return None
+    found = ledger.evaluations(study.database, study.id, kind="teacher", block=evaluation.block)
+    return found[0] if found else None
 
 
 def _baseline_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:
@@ -274,7 +282,7 @@ def refuse_lost_baseline(study: OpenStudy, baseline: Evaluation) -> None:
     """
     if baseline.state in ("diverged", "failed"):
         raise NetworkError(
-            f"study {study.spec.study}: baseline",
+            f"study {study.spec.study}: {baseline.kind}",
             expected="finite images of the untouched network",
             found=baseline.reason or baseline.state,
             hint=f"mend what lost its chunks, then: skiptune resume {study.spec.study} --retry"

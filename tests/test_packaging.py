@@ -352,7 +352,7 @@ def test_a_requirement_declared_twice_is_found(tree: Path) -> None:
         "scipy>=1.0",
         "torch==2.15.0+cpu",
         "scipy @ file:///wheels/scipy.whl",
-        "-e /home/someone/skiptune",
+        "-e ../skiptune",
         "--index-url https://packages.example/simple",
         "skiptune==0.1.0",
         "mpmath==1.4.0",

@@ -16,6 +16,7 @@ from skiptune.search.constraints import Constraint, gap, parsed_constraint
         ("recall >= 0.95 x baseline", Constraint("recall", True, 0.95, True)),
         ("recall>=0.95*baseline", Constraint("recall", True, 0.95, True)),
         ("recall >= baseline", Constraint("recall", True, 1.0, True)),
+        ("kid <= 1e-05", Constraint("kid", False, 1e-5, False)),
         ("nfe <= 9", Constraint("nfe", False, 9.0, False)),
         ("fd <= -0.5", Constraint("fd", False, -0.5, False)),
         ("fid <= 2.5", None),  # of the study's own extractor only

@@ -15,7 +15,7 @@ import torch
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from skiptune.errors import ObjectiveError, SpecError
+from skiptune.errors import NetworkError, ObjectiveError, SpecError
 from skiptune.objectives import kid, neighbours
 from skiptune.objectives.denoising import denoising_losses
 from skiptune.objectives.paired import paired_difference
@@ -325,6 +325,53 @@ def test_the_teacher_has_nothing_of_the_study_s_own_solver(tiny: Tiny) -> None:
     with pytest.raises(SpecError) as raised:
         tiny.spec(objective__teacher={"solver": "dpmpp_2m_sde", "steps": 50})
     assert "dpmpp_2m_sde" not in raised.value.problems[0].expected.split("did you mean")[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_teacher_that_was_not_entered_is_waited_for(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker dies between baseline and teacher; others have sampled the baseline since."""
+    study = tiny.open(
+        search__evaluations=2,
+        search__rungs=[250],
+        confirm__images=250,
+        confirm__controls=False,
+        objective__metric="teacher_loss",
+    )
+    real = ledger.add_evaluation
+    with monkeypatch.context() as patch:
+
+        def dying(*arguments: Any, **named: Any) -> Evaluation:
+            if named["kind"] == "teacher":
+                raise KeyboardInterrupt
+            return real(*arguments, **named)
+
+        patch.setattr(ledger, "add_evaluation", dying)
+        with pytest.raises(KeyboardInterrupt):
+            study.baseline(block="search", first_seed=1_000_000, images=250)
+    assert ledger.evaluations(study.database, study.id, kind="teacher") == ()
+    run(study)
+    [teacher] = ledger.evaluations(study.database, study.id, kind="teacher", block="search")
+    assert every_score(study, teacher)[0].value == 0.0
+    assert all(every_score(study, e)[0].value > 0 for e in proposals(study))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_teacher_that_was_given_up_ends_the_study_with_its_reason(tiny: Tiny) -> None:
+    study = tiny.open(search__rungs=[250], objective__metric="teacher_loss")
+    study.baseline(block="search", first_seed=1_000_000, images=250)
+    [teacher] = ledger.evaluations(study.database, study.id, kind="teacher")
+    ledger.finish_evaluation(study.database, teacher.id, state="failed", reason="three were lost")
+    with pytest.raises(NetworkError, match=r"teacher.*three were lost"):
+        run(study)
+
+
+@pytest.mark.parametrize("twice", ["nfe <= 9.0", "nfe<=9"])
+def test_a_constraint_that_is_said_twice_is_refused(tiny: Tiny, twice: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        tiny.spec(objective__constraints=["nfe <= 9", twice])
+    assert raised.value.problems[0].where.endswith("objective.constraints[1]")
 
 
 @pytest.mark.usefixtures("quick")

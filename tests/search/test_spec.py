@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
-from skiptune.objectives.names import REFERENCES
+from skiptune.objectives.names import EXTRACTORS, INCEPTION, INCEPTION_LAYERS, REFERENCES
 from skiptune.sampling.setting import (
     GRIDS,
     LATER_FIELDS,
@@ -89,6 +89,8 @@ def test_the_preset_lists_the_choices_that_exist() -> None:
         "solver": SOLVERS,
         "grid": GRIDS,
         "kind": SPACES,
+        # The layers of Inception are in docs/metrics.md.
+        "extractor": set(EXTRACTORS) - (set(INCEPTION_LAYERS.values()) - {INCEPTION}),
         "sampler": SAMPLERS,
     }.items():
         for choice in choices:
