@@ -160,7 +160,8 @@ def refuse_network_folder(path: Path, *, mounts: Path = Path("/proc/self/mountin
 def _mount_of(path: Path, mounts: Path) -> tuple[str, str] | None:
     """Return mount point and type of the file system that holds a path."""
     target = path.absolute()
-    while not target.exists() and target != target.parent:
+    # Below a folder that may not be searched os.path says no, where pathlib raises.
+    while not os.path.exists(target) and target != target.parent:
         target = target.parent
     target = target.resolve()
     try:

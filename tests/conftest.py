@@ -6,7 +6,9 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """The torch device on which a test runs its networks."""
     return str(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def unprivileged(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractContextManager[None]]:
+    """Run a block without root's right to read and write everywhere; others never had it.
+
+    Inside `tmp_path` the permissions are the test's; the folders above it, which pytest makes for
+    its user alone, are opened: one of the run, one of this process where there are several, one
+    of all runs.
+    """
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        base = tmp_path_factory.getbasetemp()
+        for above in (tmp_path, base, *base.parents):
+            if above == Path(tempfile.gettempdir()):
+                break
+            above.chmod(above.stat().st_mode | 0o055)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return block
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ or that only a server can answer, is marked `on_sqlite` or `on_postgresql`.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -174,24 +173,6 @@ def in_threads(url: str, calls: Sequence[Callable[[Database], T]]) -> list[T]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, calls))
-
-
-@pytest.fixture
-def unprivileged() -> Callable[[], AbstractContextManager[None]]:
-    """Run a block without root's right to write everywhere; elsewhere nothing changes."""
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        if os.geteuid() != 0:
-            yield
-            return
-        os.seteuid(65534)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-
-    return block
 
 
 @pytest.fixture

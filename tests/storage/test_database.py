@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -320,8 +321,6 @@ def test_read_only(
     path = folder / "skiptune.db"
     shutil.copy(empty_file, path)
     before = path.read_bytes()
-    for above in (folder, *folder.parents[:3]):
-        above.chmod(0o755)
     path.chmod(0o444 if what == "file" else 0o666)
     folder.chmod(0o777 if what == "file" else 0o555)
     with unprivileged(), pytest.raises(StorageError) as raised:
@@ -332,18 +331,31 @@ def test_read_only(
     assert path.read_bytes() == before
 
 
+# Making one before has imported what root alone may read.
+@pytest.mark.usefixtures("empty_file")
 def test_a_new_database_in_a_read_only_folder(
     tmp_path: Path, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     folder = tmp_path / "locked"
     folder.mkdir()
-    for above in folder.parents[:3]:
-        above.chmod(0o755)
     folder.chmod(0o555)
     with unprivileged(), pytest.raises(StorageError) as raised:
         open_database(f"sqlite:///{folder}/skiptune.db", create=True)
     assert "unable to open" in in_four_parts(raised.value)
     assert list(folder.iterdir()) == []
+
+
+# Making one before has imported what root alone may read.
+@pytest.mark.usefixtures("empty_file")
+def test_a_database_below_a_folder_that_may_not_be_searched(
+    tmp_path: Path, unprivileged: Callable[[], AbstractContextManager[None]]
+) -> None:
+    (tmp_path / "theirs" / "below").mkdir(parents=True)
+    (tmp_path / "theirs").chmod(0o700 if os.geteuid() == 0 else 0)
+    with unprivileged(), pytest.raises(StorageError) as raised:
+        open_database(f"sqlite:///{tmp_path}/theirs/below/skiptune.db", create=True)
+    (tmp_path / "theirs").chmod(0o700)
+    assert "theirs" in in_four_parts(raised.value)
 
 
 def test_names_with_unusual_characters(tmp_path: Path) -> None:
