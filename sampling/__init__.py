@@ -15,29 +15,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
+    from skiptune.sampling.decoder import Decoder, load_decoder
     from skiptune.sampling.hooks import Handle, apply, check_effect, effect, scaled
     from skiptune.sampling.images import Batch, sample, sample_float, to_uint8
     from skiptune.sampling.noise import ImageStreams
     from skiptune.sampling.schedule import Schedule, Term
     from skiptune.sampling.setting import Churn, Setting, sigmas
-    from skiptune.sampling.skips import Skip, find_skips
+    from skiptune.sampling.skips import Skip, SkipSite, find_skips
     from skiptune.sampling.solvers import solve
 
 _HOME = {
     "Batch": "images",
     "Checkpoint": "checkpoint",
     "Churn": "setting",
+    "Decoder": "decoder",
     "Handle": "hooks",
     "ImageStreams": "noise",
     "Schedule": "schedule",
     "Setting": "setting",
     "Skip": "skips",
+    "SkipSite": "skips",
     "Term": "schedule",
     "apply": "hooks",
     "check_effect": "hooks",
     "effect": "hooks",
     "find_skips": "skips",
     "load_checkpoint": "checkpoint",
+    "load_decoder": "decoder",
     "sample": "images",
     "sample_float": "images",
     "scaled": "hooks",
@@ -50,17 +54,20 @@ __all__ = [
     "Batch",
     "Checkpoint",
     "Churn",
+    "Decoder",
     "Handle",
     "ImageStreams",
     "Schedule",
     "Setting",
     "Skip",
+    "SkipSite",
     "Term",
     "apply",
     "check_effect",
     "effect",
     "find_skips",
     "load_checkpoint",
+    "load_decoder",
     "sample",
     "sample_float",
     "scaled",

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,17 @@ from skiptune.errors import NetworkError
 from skiptune.sampling.networks import build_denoiser
 from skiptune.sampling.skips import Skip, find_skips
 
-__all__ = ["CHECKPOINTS", "METADATA_KEY", "Checkpoint", "load_checkpoint"]
+if TYPE_CHECKING:
+    from skiptune.sampling.decoder import Decoder
+
+__all__ = [
+    "CHECKPOINTS",
+    "METADATA_KEY",
+    "Checkpoint",
+    "differences",
+    "is_pickle",
+    "load_checkpoint",
+]
 
 CHECKPOINTS = ("fashion",)
 METADATA_KEY = "skiptune.network"
@@ -46,6 +56,8 @@ class Checkpoint:
         path: The file.
         config: What the network was built from.
         skips: The network's skips, deepest first.
+        decoder: What makes images of its latents; None where it makes pixels. `load_checkpoint`
+            loads none.
     """
 
     network: nn.Module
@@ -54,6 +66,16 @@ class Checkpoint:
     path: Path
     config: dict[str, Any]
     skips: tuple[Skip, ...]
+    decoder: Decoder | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images: the network's own, or the decoded ones."""
+        network: Any = self.network
+        channels, size = int(network.img_channels), int(network.img_resolution)
+        if self.decoder is not None:
+            channels, size = self.decoder.image_channels, size * self.decoder.factor
+        return channels, size, size
 
 
 def load_checkpoint(
@@ -105,6 +127,38 @@ def load_checkpoint(
     )
 
 
+def is_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle by its name or its first bytes.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return path.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS)
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return in what tensors differ by name and shape, in at most three short texts.
+
+    Arguments:
+        expected: Those of a network.
+        found: Those of a file.
+    """
+    missing = [key for key in expected if key not in found]
+    surplus = [key for key in found if key not in expected]
+    shapes = [
+        f"{key} {list(found[key].shape)} instead of {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in found and found[key].shape != tensor.shape
+    ]
+    return [
+        f"{what}: {_some(names)}"
+        for what, names in (("missing", missing), ("unknown", surplus), ("shapes", shapes))
+        if names
+    ]
+
+
 def _refuse_unreadable(path: Path) -> None:
     if not path.is_file():
         raise NetworkError(
@@ -114,8 +168,7 @@ def _refuse_unreadable(path: Path) -> None:
             hint="check the path, or use a bundled name: `skiptune skips fashion`",
         )
     try:
-        with open(path, "rb") as file:
-            start = file.read(4)
+        pickled = is_pickle(path)
     except OSError as error:
         raise NetworkError(
             str(path),
@@ -123,7 +176,7 @@ def _refuse_unreadable(path: Path) -> None:
             found=error.strerror or str(error),
             hint="check the file's permissions",
         ) from error
-    if path.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
+    if pickled:
         raise NetworkError(
             str(path),
             expected="a safetensors file, which holds no code",
@@ -163,23 +216,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _refuse_other_architecture(
     path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> None:
-    missing = [key for key in expected if key not in found]
-    surplus = [key for key in found if key not in expected]
-    shapes = [
-        f"{key} {list(found[key].shape)} instead of {list(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in found and found[key].shape != tensor.shape
-    ]
-    differences = [
-        f"{what}: {_some(names)}"
-        for what, names in (("missing", missing), ("unknown", surplus), ("shapes", shapes))
-        if names
-    ]
-    if differences:
+    differing = differences(expected, found)
+    if differing:
         raise NetworkError(
             str(path),
             expected=f"the {len(expected)} tensors of the network it describes",
-            found="; ".join(differences),
+            found="; ".join(differing),
             hint="the weights belong to another architecture: correct the configuration",
         )
 

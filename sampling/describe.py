@@ -14,8 +14,16 @@ __all__ = ["MODES", "describe"]
 
 MODES = ("float32",)
 # Change these names whenever the numbers drawn for a seed change.
-_SEED_RULE = "one torch CPU generator per image, seed mod 2^32"
-_DRAW_ORDER = ["latent float32", "label", "churn float64 per step"]
+_SEEDS: dict[str, dict[str, Any]] = {
+    "edm": {
+        "rule": "one torch CPU generator per image, seed mod 2^32",
+        "draws": ["latent float32", "label", "churn float64 per step"],
+    },
+    "counter": {
+        "rule": "Philox4x32-10, key: image seed mod 2^64, counter: element // 4, draw, kind, 0",
+        "draws": ["normal: latent, churn per step; Box-Muller, float32", "whole: label"],
+    },
+}
 
 
 def describe(
@@ -26,7 +34,8 @@ def describe(
     Device, thread count and versions are left out: they are provenance, not identity.
 
     Arguments:
-        checkpoint: The network; its file's SHA-256 stands for weights and architecture.
+        checkpoint: The network; its file's SHA-256 stands for weights and architecture. Its
+            decoder, if any, is part of the series.
         setting: How images are made; it includes the label rule.
         microbatch: Images per evaluation of the network.
         mode: Numeric mode of the network, one of `MODES`; the solver's state is float64 always.
@@ -44,11 +53,14 @@ def describe(
     labels: str | int | None = setting.labels
     if checkpoint.config["label_dim"] == 0:
         labels = None
+    # Left out for networks that make pixels: series of earlier versions know nothing of it.
+    decoder = {} if checkpoint.decoder is None else {"decoder": checkpoint.decoder.describe()}
     return {
         "network": {"sha256": checkpoint.sha256},
+        **decoder,
         "setting": setting.to_json(),
         "labels": labels,
-        "seeds": {"rule": _SEED_RULE, "draws": _DRAW_ORDER},
+        "seeds": dict(_SEEDS[setting.noise]),
         "microbatch": microbatch,
         "mode": mode,
     }

@@ -1,4 +1,4 @@
-"""From a schedule and the noise level of a call to one factor per skip.
+"""From a schedule, the noise level and the guidance branch of a call to one factor per skip.
 
 The schedule is a table of terms in buffers, looked up with tensor operations only, so that a
 compiled network sees new scales without being compiled again and an accelerator is never waited
@@ -15,63 +15,88 @@ import torch
 from torch import Tensor, nn
 
 from skiptune.errors import NetworkError
-from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.skips import Skip
+from skiptune.sampling.schedule import Schedule, place_name, place_of
 
-__all__ = ["Factors", "Scales"]
+__all__ = ["Factors", "Labelled", "Scales"]
 
 Scales = Schedule | Mapping[str, Tensor]
-"""A schedule, or a tensor per address: 0-dim, or [B] with one scale per image."""
+"""A schedule, or a tensor per place (`schedule.place_name`; an address is one): 0-dim, or [B]
+with one scale per image."""
+
+Labelled = bool | Tensor
+"""Whether a call's images are evaluated with their labels: all or none, or bool [B] or [1]."""
+
+# Whether scales act without and with a label.
+_ACTS = {"both": (True, True), "cond": (False, True), "uncond": (True, False)}
 
 
 class Factors:
     """The factors of all skips of one network, for the call that is under way.
 
     Arguments:
-        skips: The network's skips, deepest first.
+        addresses: Of the network's skips, deepest first; and of the places in the blocks.
         has_sigma: Whether the network is told the noise level.
+        has_labels: Whether its images may have labels, so that guidance has two branches.
         device: Where the table of terms is looked up.
     """
 
-    def __init__(self, skips: Sequence[Skip], *, has_sigma: bool, device: torch.device) -> None:
-        self.skips = tuple(skips)
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        has_sigma: bool,
+        has_labels: bool = True,
+        device: torch.device,
+    ) -> None:
+        self.addresses = tuple(addresses)
         self.has_sigma = has_sigma
+        self.has_labels = has_labels
         self.depends_on_sigma = False
-        self._table = _Table(len(self.skips), 1).to(device)
+        self._branches = "both"
+        self._table = _Table(len(self.addresses), 1).to(device)
         self._tensors: dict[int, Tensor] | None = None
-        self._current: list[float | Tensor] = [1.0] * len(self.skips)
+        self._current: list[float | Tensor] = [1.0] * len(self.addresses)
         self._compiled: Tensor | None = None
+
+    @property
+    def depends_on_call(self) -> bool:
+        """Whether two calls of the network may have different factors."""
+        return self.depends_on_sigma or self.depends_on_branch
+
+    @property
+    def depends_on_branch(self) -> bool:
+        """Whether the scales act in one branch of guidance alone."""
+        return self._branches != "both"
 
     def load(self, scales: Scales) -> None:
         """Take over other scales.
 
         Raises:
-            NetworkError: For an unknown address, a tensor that is neither 0-dim nor [B], or
-                windows where the noise level is unknown.
+            NetworkError: For an unknown address or a part without a hook, a tensor that is neither
+                0-dim nor [B], windows where the noise level is unknown, or one branch where there
+                are no labels.
         """
-        places = {skip.address: skip.index for skip in self.skips}
-        addresses = scales.addresses if isinstance(scales, Schedule) else tuple(scales)
-        unknown = ", ".join(address for address in addresses if address not in places)
-        if unknown:
-            raise NetworkError(
-                f"schedule: {unknown}",
-                expected=f"addresses among {', '.join(places)}",
-                found=f"no such skip in this network: {unknown}",
-                hint="list the network's skips with `skiptune skips CHECKPOINT`",
-            )
+        places = {address: place for place, address in enumerate(self.addresses)}
+        self._refuse_unknown(scales)
         if isinstance(scales, Schedule):
             self._load_schedule(scales, places)
         else:
             self._load_tensors(scales, places)
 
-    def enter(self, sigma: Tensor | float | None) -> None:
-        """Begin a call of the network at a noise level, one number for all images or [B]."""
+    def enter(self, sigma: Tensor | float | None, labelled: Labelled | None = None) -> None:
+        """Begin a call of the network.
+
+        Arguments:
+            sigma: The noise level, one number for all images or [B].
+            labelled: Which images are evaluated with a label; None for no matter which: the
+                factors are then those of the branches in which the schedule acts.
+        """
         if self._tensors is not None:
             return
         if torch.compiler.is_compiling():
-            self._compiled = self._lookup(sigma)
-        elif self.depends_on_sigma:
-            rows = self._lookup(sigma)
+            self._compiled = self._in_branch(self._lookup(sigma), labelled)
+        elif self.depends_on_call:
+            rows = self._in_branch(self._lookup(sigma), _one_for_all(labelled))
             if rows.device.type == "cpu" and rows.shape[1] == 1:
                 self._current = rows[:, 0].tolist()
             else:
@@ -84,6 +109,32 @@ class Factors:
             return factor[0] if factor.shape[0] == 1 else factor
         return self._current[row]
 
+    def _refuse_unknown(self, scales: Scales) -> None:
+        if isinstance(scales, Schedule):
+            names = [place_name(term.address, term.part) for term in scales.terms]
+        else:
+            names = list(scales)
+        missing = [name for name in dict.fromkeys(names) if name not in self.addresses]
+        if not missing:
+            return
+        whole = [name for name in self.addresses if place_of(name)[1] == "both"]
+        unknown = ", ".join(name for name in missing if place_of(name)[0] not in whole)
+        if unknown:
+            raise NetworkError(
+                f"schedule: {unknown}",
+                expected=f"addresses among {', '.join(whole)}",
+                found=f"no such skip in this network: {unknown}",
+                hint="list the network's skips with `skiptune skips CHECKPOINT`",
+            )
+        hooked = dict.fromkeys(place_of(name)[1] for name in self.addresses)
+        wanted = dict.fromkeys(place_of(name)[1] for name in missing)
+        raise NetworkError(
+            f"schedule: {', '.join(missing)}",
+            expected=f"parts that have hooks: {', '.join(hooked)}",
+            found=", ".join(wanted),
+            hint="name them when a schedule is installed: skiptune.apply(..., parts=[...])",
+        )
+
     def _load_schedule(self, schedule: Schedule, places: Mapping[str, int]) -> None:
         windows = any(term.low > 0 or term.high < math.inf for term in schedule.terms)
         if windows and not self.has_sigma:
@@ -93,17 +144,29 @@ class Factors:
                 found="a network without an argument `sigma`",
                 hint="apply the schedule to the preconditioned network around the U-Net",
             )
-        terms: list[list[tuple[float, float, float]]] = [[] for _ in self.skips]
+        if schedule.branches != "both" and not self.has_labels:
+            raise NetworkError(
+                "network",
+                expected=f"a network with labels, because the schedule acts in the branch "
+                f"{schedule.branches} of guidance alone",
+                found="a network that knows no classes",
+                hint="let the schedule act in both branches",
+            )
+        terms: list[list[tuple[float, float, float]]] = [[] for _ in self.addresses]
         for term in schedule.terms:
-            terms[places[term.address]].append((term.scale, term.low, term.high))
+            row = places[place_name(term.address, term.part)]
+            terms[row].append((term.scale, term.low, term.high))
         columns = max(1, *map(len, terms))
         if columns > self._table.columns:
             # The only change that makes a compiled network compile again: more windows per skip.
-            self._table = _Table(len(self.skips), columns).to(self._table.scale.device)
+            self._table = _Table(len(self.addresses), columns).to(self._table.scale.device)
         self._table.fill(terms)
+        self._table.acts.copy_(torch.tensor(_ACTS[schedule.branches]))
         self._tensors = None
         self.depends_on_sigma = windows
-        self._current = [1.0 if windows or not row else row[0][0] for row in terms]
+        self._branches = schedule.branches
+        static = not self.depends_on_call
+        self._current = [row[0][0] if static and row else 1.0 for row in terms]
 
     def _load_tensors(self, scales: Mapping[str, Tensor], places: Mapping[str, int]) -> None:
         for address, scale in scales.items():
@@ -117,7 +180,8 @@ class Factors:
                 )
         self._tensors = {places[address]: scale for address, scale in scales.items()}
         self.depends_on_sigma = False
-        self._current = [self._tensors.get(row, 1.0) for row in range(len(self.skips))]
+        self._branches = "both"
+        self._current = [self._tensors.get(row, 1.0) for row in range(len(self.addresses))]
 
     def _lookup(self, sigma: Tensor | float | None) -> Tensor:
         if not self.has_sigma or sigma is None:
@@ -129,9 +193,29 @@ class Factors:
             self._table.to(level.device)
         return self._table.at(level.reshape(-1).to(self._table.scale.device))
 
+    def _in_branch(self, rows: Tensor, labelled: Labelled | None) -> Tensor:
+        """Return the scales [skips, N] as 1 where an image's branch is one they do not act in."""
+        if labelled is None:
+            return rows
+        without, with_label = self._table.acts.to(rows.device).unbind()
+        if isinstance(labelled, Tensor):
+            acts = torch.where(labelled.reshape(-1).to(rows.device), with_label, without)
+        else:
+            acts = with_label if labelled else without
+        return torch.where(acts, rows, 1.0)
+
+
+def _one_for_all(labelled: Labelled | None) -> Labelled | None:
+    """Return a number for a mask whose images are all alike, where no device is waited for."""
+    if not isinstance(labelled, Tensor) or labelled.device.type != "cpu":
+        return labelled
+    return bool(labelled.all()) if bool((labelled == labelled.flatten()[:1]).all()) else labelled
+
 
 class _Table(nn.Module):
-    """Terms per skip: scale, low and high, each float64 [skips, terms].
+    """Terms per skip: scale, low and high, each float64 [skips, terms]; and where they act.
+
+    `acts`, bool [2], says whether they act without and with a label.
 
     A module of its own: buffers of the network would be cast by `network.half()`, which breaks
     windows, and would stay behind when the hooks go.
@@ -140,10 +224,12 @@ class _Table(nn.Module):
     scale: Tensor
     low: Tensor
     high: Tensor
+    acts: Tensor
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
         self.columns = columns
+        self.register_buffer("acts", torch.ones(2, dtype=torch.bool), persistent=False)
         for name in ("scale", "low", "high"):
             empty = torch.zeros(rows, columns, dtype=torch.float64)
             self.register_buffer(name, empty, persistent=False)

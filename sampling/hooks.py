@@ -1,19 +1,25 @@
 """Installing a schedule on a network: forward pre-hooks, no edited or wrapped module.
 
-One hook on the network reads the noise level of every call; one hook on each decoder block that
-receives a skip multiplies the last channels of the block's input. The encoder's own output is
-never touched, because it also flows on in the encoder.
+One hook on the network reads the noise level and the labels of every call; one hook on each
+module that receives a skip multiplies the skip in the module's arguments (`SkipSite`): in the EDM
+family, the last channels of a decoder block's input. The encoder's own output is never touched,
+because it also flows on in the encoder. Where a scale acts in one part of the block alone, a hook
+on the convolution in it does the same.
 
 Where a scale is 1 nothing is multiplied, so the baseline is the untouched network bit for bit.
 In inference mode the skip's channels are multiplied in place, in the concatenated tensor that the
 network made for this block alone. Everywhere else they are multiplied out of place, because
 gradients and checkpointing need the tensor as it was.
+
+A schedule may act in one branch of classifier-free guidance alone. An image is in the conditional
+branch where its row of labels is not zero, so both branches may be two calls or one batch; where a
+network's calls carry no rows of labels, `Handle.evaluating` says which images have one.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +28,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from skiptune.errors import NetworkError
-from skiptune.sampling.factors import Factors, Scales
-from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.skips import decoder_blocks, find_skips
+from skiptune.sampling.factors import Factors, Labelled, Scales
+from skiptune.sampling.schedule import Schedule, place_of
+from skiptune.sampling.skips import SkipSite, skip_sites
 
 __all__ = ["Handle", "Scales", "apply", "check_effect", "effect", "scaled"]
 
@@ -32,8 +38,8 @@ __all__ = ["Handle", "Scales", "apply", "check_effect", "effect", "scaled"]
 class Handle:
     """A schedule installed on a network; made by `apply`."""
 
-    def __init__(self, factors: Factors, hooks: list[RemovableHandle], scales: Scales) -> None:
-        self._factors = factors
+    def __init__(self, root: _NetworkHook, hooks: list[RemovableHandle], scales: Scales) -> None:
+        self._root = root
         self._hooks = hooks
         self._scales = scales
 
@@ -55,8 +61,21 @@ class Handle:
                 found="a handle that was removed",
                 hint="install the schedule with skiptune.apply(network, schedule)",
             )
-        self._factors.load(schedule)
+        self._root.factors.load(schedule)
         self._scales = schedule
+
+    @contextmanager
+    def evaluating(self, labelled: Labelled) -> Iterator[None]:
+        """Say of the calls in a `with` block which images are in the conditional branch.
+
+        Arguments:
+            labelled: True or False for all images, or bool [B] where a batch holds both branches.
+        """
+        before, self._root.labelled = self._root.labelled, labelled
+        try:
+            yield
+        finally:
+            self._root.labelled = before
 
     def remove(self) -> None:
         """Take every hook off the network; a second call does nothing."""
@@ -65,7 +84,13 @@ class Handle:
         self._hooks = []
 
 
-def apply(network: nn.Module, schedule: Scales) -> Handle:
+def apply(
+    network: nn.Module,
+    schedule: Scales,
+    *,
+    sites: Mapping[str, SkipSite] | None = None,
+    parts: Iterable[str] = (),
+) -> Handle:
     """Install a schedule on a network until `Handle.remove`.
 
     Compile after this, never before: a compiled network ignores hooks that come later. A network
@@ -74,13 +99,18 @@ def apply(network: nn.Module, schedule: Scales) -> Handle:
 
     Arguments:
         network: A denoiser of the EDM family, called as network(x, sigma, ...); or its bare U-Net
-            where no window is used.
-        schedule: A `Schedule`; or one tensor per address, 0-dim, or [B] for one scale per image,
-            acting at every noise level, through which gradients flow.
+            where no window is used; or, with `sites`, any network.
+        schedule: A `Schedule`; or one tensor per place (`schedule.place_name`), 0-dim, or [B] for
+            one scale per image, acting at every noise level, through which gradients flow.
+        sites: Where the skips of a network outside the family are scaled, by the addresses that
+            its schedules use, deepest first; parts of them by the names of their places.
+        parts: Parts of the blocks that later schedules will scale, beside those that this one
+            does (`schedule.PARTS`). Others have no hooks, and cost nothing.
 
     Raises:
-        NetworkError: For an unknown address; a network outside the family, compiled, or with a
-            schedule installed; windows on a network that is not told sigma.
+        NetworkError: For an unknown address, or a part that the blocks do not have; a network
+            outside the family, compiled, or with a schedule installed; windows on a network that
+            is not told sigma; one branch of guidance on a network without labels.
     """
     _refuse_compiled(network)
     if any(isinstance(hook, _NetworkHook) for hook in network._forward_pre_hooks.values()):
@@ -91,25 +121,38 @@ def apply(network: nn.Module, schedule: Scales) -> Handle:
             hint="change it with handle.update(schedule), or call handle.remove() first",
         )
     names = list(inspect.signature(network.forward).parameters)
-    position = names.index("sigma") if "sigma" in names else None
-    skips = find_skips(network)
+    if sites is None:
+        sites = skip_sites(network, dict.fromkeys([*parts, *_parts(schedule)]))
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    factors = Factors(skips, has_sigma=position is not None, device=device)
+    factors = Factors(
+        tuple(sites),
+        has_sigma="sigma" in names,
+        has_labels=getattr(network, "label_dim", None) != 0,
+        device=device,
+    )
     factors.load(schedule)
-    root = _NetworkHook(factors, position)
+    root = _NetworkHook(factors, names)
+    on_sites = _site_hooks(root, sites)
     hooks = [network.register_forward_pre_hook(root, with_kwargs=True)]
-    blocks = decoder_blocks(network)
-    for skip in skips:
-        hook = _BlockHook(root, skip.index, skip.main_channels)
-        hooks.append(blocks[skip.address].register_forward_pre_hook(hook))
-    return Handle(factors, hooks, schedule)
+    for hook, site in on_sites:
+        if site.argument is None:
+            hooks.append(site.module.register_forward_hook(hook.on_output))
+        else:
+            hooks.append(site.module.register_forward_pre_hook(hook, with_kwargs=True))
+    return Handle(root, hooks, schedule)
 
 
 @contextmanager
-def scaled(network: nn.Module, schedule: Scales) -> Iterator[Handle]:
+def scaled(
+    network: nn.Module,
+    schedule: Scales,
+    *,
+    sites: Mapping[str, SkipSite] | None = None,
+    parts: Iterable[str] = (),
+) -> Iterator[Handle]:
     """Install a schedule on a network for the length of a `with` block; see `apply`."""
-    handle = apply(network, schedule)
+    handle = apply(network, schedule, sites=sites, parts=parts)
     try:
         yield handle
     finally:
@@ -153,18 +196,28 @@ def check_effect(
 
     Arguments:
         network: A denoiser without a schedule installed.
-        schedule: The schedule; the baseline is never refused.
+        schedule: The schedule; one that scales nothing is never refused.
         x: Noisy images [B, C, H, W].
         sigma: A noise level at which the schedule acts.
-        class_labels: One-hot rows [B, classes], or None.
+        class_labels: One-hot rows [B, classes], or None; not looked at for a schedule that acts
+            where there are none.
 
     Raises:
         NetworkError: If the output stays as it was, bit for bit.
     """
+    if schedule.branches == "uncond":
+        class_labels = None
     change = effect(network, schedule, x=x, sigma=sigma, class_labels=class_labels)
-    if change != 0 or schedule.is_baseline:
+    if change != 0 or not schedule.terms:
         return change
-    if all(schedule.scale(address, sigma) == 1 for address in schedule.addresses):
+    if schedule.branches == "cond" and class_labels is None:
+        raise NetworkError(
+            "class_labels",
+            expected="one-hot rows, because the schedule acts where there are labels",
+            found="none",
+            hint="give the labels that sampling gives",
+        )
+    if not schedule.acts(sigma):
         raise NetworkError(
             "sigma",
             expected="a noise level at which the schedule acts",
@@ -180,63 +233,124 @@ def check_effect(
 
 
 class _NetworkHook:
-    """Reads the noise level of every call of the network.
+    """Reads the noise level and the labels of every call of the network.
 
     An object, not a closure: a deep copy of the network then has hooks of its own.
     """
 
-    def __init__(self, factors: Factors, position: int | None) -> None:
+    def __init__(self, factors: Factors, names: list[str]) -> None:
         self.factors = factors
-        self.position = position
+        self.names = names  # the arguments of the network's forward
+        self.labelled: Labelled | None = None  # as told; None reads it off the labels
         self.entered_in = -1  # the backward pass in which the last call began, -1 for none
+        self.parts: tuple[int, ...] = ()  # rows of the factors of all parts of blocks
+        self.held: dict[int, float | Tensor] = {}  # their factors, in the block that runs
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sigma = kwargs.get("sigma")
-        if self.position is not None and self.position < len(args):
-            sigma = args[self.position]
-        self.factors.enter(sigma)
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        self.factors.enter(given.get("sigma"), self._labelled(given))
         if not torch.compiler.is_compiling():
             self.entered_in = _backward_pass()
+            if self.factors.depends_on_call:
+                self.held = {row: self.factors.of(row) for row in self.parts}
+
+    def _labelled(self, given: dict[str, Any]) -> Labelled | None:
+        if self.labelled is not None:
+            return self.labelled
+        if "class_labels" not in self.names:
+            if not self.factors.depends_on_branch:
+                return None
+            raise NetworkError(
+                "network",
+                expected="to be told which images have labels: with handle.evaluating(...)",
+                found="a network without an argument `class_labels`",
+                hint="say it around each call, or let the schedule act in both branches",
+            )
+        if not (torch.compiler.is_compiling() or self.factors.depends_on_branch):
+            return None
+        labels: Tensor | None = given.get("class_labels")
+        return False if labels is None else (labels != 0).any(dim=-1)
 
 
-class _BlockHook:
-    """Multiplies the skip's channels of a decoder block's input."""
+class _SiteHook:
+    """Multiplies the skip in the arguments of a module, or in what it returns.
 
-    def __init__(self, root: _NetworkHook, row: int, main_channels: int) -> None:
+    It keeps the site's numbers, not the site: the module would else refer to itself.
+
+    Arguments:
+        root: The network's hook.
+        row: Of the factor.
+        site: What is multiplied.
+        parts: Rows of the parts of this block; None for a part itself.
+    """
+
+    def __init__(
+        self, root: _NetworkHook, row: int, site: SkipSite, parts: tuple[int, ...] | None
+    ) -> None:
         self.root = root
         self.row = row
-        self.main_channels = main_channels
+        self.parts = parts
+        self.argument = site.argument
+        self.dim, self.start, self.length = site.dim, site.start, site.length
+        self.in_place = not site.shared and site.argument is not None
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        x: Tensor = args[0]
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        argument = self.argument
+        assert argument is not None
+        given: Any = args if isinstance(argument, int) else kwargs
+        try:
+            x: Tensor = given[argument]
+        except (IndexError, KeyError):
+            raise NetworkError(
+                "network",
+                expected=f"a skip in argument {argument!r} of {type(module).__name__}",
+                found=f"{len(args)} arguments and the keywords {', '.join(kwargs) or 'none'}",
+                hint="name the argument in `sites` as the network's calls give it",
+            ) from None
         factor = self._factor(x)
         if isinstance(factor, float) and factor == 1:
             return None
-        return (self._scaled(x, factor), *args[1:])
+        x = self._scaled(x, factor)
+        if isinstance(argument, int):
+            return (*args[:argument], x, *args[argument + 1 :]), kwargs
+        return args, {**kwargs, argument: x}
+
+    def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Multiply what the module returns."""
+        factor = self._factor(output)
+        if isinstance(factor, float) and factor == 1:
+            return None
+        return self._scaled(output, factor)
 
     def _factor(self, x: Tensor) -> float | Tensor:
         factors = self.root.factors
-        if torch.compiler.is_compiling() or x.is_inference() or not factors.depends_on_sigma:
+        if torch.compiler.is_compiling() or not factors.depends_on_call:
+            return factors.of(self.row)
+        if self.parts is None:
+            return self.root.held[self.row]
+        if x.is_inference():
             return factors.of(self.row)
         # Checkpointing runs a block again during the backward pass, when the network's last call
         # may have been at another noise level. What the first run used stays with the input's
         # storage, which both kinds of checkpointing hand to the second run.
-        storage: Any = x.untyped_storage()
+        kept = vars(x.untyped_storage()).setdefault("skiptune_factors", {})
         backward = _backward_pass()
         if backward == -1 or backward == self.root.entered_in:
-            storage.skiptune_factor = factors.of(self.row)
-        elif not hasattr(storage, "skiptune_factor"):
+            kept.update({row: factors.of(row) for row in (self.row, *self.parts)})
+        elif self.row not in kept:
             raise NetworkError(
                 "network",
                 expected="checkpointing that keeps a block's input, because windows are used",
                 found="a block run again in the backward pass on a copy of its input",
                 hint="checkpoint the call of the whole network",
             )
-        factor: float | Tensor = storage.skiptune_factor
+        self.root.held.update({row: kept[row] for row in self.parts})
+        factor: float | Tensor = kept[self.row]
         return factor
 
     def _scaled(self, x: Tensor, factor: float | Tensor) -> Tensor:
-        main, skip = x[:, : self.main_channels], x[:, self.main_channels :]
         if isinstance(factor, Tensor):
             if factor.dim() == 1 and factor.shape[0] not in (1, x.shape[0]):
                 raise NetworkError(
@@ -246,12 +360,47 @@ class _BlockHook:
                     hint="give one scale for all images, or as many as there are images",
                 )
             # A wider dtype would promote everything after it.
-            factor = factor.to(x.device, x.dtype).reshape(-1, 1, 1, 1)
-        if not torch.compiler.is_compiling() and x.is_inference():
+            factor = factor.to(x.device, x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+        if self.length is None:
+            # The encoder's own output: it may also be the input of what follows in the encoder.
+            return x * factor
+        sizes = [self.start, self.length, x.shape[self.dim] - self.start - self.length]
+        before, skip, after = x.split(sizes, dim=self.dim)
+        if self.in_place and not torch.compiler.is_compiling() and x.is_inference():
             # Copying the whole input costs 6 to 8 % of a small network's time on a CPU.
             skip.mul_(factor)
             return x
-        return torch.cat([main, skip * factor], dim=1)
+        parts = zip(sizes, (before, skip * factor, after), strict=True)
+        return torch.cat([part for size, part in parts if size], dim=self.dim)
+
+
+def _parts(scales: Scales) -> Iterable[str]:
+    if isinstance(scales, Schedule):
+        return scales.parts
+    return [place_of(name)[1] for name in scales]
+
+
+def _site_hooks(
+    root: _NetworkHook, sites: Mapping[str, SkipSite]
+) -> list[tuple[_SiteHook, SkipSite]]:
+    """Return the hook of each site; that of a whole skip knows the rows of its block's parts."""
+    rows: dict[str, list[int]] = {name: [] for name in sites if place_of(name)[1] == "both"}
+    for row, name in enumerate(sites):
+        address, part = place_of(name)
+        if address not in rows:
+            raise NetworkError(
+                f"sites: {name}",
+                expected=f"a site {address} as well: the block whose part it is",
+                found="none",
+                hint="name the place where the block receives the skip",
+            )
+        if part != "both":
+            rows[address].append(row)
+    root.parts = tuple(row for parts in rows.values() for row in parts)
+    return [
+        (_SiteHook(root, row, site, tuple(rows[name]) if name in rows else None), site)
+        for row, (name, site) in enumerate(sites.items())
+    ]
 
 
 def _backward_pass() -> int:

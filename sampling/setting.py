@@ -16,13 +16,17 @@ from skiptune.sampling.grids import edm_sigmas, logsnr_sigmas, time_uniform_sigm
 __all__ = [
     "GRIDS",
     "HISTORIES",
+    "KNOBS",
     "LATER_FIELDS",
     "MULTISTEP_SOLVERS",
+    "NOISES",
     "ORDERS",
     "SOLVERS",
     "STOCHASTIC_SOLVERS",
     "Churn",
     "Setting",
+    "churned",
+    "evaluated_points",
     "evaluations",
     "sigmas",
     "steps_of",
@@ -34,8 +38,12 @@ STOCHASTIC_SOLVERS: Final = ("euler", "heun")
 # The solvers that look back at estimates of earlier noise levels.
 MULTISTEP_SOLVERS: Final = ("dpmpp_2m", "unipc", "dpmpp_2m_sde")
 ORDERS: Final = (2, 3)
+KNOBS: Final = ("epsilon_scale", "exponent", "sigma_max", "guidance", "eta", "churn_noise")
+"""Numbers that may be tuned together with the scales of skips: none changes what an image costs
+where guidance is not switched on or off. `churn_noise` is the `noise` of churn."""
 GRIDS: Final = ("edm", "logsnr", "time-uniform")
 HISTORIES: Final = ("keep", "restart")
+NOISES: Final = ("edm", "counter")
 # Written only where they differ from their defaults: a setting that could be said without them
 # keeps its JSON, and so its identity, byte for byte.
 LATER_FIELDS: Final = (
@@ -46,6 +54,7 @@ LATER_FIELDS: Final = (
     "guidance_low",
     "guidance_high",
     "history",
+    "noise",
 )
 MOST_STEPS: Final = 1000
 
@@ -137,6 +146,10 @@ class Setting:
             evaluated once, with the label (Kynkaanniemi et al. 2024, arXiv 2404.07724).
         history: What a multistep solver does where the scales of a schedule change from one
             noise level to the next: ``keep`` the earlier estimates, or ``restart`` without them.
+        noise: Where an image's random numbers come from: ``edm``, one torch CPU generator per
+            seed in EDM's draw order, as published numbers have it; or ``counter``, a
+            counter-based generator on the device, all images of a batch at once
+            (`skiptune.sampling.noise`).
 
     Raises:
         SpecError: With every problem at once.
@@ -159,6 +172,7 @@ class Setting:
     guidance_low: float = 0.0
     guidance_high: float = math.inf
     history: str = "keep"
+    noise: str = "edm"
 
     def __post_init__(self) -> None:
         problems = _Problems("setting", self)
@@ -186,6 +200,7 @@ class Setting:
         problems.number("guidance_low", "a number, at least 0", lambda v: 0 <= v < math.inf)
         problems.number("guidance_high", "a number above 0", lambda v: v > 0)
         problems.choice("history", HISTORIES)
+        problems.choice("noise", NOISES)
         if not problems.found:
             self._check_together(problems)
         problems.stop()
@@ -228,6 +243,32 @@ class Setting:
         """Return whether guidance acts at a noise level: the network is then evaluated twice."""
         return self.guidance != 1 and self.guidance_low < sigma <= self.guidance_high
 
+    def knob(self, name: str) -> float:
+        """Return the value of one of `KNOBS`."""
+        found = self.churn.noise if name == "churn_noise" else getattr(self, name)
+        return float(found)
+
+    def with_knobs(self, knobs: Mapping[str, float]) -> Setting:
+        """Return the setting with other values of some of `KNOBS`.
+
+        Arguments:
+            knobs: Values by name.
+
+        Raises:
+            SpecError: For a name that is no knob, or values that do not go together.
+        """
+        problems = [
+            Problem(f"setting.{name}", f"one of {', '.join(KNOBS)}", repr(value))
+            for name, value in knobs.items()
+            if name not in KNOBS
+        ]
+        if problems:
+            raise SpecError.of(problems, hint=_HINT)
+        fields: dict[str, Any] = {k: v for k, v in knobs.items() if k != "churn_noise"}
+        if "churn_noise" in knobs:
+            fields["churn"] = replace(self.churn, noise=knobs["churn_noise"])
+        return replace(self, **fields)
+
     def with_solver(self, solver: str, *, steps: int, grid: str | None = None) -> Setting:
         """Return the setting with another solver.
 
@@ -266,6 +307,7 @@ class Setting:
             "guidance_low": float(self.guidance_low),
             "guidance_high": float(self.guidance_high),
             "history": self.history,
+            "noise": self.noise,
         }
         defaults = type(self).__dataclass_fields__
         return self._first_fields() | {
@@ -324,6 +366,23 @@ def sigmas(setting: Setting) -> tuple[float, ...]:
     return levels if setting.final_zero else levels[:-1]
 
 
+def evaluated_points(setting: Setting) -> int:
+    """Return at how many of its noise levels, from the first on, a setting evaluates the network.
+
+    One for each step; only Heun's method evaluates the network where its last step ends, unless
+    that is 0.
+    """
+    return setting.steps + (setting.solver == "heun" and not setting.final_zero)
+
+
+def churned(setting: Setting, sigma: float) -> float:
+    """Return the noise level to which EDM's algorithm 2 raises another before it steps."""
+    churn = setting.churn
+    if churn.amount == 0 or not churn.low <= sigma <= churn.high:
+        return sigma
+    return sigma + min(churn.amount / setting.steps, math.sqrt(2) - 1) * sigma
+
+
 def evaluations(setting: Setting) -> int:
     """Return how many images go through the network per image made, to choose steps by.
 
@@ -336,7 +395,7 @@ def evaluations(setting: Setting) -> int:
     if setting.guidance_low == 0 and setting.guidance_high == math.inf:
         return 2 * calls
     levels = sigmas(setting)
-    called = [_churned(setting, level) for level in levels[:-1]]
+    called = [churned(setting, level) for level in levels[:-1]]
     if heun:
         called += [level for level in levels[1:] if level > 0]
     return sum(2 if setting.guides(level) else 1 for level in called)
@@ -370,14 +429,6 @@ def steps_of(nfe: int, setting: Setting) -> int:
         found=str(nfe),
         hint="choose one of these, or give `steps` instead",
     )
-
-
-def _churned(setting: Setting, sigma: float) -> float:
-    """Return the noise level to which EDM's algorithm 2 raises another before it steps."""
-    churn = setting.churn
-    if churn.amount == 0 or not churn.low <= sigma <= churn.high:
-        return sigma
-    return sigma + min(churn.amount / setting.steps, math.sqrt(2) - 1) * sigma
 
 
 def _falling(levels: object) -> bool:

@@ -5,6 +5,11 @@ channel dimension. That tensor goes through a group normalisation and, unnormali
 block's 1x1 shortcut. A group that holds only skip channels undoes their scale, so the scale acts
 through the shortcut alone, unless the cut between main path and skip lies inside a group. EDM2's
 blocks have no group normalisation: there the scale acts through both branches.
+
+A scale may act in one part of the block alone (`schedule.PARTS`). A convolution is linear in its
+input channels, so scaling the skip's channels of its input is scaling the skip's columns of its
+weight, which stays untouched. In EDM2's blocks, whose weights are normalised on every call, only
+the former is possible.
 """
 
 from __future__ import annotations
@@ -15,14 +20,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skiptune.errors import NetworkError
+from skiptune.sampling.schedule import place_name
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Skip", "decoder_blocks", "find_skips"]
+__all__ = ["Skip", "SkipSite", "decoder_blocks", "find_skips", "skip_sites"]
 
 _BLOCK = re.compile(r"(\d+)x\1_block(\d+)")
 _HOLDERS = ("model", "unet")
+# The convolutions of a block, as EDM's and EDM2's networks name them.
+_SHORTCUTS = ("skip", "conv_skip")
+_RESIDUALS = ("conv0", "conv_res0")
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,29 @@ class Skip:
     skip_channels: int
     groups: int
     mixed: bool
+
+
+@dataclass(frozen=True)
+class SkipSite:
+    """Where a skip can be scaled from outside: a slice of one argument of a module's call.
+
+    Arguments:
+        module: The module that receives the skip, once per call of the network.
+        argument: Place among its positional arguments, or the name of a keyword argument; None
+            for what the module returns.
+        dim: The dimension of the channels; dimension 0 is the images'.
+        start: First channel of the skip: of a concatenation, the main path's channels before it.
+        length: Channels of the skip; None where the whole tensor is the skip.
+        shared: Whether the tensor is read by others after the module: it then stays as it is, and
+            the module gets a copy.
+    """
+
+    module: nn.Module
+    argument: int | str | None = 0
+    dim: int = 1
+    start: int = 0
+    length: int | None = None
+    shared: bool = False
 
 
 def find_skips(network: nn.Module) -> tuple[Skip, ...]:
@@ -97,6 +129,56 @@ def decoder_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """
     _, decoder = _halves(network)
     return {name: module for name, module in decoder.items() if _BLOCK.fullmatch(name)}
+
+
+def skip_sites(network: nn.Module, parts: Iterable[str] = ()) -> dict[str, SkipSite]:
+    """Return where the skips of a network of the EDM family are scaled, by the names of places.
+
+    Arguments:
+        network: As for `find_skips`.
+        parts: Parts of the blocks that are wanted beside the skips themselves.
+
+    Returns:
+        The skips by address, deepest first; then part by part, by `schedule.place_name`.
+
+    Raises:
+        NetworkError: As `find_skips`; or for a block without such a part.
+    """
+    blocks = decoder_blocks(network)
+    skips = find_skips(network)
+    return {
+        place_name(skip.address, part): _site(blocks[skip.address], skip, part)
+        for part in ("both", *(part for part in parts if part != "both"))
+        for skip in skips
+    }
+
+
+def _site(block: nn.Module, skip: Skip, part: str) -> SkipSite:
+    start, length = skip.main_channels, skip.skip_channels
+    if part == "both":
+        return SkipSite(block, start=start, length=length)
+    if part == "residual":
+        # Its input is what the activation has just made.
+        return SkipSite(_convolution(block, skip, _RESIDUALS), start=start, length=length)
+    convolution = _convolution(block, skip, _SHORTCUTS)
+    if part == "whole-shortcut":
+        return SkipSite(convolution, argument=None)
+    return SkipSite(convolution, start=start, length=length, shared=True)
+
+
+def _convolution(block: nn.Module, skip: Skip, names: tuple[str, ...]) -> nn.Module:
+    """Return the block's convolution of one of these names that reads main path and skip."""
+    for name in names:
+        module: Any = getattr(block, name, None)
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.shape[1] == skip.main_channels + skip.skip_channels:
+            return module  # type: ignore[no-any-return]
+    raise NetworkError(
+        f"network: {skip.address}",
+        expected=f"a convolution {' or '.join(names)} of the main path and the skip",
+        found=f"{type(block).__name__} without one",
+        hint="scale the skip itself: part both",
+    )
 
 
 def _halves(network: nn.Module) -> tuple[Any, Any]:

@@ -33,6 +33,7 @@ def solve(
     order: int = 2,
     eta: float = 1.0,
     restarts: Container[int] = (),
+    round_sigma: Callable[[float], float] | None = None,
 ) -> Tensor:
     """Take images from pure noise to clean.
 
@@ -55,6 +56,8 @@ def solve(
             ``dpmpp_2m``.
         restarts: Places i of noise levels at which a multistep solver forgets the estimates of
             the levels before sigmas[i].
+        round_sigma: Rounds a level that churn raises to one that the denoiser knows; the levels
+            of `sigmas` are taken as they are.
 
     Returns:
         Images float64 [N, ...] at the last noise level: clean ones where it is 0.
@@ -101,7 +104,7 @@ def solve(
         noise = randn_like if solver == "dpmpp_2m_sde" and eta > 0 else None
         return _dpmpp_2m(denoise, x, levels, grid, eta, noise, restarts)
     corrections = 1 if solver == "heun" else 0
-    return _algorithm_2(denoise, x, levels, grid, corrections, churn, randn_like)
+    return _algorithm_2(denoise, x, levels, grid, corrections, churn, randn_like, round_sigma)
 
 
 def _algorithm_2(
@@ -112,6 +115,7 @@ def _algorithm_2(
     corrections: int,
     churn: Churn,
     randn_like: Callable[[Tensor], Tensor] | None,
+    round_sigma: Callable[[float], float] | None,
 ) -> Tensor:
     """EDM's stochastic sampler: Karras et al. 2022, algorithm 2."""
     steps = len(levels) - 1
@@ -123,6 +127,8 @@ def _algorithm_2(
             if churn.low <= t <= churn.high:
                 gamma = min(churn.amount / steps, math.sqrt(2) - 1)
                 t_hat = t + gamma * t
+                if round_sigma is not None:
+                    t_hat = round_sigma(t_hat)
                 x = x + math.sqrt(t_hat**2 - t**2) * churn.noise * noise
                 t, sigma = t_hat, torch.full_like(sigma, t_hat)
         d = (x - denoise(x, sigma)) / t

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from skiptune.sampling.networks.block import group_norm
 from skiptune.sampling.networks.embedding import PositionalEmbedding
 from skiptune.sampling.networks.resampling import Direction, Resample2d, ResampledConv2d
+from skiptune.sampling.networks.unet import ConditionedUNet, resolutions
 
 __all__ = ["DhariwalUNet", "ModulatedBlock"]
 
@@ -103,7 +104,7 @@ class ModulatedBlock(nn.Module):
         return projected
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(ConditionedUNet):
     """A U-Net over noisy images, conditioned on the noise level, a label and an augmentation.
 
     Weights start as torch draws them, the last layer of each branch at zero.
@@ -143,17 +144,14 @@ class DhariwalUNet(nn.Module):
         dropout: float = 0.10,
         label_dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if img_resolution % 2 ** (len(channel_mult) - 1):
-            raise ValueError(
-                f"img_resolution {img_resolution} cannot be halved {len(channel_mult) - 1} times"
-            )
-        self.img_resolution = img_resolution
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.label_dim = label_dim
-        self.augment_dim = augment_dim
-        self.label_dropout = label_dropout
+        super().__init__(
+            img_resolution=img_resolution,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            label_dim=label_dim,
+            augment_dim=augment_dim,
+            label_dropout=label_dropout,
+        )
 
         emb_channels = model_channels * channel_mult_emb
         self.map_noise = PositionalEmbedding(model_channels, endpoint=False, sines_first=False)
@@ -181,11 +179,11 @@ class DhariwalUNet(nn.Module):
             )
 
         widths = [model_channels * mult for mult in channel_mult]
-        resolutions = [img_resolution >> level for level in range(len(widths))]
+        levels = resolutions(img_resolution, len(widths))
         self.enc = nn.ModuleDict()
         skips: list[int] = []
         channels = widths[0]
-        for res, width in zip(resolutions, widths, strict=True):
+        for res, width in zip(levels, widths, strict=True):
             at = f"{res}x{res}"
             if res == img_resolution:
                 self.enc[f"{at}_conv"] = ResampledConv2d(in_channels, channels, 3)
@@ -199,9 +197,9 @@ class DhariwalUNet(nn.Module):
                 skips.append(channels)
 
         self.dec = nn.ModuleDict()
-        for res, width in zip(reversed(resolutions), reversed(widths), strict=True):
+        for res, width in zip(reversed(levels), reversed(widths), strict=True):
             at = f"{res}x{res}"
-            if res == resolutions[-1]:
+            if res == levels[-1]:
                 self.dec[f"{at}_in0"] = block(channels, channels, attention=True)
                 self.dec[f"{at}_in1"] = block(channels, channels)
             else:
@@ -213,41 +211,16 @@ class DhariwalUNet(nn.Module):
         self.out_norm = group_norm(channels, eps=_EPS)
         self.out_conv = ResampledConv2d(channels, out_channels, 3, gain=0.0)
 
-    def forward(
-        self,
-        x: Tensor,
-        noise_labels: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        """Run the network.
-
-        Arguments:
-            x: Images [B, in_channels, H, W].
-            noise_labels: Noise levels [B] in the preconditioner's units.
-            class_labels: One-hot rows [B, label_dim] (or [1, label_dim] for all); None or zeros
-                mean no label.
-            augment_labels: Augmentation vectors [B, augment_dim]; None means none.
-
-        Returns:
-            [B, out_channels, H, W].
-        """
-        emb = self._condition(noise_labels, class_labels, augment_labels)
-        x, skips = self._encode(x, emb)
-        return self._decode(x, skips, emb)
-
     def _condition(
         self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> Tensor:
-        emb: Tensor = self.map_noise(noise_labels)
+        emb: Tensor = self.map_noise(noise_labels).to(self.map_layer0.weight.dtype)
         if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+            emb = emb + self.map_augment(augment_labels.to(emb.dtype))
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if self.map_label is not None and class_labels is not None:
-            if self.training and self.label_dropout:
-                kept = torch.rand(emb.shape[0], 1, device=emb.device) >= self.label_dropout
-                class_labels = class_labels * kept.to(class_labels.dtype)
-            emb = emb + self.map_label(class_labels)
+            class_labels = self._kept_labels(class_labels, emb.shape[0])
+            emb = emb + self.map_label(class_labels.to(emb.dtype))
         return F.silu(emb)
 
     def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:

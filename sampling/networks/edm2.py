@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from skiptune.sampling.networks.precond import EDMPrecond
 from skiptune.sampling.networks.resampling import Direction, Resample2d
+from skiptune.sampling.networks.unet import resolutions
 
 __all__ = ["EDM2Precond", "EDM2UNet", "MagnitudeBlock"]
 
@@ -256,10 +257,6 @@ class EDM2UNet(nn.Module):
         clip_act: float | None = 256,
     ) -> None:
         super().__init__()
-        if img_resolution % 2 ** (len(channel_mult) - 1):
-            raise ValueError(
-                f"img_resolution {img_resolution} cannot be halved {len(channel_mult) - 1} times"
-            )
         self.img_resolution = img_resolution
         self.in_channels = img_channels
         self.label_dim = label_dim
@@ -300,11 +297,11 @@ class EDM2UNet(nn.Module):
                 clip_act=clip_act,
             )
 
-        resolutions = [img_resolution >> level for level in range(len(widths))]
+        levels = resolutions(img_resolution, len(widths))
         self.enc = nn.ModuleDict()
         skips: list[int] = []
         channels = widths[0]
-        for res, width in zip(resolutions, widths, strict=True):
+        for res, width in zip(levels, widths, strict=True):
             at = f"{res}x{res}"
             if res == img_resolution:
                 # One more input channel, constantly 1, stands for the missing biases.
@@ -320,9 +317,9 @@ class EDM2UNet(nn.Module):
                 skips.append(channels)
 
         self.dec = nn.ModuleDict()
-        for res, width in zip(reversed(resolutions), reversed(widths), strict=True):
+        for res, width in zip(reversed(levels), reversed(widths), strict=True):
             at = f"{res}x{res}"
-            if res == resolutions[-1]:
+            if res == levels[-1]:
                 self.dec[f"{at}_in0"] = block(channels, channels, encoder=False, attention=True)
                 self.dec[f"{at}_in1"] = block(channels, channels, encoder=False)
             else:

@@ -9,7 +9,8 @@ that predict noise, trained in these formulations, into denoisers of the same ca
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -244,6 +245,14 @@ class iDDPMPrecond(Preconditioned):  # noqa: N801
         """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
         c_noise = self.M - 1 - self._nearest(sigma).to(torch.float32)
         return 1.0, -sigma, 1 / (sigma.square() + 1).sqrt(), c_noise
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
+        levels, apply = self.u, super()._apply
+        made: Self = apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.u.dtype != torch.float32:
+            # bfloat16 would make one level in five equal to its neighbour.
+            self.u = levels.to(self.u.device)
+        return made
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """Return the nearest noise level that the denoiser knows, in the shape of sigma."""

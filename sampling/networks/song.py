@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from skiptune.sampling.networks.block import ResidualBlock, group_norm, linear
 from skiptune.sampling.networks.embedding import FourierEmbedding, PositionalEmbedding
 from skiptune.sampling.networks.resampling import Resample2d, ResampledConv2d
+from skiptune.sampling.networks.unet import ConditionedUNet, resolutions
 
 __all__ = ["SongUNet"]
 
 _OUTPUT_GAIN = 1e-5
 
 
-class SongUNet(nn.Module):
+class SongUNet(ConditionedUNet):
     """A U-Net over noisy images, conditioned on the noise level, a label and an augmentation.
 
     The keys are EDM's. DDPM++: the defaults. NCSN++: ``embedding_type="fourier"``,
@@ -77,7 +78,14 @@ class SongUNet(nn.Module):
         decoder_type: str = "standard",
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:
-        super().__init__()
+        super().__init__(
+            img_resolution=img_resolution,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            label_dim=label_dim,
+            augment_dim=augment_dim,
+            label_dropout=label_dropout,
+        )
         for key, value, known in (
             ("embedding_type", embedding_type, ("positional", "fourier")),
             ("encoder_type", encoder_type, ("standard", "skip", "residual")),
@@ -85,16 +93,6 @@ class SongUNet(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}, found {value!r}")
-        if img_resolution % 2 ** (len(channel_mult) - 1):
-            raise ValueError(
-                f"img_resolution {img_resolution} cannot be halved {len(channel_mult) - 1} times"
-            )
-        self.img_resolution = img_resolution
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.label_dim = label_dim
-        self.augment_dim = augment_dim
-        self.label_dropout = label_dropout
 
         noise_channels = model_channels * channel_mult_noise
         emb_channels = model_channels * channel_mult_emb
@@ -107,12 +105,12 @@ class SongUNet(nn.Module):
 
         row = tuple(resample_filter)
         widths = [model_channels * mult for mult in channel_mult]
-        resolutions = [img_resolution >> level for level in range(len(widths))]
+        levels = resolutions(img_resolution, len(widths))
 
         self.enc = nn.ModuleDict()
         skips: list[int] = []
         x_channels, aux_channels = model_channels, in_channels
-        for level, (res, width) in enumerate(zip(resolutions, widths, strict=True)):
+        for level, (res, width) in enumerate(zip(levels, widths, strict=True)):
             at = f"{res}x{res}"
             if level == 0:
                 self.enc[f"{at}_conv"] = ResampledConv2d(in_channels, x_channels, 3)
@@ -146,8 +144,8 @@ class SongUNet(nn.Module):
                 skips.append(x_channels)
 
         self.dec = nn.ModuleDict()
-        coarsest = resolutions[-1]
-        for res, width in zip(reversed(resolutions), reversed(widths), strict=True):
+        coarsest = levels[-1]
+        for res, width in zip(reversed(levels), reversed(widths), strict=True):
             at = f"{res}x{res}"
             if res == coarsest:
                 for index in range(2):
@@ -175,43 +173,19 @@ class SongUNet(nn.Module):
                     x_channels, out_channels, 3, gain=_OUTPUT_GAIN
                 )
 
-    def forward(
-        self,
-        x: Tensor,
-        noise_labels: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        """Run the network.
-
-        Arguments:
-            x: Images [B, in_channels, H, W].
-            noise_labels: Noise levels [B] in the preconditioner's units.
-            class_labels: One-hot rows [B, label_dim] (or [1, label_dim] for all); None or zeros
-                mean no label.
-            augment_labels: Augmentation vectors [B, augment_dim]; None means none.
-
-        Returns:
-            [B, out_channels, H, W].
-        """
-        emb = self._condition(noise_labels, class_labels, augment_labels)
-        x, skips = self._encode(x, emb)
-        return self._decode(x, skips, emb)
-
     def _condition(
         self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> Tensor:
-        emb: Tensor = self.map_noise(noise_labels)
+        emb: Tensor = self.map_noise(noise_labels).to(self.map_layer0.weight.dtype)
         if self.map_label is not None:
             if class_labels is None:
                 class_labels = emb.new_zeros(1, self.label_dim)
-            if self.training and self.label_dropout:
-                kept = torch.rand(emb.shape[0], 1, device=emb.device) >= self.label_dropout
-                class_labels = class_labels * kept.to(class_labels.dtype)
+            class_labels = class_labels.to(emb.dtype)
+            class_labels = self._kept_labels(class_labels, emb.shape[0])
             # One-hot rows have variance near 1/label_dim; the factor brings them to unit scale.
             emb = emb + self.map_label(class_labels * math.sqrt(self.label_dim))
         if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+            emb = emb + self.map_augment(augment_labels.to(emb.dtype))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:

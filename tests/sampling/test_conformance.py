@@ -1,17 +1,15 @@
 """What must hold for the networks of every family, present and later.
 
-A family enters with a configuration and its decoder written out by hand. `test_hooks` tests what
-does not depend on the family: gradients, checkpointing, compiled networks, refusals.
+A family enters with a row of the table in `families`. `test_hooks` tests what does not depend on
+the family: where windows begin, what is refused.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
-import math
 import pickle
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,146 +17,33 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from skiptune.errors import NetworkError, render
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.hooks import apply, check_effect, scaled
-from skiptune.sampling.networks import Preconditioned, build_denoiser
-from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.images import sample_float
+from skiptune.sampling.levels import rounded
+from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
+from skiptune.sampling.setting import Setting
 from skiptune.sampling.skips import decoder_blocks, find_skips
 from skiptune.sampling.solvers import solve
-from tests.sampling.test_hooks import _by_hand, _call, _hooks
+from tests.sampling.families import (
+    FAMILIES,
+    Branched,
+    OfFamily,
+    Run,
+    call,
+    decode_adm,
+    edited,
+    hooks_of,
+    random_network,
+)
 from tests.sampling.test_skips import _seen, _traced
-
-ScaleAt = Callable[[str], float | Tensor]
-Decoder = Callable[[Any, Tensor, list[Tensor], Tensor, ScaleAt], Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family.
-
-    Arguments:
-        config: A network of 4 skips for 8x8 images of one channel and 3 classes.
-        decode: Its decoder, every popped skip multiplied by what the function says.
-        exact: Whether hooks and hand make the same numbers bit for bit, because nothing is
-            multiplied between the place where a skip is popped and the block.
-    """
-
-    config: dict[str, Any]
-    decode: Decoder
-    exact: bool = True
-
-
-def _factor(scale: ScaleAt, name: str, like: Tensor) -> float | Tensor:
-    factor = scale(name)
-    return factor.to(like.dtype).reshape(-1, 1, 1, 1) if isinstance(factor, Tensor) else factor
-
-
-def _song(unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt) -> Tensor:
-    return _by_hand(unet, x, skips, emb, scale, _call)
-
-
-def _adm(unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt) -> Tensor:
-    for name, module in unet.dec.items():
-        if "_block" in name:
-            skip = skips.pop()
-            x = torch.cat([x, skip * _factor(scale, name, skip)], dim=1)
-        x = module(x, emb)
-    return unet.out_conv(F.silu(unet.out_norm(x)))  # type: ignore[no-any-return]
-
-
-def _edm2(unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt) -> Tensor:
-    for name, module in unet.dec.items():
-        if "_block" in name:
-            skip = skips.pop()
-            skip = skip * _factor(scale, name, skip)
-            main, popped = x.shape[1], skip.shape[1]
-            # Equation 103 at the published balance of one half.
-            root = math.sqrt((main + popped) / 2)
-            x = torch.cat([x * (root / math.sqrt(main)), skip * (root / math.sqrt(popped))], 1)
-        x = module(x, emb)
-    return unet.out_conv(x, unet.out_gain)  # type: ignore[no-any-return]
-
-
-COMMON: dict[str, Any] = {
-    "img_resolution": 8,
-    "img_channels": 1,
-    "label_dim": 3,
-    "channel_mult": [1, 2],
-    "num_blocks": 1,
-    "attn_resolutions": [4],
-    "dropout": 0.0,
-}
-SONG = {**COMMON, "model_channels": 8}
-ADM = {**COMMON, "model_type": "DhariwalUNet", "model_channels": 64}
-NCSNPP = {
-    "embedding_type": "fourier",
-    "channel_mult_noise": 2,
-    "encoder_type": "residual",
-    "resample_filter": [1, 3, 3, 1],
-}
-EDM2 = {**COMMON, "model_channels": 16, "channels_per_head": 16}
-FAMILIES: dict[str, Family] = {
-    "ddpmpp-edm": Family({**SONG, "precond": "edm", "sigma_data": 0.5}, _song),
-    "ddpmpp-vp": Family({**SONG, "precond": "vp"}, _song),
-    "ncsnpp-ve": Family({**SONG, **NCSNPP, "precond": "ve"}, _song),
-    "adm-edm": Family({**ADM, "precond": "edm", "sigma_data": 0.5}, _adm),
-    "adm-iddpm": Family({**ADM, "precond": "iddpm"}, _adm),
-    "edm2": Family({**EDM2, "precond": "edm2", "sigma_data": 0.5}, _edm2, exact=False),
-}
-
-
-def random_network(config: dict[str, Any], device: str = "cpu") -> Preconditioned:
-    """Build a network in which every path matters."""
-    torch.manual_seed(0)  # frequencies and phases are drawn on making
-    network = build_denoiser(config)
-    generator = torch.Generator().manual_seed(20240219)
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            noise = torch.randn(tensor.shape, generator=generator)
-            if name.endswith("gain"):
-                tensor.fill_(0.7)
-            elif tensor.dim() > 1 and "resample_filter" not in name:
-                tensor.copy_(noise / tensor[0].numel() ** 0.5)
-            elif name.endswith(("weight", "bias")):
-                tensor.copy_(0.1 * noise + float("norm" in name and "weight" in name))
-    return network.to(device).eval().requires_grad_(False)
-
-
-def edited(family: Family, network: Preconditioned, scale: ScaleAt) -> Preconditioned:
-    """Copy a network and put the decoder written out by hand in the place of its own."""
-    twin = copy.deepcopy(network)
-    unet = getattr(twin, twin.holder)
-
-    def decode(x: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
-        return family.decode(unet, x, skips, emb, scale)
-
-    vars(unet)["_decode"] = decode
-    return twin
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-class TestFamily:
-    @pytest.fixture(autouse=True)
-    def made(self, name: str, device: str) -> Iterator[None]:
-        self.family = FAMILIES[name]
-        self.device = device
-        self.network = random_network(self.family.config, device)
-        generator = torch.Generator().manual_seed(5)
-        self.x = (2 * torch.randn(3, 1, 8, 8, generator=generator)).to(device)
-        self.labels = torch.eye(3, device=device)
-        self.names = [skip.address for skip in find_skips(self.network)]
-        scales = (0.7, 1.3, 0.4, 1.1)
-        self.schedule = Schedule.uniform(dict(zip(self.names, scales, strict=True)))
-        with torch.inference_mode():
-            yield
-
-    def run(self, network: nn.Module, sigma: float = 1.0) -> Tensor:
-        level = torch.tensor(sigma, dtype=torch.float64, device=self.device)
-        return network(self.x, level, self.labels)  # type: ignore[no-any-return]
-
+class TestFamily(OfFamily):
     def same(self, one: Tensor, other: Tensor, *, exact: bool = False) -> None:
         if exact or self.family.exact:
             assert torch.equal(one, other)
@@ -188,7 +73,7 @@ class TestFamily:
             scaled_skip = x.clone()
             scaled_skip[:, skip.main_channels :] *= 0.7
             assert (float((norm(scaled_skip) - norm(x)).abs().max()) > 0.01) == skip.mixed
-        if self.family.decode is _adm:
+        if self.family.decode is decode_adm:
             assert {skip.mixed for skip in find_skips(self.network)} == {True, False}
 
     def test_the_baseline_is_bit_identical_and_removal_restores(self) -> None:
@@ -196,11 +81,19 @@ class TestFamily:
         keys = list(self.network.state_dict())
         handle = apply(self.network, Schedule.baseline())
         assert torch.equal(self.run(self.network), before)
+        away = Schedule(
+            [Term(self.names[0], 0.5, low=2.0), Term(self.names[1], 0.5, high=0.5)],
+            branches="cond",
+        )
+        ones = {name: torch.ones(3, device=self.device) for name in self.names}
+        for scales in (away, ones):
+            handle.update(scales)
+            assert torch.equal(self.run(self.network), before)
         handle.update(self.schedule)
         assert not torch.equal(self.run(self.network), before)
         assert list(self.network.state_dict()) == keys
         handle.remove()
-        assert _hooks(self.network) == []
+        assert hooks_of(self.network) == []
         assert torch.equal(self.run(self.network), before)
 
     @pytest.mark.parametrize("sigma", [0.01, 1.0, 60.0])
@@ -268,6 +161,99 @@ class TestFamily:
         self.same(found, expected)
         assert not torch.allclose(found, untouched, atol=1e-3)
 
+    @pytest.mark.parametrize("branches", BRANCHES)
+    def test_guidance_is_scaled_in_the_branches_asked_for(self, branches: str) -> None:
+        # The window holds one of the two levels that are evaluated.
+        schedule = Schedule.uniform(dict.fromkeys(self.names, 0.6), high=2.0, branches=branches)
+        # Levels that the network knows: `Branched` does not round them.
+        given = rounded(self.network, (4.0, 1.0))
+        setting = Setting(solver="heun", steps=2, sigmas=given, guidance=2.0)
+        halves = {"both": (True, True), "cond": (True, False), "uncond": (False, True)}[branches]
+        level = [0.0]
+
+        def factor(name: str) -> float:
+            return schedule.scale(name, level[0])
+
+        by_hand = edited(self.family, self.network, factor)
+        guided = Branched(*(by_hand if acts else self.network for acts in halves)).eval()
+        guided.register_forward_pre_hook(lambda module, args: level.__setitem__(0, float(args[1])))
+        expected = sample_float(guided, setting, range(3), device=self.device)
+        untouched = sample_float(self.network, setting, range(3), device=self.device)
+        with scaled(self.network, schedule):
+            found = sample_float(self.network, setting, range(3), device=self.device)
+        self.same(found, expected)
+        assert not torch.allclose(found, untouched, atol=1e-3)
+
+    @pytest.mark.parametrize("branches", BRANCHES)
+    def test_both_branches_of_guidance_may_be_one_batch(self, branches: str) -> None:
+        schedule = Schedule(self.schedule.terms, branches=branches)
+        level = torch.tensor(1.0, dtype=torch.float64, device=self.device)
+        x = torch.cat([self.x, self.x])
+        labels = torch.cat([self.labels, 0 * self.labels])
+        acts = torch.tensor([branches != "uncond"] * 3 + [branches != "cond"] * 3)
+
+        def factors(name: str) -> Tensor:
+            return torch.where(acts, schedule.scale(name, 1.0), 1.0).to(self.device)
+
+        by_hand = edited(self.family, self.network, factors)
+        with scaled(self.network, schedule) as handle:
+            self.same(self.network(x, level, labels), by_hand(x, level, labels))
+            # Told, it does not ask the labels: here every image is in the other branch.
+            with handle.evaluating((labels == 0).all(dim=1)):
+                other = self.network(x, level, labels)
+            self.same(self.network(x, level, labels), by_hand(x, level, labels))
+        acts = acts.flip(0)
+        self.same(other, by_hand(x, level, labels))
+
+    def test_gradients_are_right_and_checkpointing_changes_nothing(self) -> None:
+        # Two evaluations, at two noise levels and in two branches: when the backward pass runs the
+        # blocks of the first again, the network's last call was the second.
+        low, high = self.names[0], self.names[3]
+        schedule = Schedule(
+            [Term(low, 0.5, 1.0), Term(high, 0.6, 0.0, 1.0), Term(self.names[2], 0.7)],
+            branches="cond",
+        )
+
+        def leaves() -> dict[str, Tensor]:
+            return {
+                low: torch.tensor([0.5, 0.8, 1.2], device=self.device, requires_grad=True),
+                high: torch.tensor(0.9, device=self.device, requires_grad=True),
+            }
+
+        def twice(network: nn.Module, call: Run) -> list[Tensor | None]:
+            start = made = self.x.clone().requires_grad_()
+            for sigma, labels in ((2.0, self.labels), (0.5, None)):
+                level = torch.tensor(sigma, device=self.device)
+                made = call(network, made, level, labels)
+            made.square().sum().backward()
+            return [made.detach(), start.grad]
+
+        def both(network: nn.Module, call: Run) -> list[Tensor | None]:
+            with scaled(network, schedule):
+                found = twice(network, call)
+            tensors = leaves()
+            with scaled(network, tensors):
+                found += twice(network, call)
+            return [*found, *(tensor.grad for tensor in tensors.values())]
+
+        with torch.inference_mode(False), torch.enable_grad():
+            plain = edited(self.family, self.network, lambda name: 1.0)
+            expected = both(plain, call)
+            tensors = leaves()
+            by_hand = edited(self.family, self.network, lambda name: tensors.get(name, 1.0))
+            found = [[*expected[:2], *twice(by_hand, call)]]
+            found[0] += [tensor.grad for tensor in tensors.values()]
+            for reentrant in (False, True):
+                again: Run = functools.partial(checkpoint, use_reentrant=reentrant)
+                inner = edited(self.family, self.network, lambda name: 1.0, again)
+                found += [both(plain, again), both(inner, call)]
+        for row in found:
+            for one, other in zip(row, expected, strict=True):
+                assert one is not None
+                assert other is not None
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+                assert float(other.abs().max()) > 0
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_stays(self, dtype: torch.dtype) -> None:
         unet: Any = getattr(self.network, self.network.holder)
@@ -276,6 +262,7 @@ class TestFamily:
         def cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(arg if arg is None else arg.to(dtype) for arg in args)
 
+        # EDM2 computes in the dtype of its input, the others in that of their weights.
         seen: list[Tensor] = []
         unet.register_forward_pre_hook(cast)
         unet.to(dtype)
@@ -301,7 +288,15 @@ class TestFamily:
         with pytest.raises(NetworkError, match="expected None"):
             unlabelled(self.x, level, self.labels)
 
-    def test_a_compiled_network_gives_the_scaled_output(self) -> None:
+    def test_compiling_before_is_refused(self) -> None:
+        with torch.inference_mode(False):
+            compiled: Any = torch.compile(self.network, backend="eager")
+            with pytest.raises(NetworkError, match="compiled") as caught:
+                apply(compiled, self.schedule)
+        assert "apply the schedule first" in caught.value.hint
+        assert hooks_of(self.network) == []
+
+    def test_a_compiled_network_gives_the_scaled_output(self, name: str) -> None:
         torch.compiler.reset()
         graphs = []
 
@@ -314,14 +309,21 @@ class TestFamily:
             Schedule.baseline(),
             self.schedule,
             Schedule.uniform({self.names[0]: 0.5}, low=0.5, high=2.0),
-            Schedule.uniform({self.names[0]: 0.5}, low=2.0),
+            Schedule.uniform({self.names[0]: 0.5}, low=2.0, branches="cond"),
+            Schedule.uniform({self.names[0]: 0.5}, low=0.5, branches="cond"),
+            Schedule.uniform({self.names[0]: 0.5}, branches="uncond"),
         ]
+        # Compiling takes seconds: parts in one network of each kind of block.
+        parts = PARTS[1:] if name in ("ddpmpp-edm", "edm2") else ()
+        schedules += [Schedule.uniform({self.names[1]: 0.5}, low=0.5, part=p) for p in parts]
         expected = []
         for schedule in schedules:
             with scaled(self.network, schedule):
                 expected.append(self.run(self.network))
+        assert torch.equal(expected[5], expected[0])
+        assert torch.equal(expected[4], expected[2])
         with torch.inference_mode(False), torch.no_grad():
-            handle = apply(self.network, schedules[0])
+            handle = apply(self.network, schedules[0], parts=parts)
             compiled: Any = torch.compile(self.network, backend=backend, fullgraph=True)
             counts = []
             for schedule, plain in zip(schedules, expected, strict=True):

@@ -48,6 +48,7 @@ def test_everything_that_changes_images_changes_the_series(checkpoint: Checkpoin
         Setting(labels=0),
         Setting(solver="heun", churn=Churn(amount=1)),
         Setting(solver="heun", churn=Churn(amount=1, high=50)),
+        Setting(noise="counter"),
     ]
     digests = {digest(describe(checkpoint, setting)) for setting in settings}
     digests.add(digest(describe(checkpoint, Setting(), microbatch=25)))
@@ -74,3 +75,15 @@ def test_a_network_without_classes_has_no_label_rule(
 def test_unknown_modes_are_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(SpecError, match="float32"):
         describe(checkpoint, Setting(), mode="float8")
+
+
+def test_a_series_says_where_the_noise_comes_from(checkpoint: Checkpoint) -> None:
+    usual, counter = (describe(checkpoint, Setting(noise=noise)) for noise in ("edm", "counter"))
+    # The words of every series stored so far.
+    assert usual["seeds"] == {
+        "rule": "one torch CPU generator per image, seed mod 2^32",
+        "draws": ["latent float32", "label", "churn float64 per step"],
+    }
+    assert "noise" not in usual["setting"]
+    assert counter["seeds"]["rule"].startswith("Philox4x32-10")
+    assert counter["setting"]["noise"] == "counter"

@@ -15,7 +15,7 @@ from skiptune.sampling.networks import DhariwalUNet, build_denoiser
 from skiptune.sampling.networks.dhariwal import ModulatedBlock
 from skiptune.sampling.networks.embedding import PositionalEmbedding
 from skiptune.sampling.skips import find_skips
-from tests.sampling.test_networks import fill
+from tests.sampling.test_networks import check_gradients, check_label_dropout, fill
 
 IMAGENET: dict[str, Any] = {
     "precond": "edm",
@@ -184,27 +184,11 @@ def test_labels_and_augmentations_act_and_none_is_zero() -> None:
 
 
 def test_label_dropout_acts_in_training_only() -> None:
-    network = small(label_dropout=0.25)
-    labels = torch.eye(4)[torch.zeros(4000, dtype=torch.int64)]
-    noise = torch.zeros(4000)
-    kept = network._condition(noise, labels, None)
-    dropped = network._condition(noise, None, None)
-    assert torch.equal(kept[0], kept[-1])
-    torch.manual_seed(0)
-    mixed = network.train()._condition(noise, labels, None)
-    is_dropped = (mixed - dropped).abs().amax(1) < 1e-5
-    is_kept = (mixed - kept).abs().amax(1) < 1e-5
-    assert bool((is_dropped ^ is_kept).all())
-    # Four standard errors of a share of 0.25 among 4000.
-    assert float(is_dropped.float().mean()) == pytest.approx(0.25, abs=4 * 0.00685)
+    check_label_dropout(small(label_dropout=0.25))
 
 
 def test_gradients_reach_every_weight() -> None:
-    network = small().train()
-    labels, augment = torch.eye(4)[[1, 2]], torch.randn(2, 5)
-    network(torch.randn(2, 3, 8, 8), torch.zeros(2), labels, augment).square().mean().backward()
-    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent == []
+    check_gradients(small())
 
 
 def test_a_new_network_is_its_shortcuts() -> None:

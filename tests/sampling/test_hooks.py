@@ -1,60 +1,35 @@
-"""Hooks against a decoder written out by hand, and everything that switches them off silently."""
+"""Hooks against a decoder written out by hand, and everything that switches them off silently.
+
+What holds for every family is in `test_conformance`: compiled networks, checkpointing, guidance.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from skiptune.errors import NetworkError
 from skiptune.sampling.hooks import apply, check_effect, effect, scaled
 from skiptune.sampling.networks import EDMPrecond
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.skips import find_skips
-
-ScaleAt = Callable[[str], float | Tensor]
-
-
-def _by_hand(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt, run: Any
-) -> Tensor:
-    """The standard decoder with every skip multiplied before it is concatenated."""
-    head = x
-    for name, module in unet.dec.items():
-        if "_block" in name:
-            skip = skips.pop()
-            factor = scale(name)
-            if isinstance(factor, Tensor):
-                factor = factor.to(skip.dtype).reshape(-1, 1, 1, 1)
-            x = run(module, torch.cat([x, skip * factor], dim=1), emb)
-        elif name.endswith("_aux_norm"):
-            head = F.silu(module(x))
-        elif name.endswith("_aux_conv"):
-            return module(head)  # type: ignore[no-any-return]
-        else:
-            x = run(module, x, emb)
-    raise AssertionError("a standard decoder ends in aux_conv")
+from tests.sampling.families import ScaleAt, call, decode_song, hooks_of
 
 
-def _call(module: nn.Module, *args: Tensor) -> Any:
-    return module(*args)
-
-
-def _with_decoder(network: EDMPrecond, scale: ScaleAt, run: Any = _call) -> EDMPrecond:
-    """A copy of the network whose decoder is the one above."""
+def _with_decoder(network: EDMPrecond, scale: ScaleAt) -> EDMPrecond:
+    """A copy of the network whose decoder is written out by hand."""
     edited = copy.deepcopy(network)
     unet = edited.model
 
     def decode(x: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
-        return _by_hand(unet, x, skips, emb, scale, run)
+        return decode_song(unet, x, skips, emb, scale, call)
 
     vars(unet)["_decode"] = decode
     return edited
@@ -72,11 +47,8 @@ def _schedule(network: nn.Module, scales: tuple[float, ...] = (0.7, 1.3, 0.0, 1.
     return Schedule.uniform(dict(zip(names, scales, strict=True)))
 
 
-def _hooks(network: nn.Module) -> list[Any]:
-    kinds = [name for name in vars(network) if name.endswith("_hooks")]
-    assert "_forward_pre_hooks" in kinds
-    modules = network.modules()
-    return [hook for m in modules for kind in kinds for hook in getattr(m, kind).values()]
+def _either(values: Mapping[str, Tensor], address: str) -> float | Tensor:
+    return values.get(address, 1.0)
 
 
 @pytest.fixture(params=["tiny_network", "mixed_network"])
@@ -119,7 +91,7 @@ def test_the_baseline_is_bit_identical_and_removal_leaves_nothing(
     assert sorted(network.state_dict()) == keys[0]
     handle.remove()
     handle.remove()
-    assert _hooks(network) == []
+    assert hooks_of(network) == []
     assert list(network.modules()) == modules
     assert (sorted(network.state_dict()), [name for name, _ in network.named_buffers()]) == keys
     assert torch.equal(network(x, level, labels), before)
@@ -128,7 +100,7 @@ def test_the_baseline_is_bit_identical_and_removal_leaves_nothing(
 def test_hooks_go_when_the_block_fails(tiny_network: EDMPrecond) -> None:
     with pytest.raises(ZeroDivisionError), scaled(tiny_network, _schedule(tiny_network)):
         raise ZeroDivisionError
-    assert _hooks(tiny_network) == []
+    assert hooks_of(tiny_network) == []
 
 
 @pytest.mark.usefixtures("mode")
@@ -245,78 +217,6 @@ def test_half_precision_stays(
     assert torch.allclose(acting[:, cut:].float(), plain[:, cut:].float() * 0.7, rtol=rounded)
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("whole", [False, True])
-def test_gradient_checkpointing_is_right_with_windows(
-    tiny_network: EDMPrecond, device: str, reentrant: bool, whole: bool
-) -> None:
-    # Two evaluations at different noise levels: when the backward pass runs the first one's
-    # blocks again, the network's last call was the second one.
-    schedule = Schedule(
-        [Term("4x4_block0", 0.5, 1.0), Term("8x8_block1", 0.6, 0.0, 1.0), Term("8x8_block0", 0.7)]
-    )
-    x, labels = _inputs(device)
-    levels = [torch.tensor(level, device=device) for level in (2.0, 0.5)]
-
-    def run(module: nn.Module, *args: Tensor) -> Any:
-        return module(*args) if whole else checkpoint(module, *args, use_reentrant=reentrant)
-
-    def twice(network: nn.Module, *, again: bool) -> tuple[Tensor, Tensor]:
-        start = x.clone().requires_grad_(True)
-        made = start
-        for level in levels:
-            if again and whole:
-                made = checkpoint(network, made, level, labels, use_reentrant=reentrant)
-            else:
-                made = network(made, level, labels)
-        made.square().sum().backward()
-        assert start.grad is not None
-        return made.detach(), start.grad
-
-    checkpointed = _with_decoder(tiny_network, lambda address: 1.0, run)
-    with scaled(tiny_network, schedule):
-        plain = twice(tiny_network, again=False)
-    with scaled(checkpointed, schedule):
-        again = twice(checkpointed, again=True)
-    assert torch.equal(plain[0], again[0])
-    assert torch.allclose(plain[1], again[1], rtol=1e-4, atol=1e-5)
-
-
-def test_a_compiled_network_sees_new_scales_without_compiling_again(
-    tiny_network: EDMPrecond, device: str
-) -> None:
-    torch.compiler.reset()
-    graphs = []
-
-    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    x, labels = _inputs(device)
-    level = torch.tensor(1.0, dtype=torch.float64, device=device)
-    schedules = [
-        Schedule.baseline(),
-        _schedule(tiny_network, (0.9, 0.7, 1.2, 1.1)),
-        Schedule.uniform({"4x4_block0": 0.5}, low=0.5, high=2.0),
-        Schedule.uniform({"4x4_block0": 0.5}, low=2.0),
-    ]
-    handle = apply(tiny_network, schedules[0])
-    compiled = torch.compile(tiny_network, backend=backend, fullgraph=True)
-    counts = []
-    for schedule in schedules:
-        handle.update(schedule)
-        plain = _without_hooks(tiny_network)
-        edited = _with_decoder(plain, functools.partial(schedule.scale, sigma=1.0))
-        with torch.no_grad():
-            made = compiled(x, level, labels)
-            assert torch.allclose(made, edited(x, level, labels), atol=1e-5)
-        counts.append(len(graphs))
-    assert counts == [counts[0]] * len(schedules)
-    assert counts[0] > 0
-    handle.remove()
-    torch.compiler.reset()
-
-
 def _without_hooks(network: EDMPrecond) -> EDMPrecond:
     plain = copy.deepcopy(network)
     for module in plain.modules():
@@ -341,7 +241,7 @@ def test_applying_to_a_compiled_network_is_refused(tiny_network: EDMPrecond, how
     with pytest.raises(NetworkError, match="compiled") as caught:
         apply(network, Schedule.uniform({"8x8_block0": 0.5}))
     assert "apply the schedule first" in caught.value.hint
-    assert _hooks(tiny_network) == []
+    assert hooks_of(tiny_network) == []
 
 
 def test_a_copy_has_hooks_of_its_own(tiny_network: EDMPrecond, device: str) -> None:
@@ -375,7 +275,7 @@ def test_unknown_addresses_are_refused_and_the_real_ones_listed(
     problem = caught.value.problems[0]
     assert "64x64_block0" in problem.found
     assert all(skip.address in problem.expected for skip in find_skips(tiny_network))
-    assert _hooks(tiny_network) == []
+    assert hooks_of(tiny_network) == []
 
 
 @pytest.mark.parametrize("scale", [torch.ones(2, 2), 0.5, torch.ones(2)])
@@ -385,7 +285,7 @@ def test_scales_of_a_wrong_shape_are_refused(
     with pytest.raises(NetworkError, match="expected"):
         with scaled(tiny_network, {"8x8_block0": scale}):
             tiny_network(_inputs(device)[0], torch.tensor(1.0))
-    assert _hooks(tiny_network) == []
+    assert hooks_of(tiny_network) == []
 
 
 def test_the_bare_unet_takes_scales_but_no_windows(tiny_network: EDMPrecond, device: str) -> None:
@@ -396,6 +296,70 @@ def test_the_bare_unet_takes_scales_but_no_windows(tiny_network: EDMPrecond, dev
         assert not torch.equal(unet(x, noise), _without_hooks(tiny_network).model(x, noise))
     with pytest.raises(NetworkError, match="sigma"):
         apply(unet, Schedule.uniform({"8x8_block0": 0.5}, low=1.0))
+
+
+@pytest.mark.usefixtures("mode")
+@pytest.mark.parametrize("branches", ["cond", "uncond"])
+def test_an_image_is_in_the_branch_that_its_labels_say(
+    network: EDMPrecond, device: str, branches: str
+) -> None:
+    x, labels = _inputs(device)
+    labels[1] = 0
+    schedule = Schedule(_schedule(network).terms, branches=branches)
+    level = torch.tensor(1.0, dtype=torch.float64, device=device)
+    for rows in (labels, labels[:1], labels[1:2], None):
+        given = torch.zeros(1, 3, device=device) if rows is None else rows
+        acts = [bool(row.any()) == (branches == "cond") for row in given]
+        values = {
+            term.address: torch.tensor([term.scale if here else 1.0 for here in acts])
+            for term in schedule.terms
+        }
+        edited = _with_decoder(network, functools.partial(_either, values))
+        with scaled(network, schedule):
+            found = network(x, level, class_labels=rows)
+        assert torch.equal(found, edited(x, level, rows))
+        with scaled(network.model, schedule):  # the bare U-Net is called with labels too
+            assert torch.equal(network(x, level, rows), found)
+
+
+def test_one_branch_needs_a_network_with_labels_and_calls_that_tell(
+    tiny_network: EDMPrecond, device: str
+) -> None:
+    x, labels = _inputs(device)
+    level = torch.tensor(1.0, device=device)
+    one = Schedule.uniform({"8x8_block0": 0.5}, branches="cond")
+    both = Schedule.uniform({"8x8_block0": 0.5})
+    without = _without_hooks(tiny_network)
+    without.label_dim = 0
+    with pytest.raises(NetworkError, match="no classes"):
+        apply(without, one)
+    with scaled(without, both) as handle, pytest.raises(NetworkError, match="no classes"):
+        handle.update(one)
+
+    class Unaware(nn.Module):
+        """A network that is not told the labels in its call."""
+
+        def __init__(self, network: EDMPrecond) -> None:
+            super().__init__()
+            self.model = network.model
+            vars(self)["inner"] = network
+
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return self.inner(x, sigma, labels)  # type: ignore[operator, no-any-return]
+
+    unaware = Unaware(tiny_network)
+    plain = unaware(x, level)
+    with scaled(unaware, both) as handle:
+        everywhere = unaware(x, level)
+        handle.update(one)
+        with pytest.raises(NetworkError, match="evaluating"):
+            unaware(x, level)
+        with handle.evaluating(True):
+            assert torch.equal(unaware(x, level), everywhere)
+        with handle.evaluating(False):
+            assert torch.equal(unaware(x, level), plain)
+        with pytest.raises(NetworkError, match="evaluating"):
+            unaware(x, level)
 
 
 def test_effect_is_the_change_of_the_output(tiny_network: EDMPrecond, device: str) -> None:
@@ -412,6 +376,13 @@ def test_effect_is_the_change_of_the_output(tiny_network: EDMPrecond, device: st
     assert check_effect(tiny_network, Schedule.baseline(), x=x, sigma=1.0) == 0
     with pytest.raises(NetworkError, match="noise level at which"):
         check_effect(tiny_network, schedule, x=x, sigma=3.0)
+    uncond = Schedule(schedule.terms, branches="uncond")
+    there = check_effect(tiny_network, uncond, x=x, sigma=1.0, class_labels=labels)
+    assert there == effect(tiny_network, schedule, x=x, sigma=1.0) > 0
+    cond = Schedule(schedule.terms, branches="cond")
+    assert check_effect(tiny_network, cond, x=x, sigma=1.0, class_labels=labels) == change
+    with pytest.raises(NetworkError, match="where there are labels"):
+        check_effect(tiny_network, cond, x=x, sigma=1.0)
     assert math.isfinite(change)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from skiptune.errors import NetworkError, SpecError
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import Batch, Counted, sample, sample_float, start, to_uint8
 from skiptune.sampling.networks import EDMPrecond, build
-from skiptune.sampling.noise import ImageStreams
+from skiptune.sampling.noise import CounterStreams, ImageStreams
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.setting import Churn, Setting, evaluations, sigmas
 from skiptune.sampling.solvers import solve
@@ -25,6 +27,7 @@ _SETTINGS = [
     Setting(solver="euler", steps=3, guidance=1.5),
     Setting(solver="unipc", steps=5, order=3),
     Setting(solver="dpmpp_2m_sde", steps=4),
+    Setting(solver="heun", steps=3, churn=Churn(amount=1.0), noise="counter"),
 ]
 
 
@@ -324,6 +327,46 @@ def test_bad_requests_are_refused_before_anything_is_made(tiny_network: EDMPreco
         sample(tiny_network, Setting(), [1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_that_the_device_lacks_is_refused(dtype: torch.dtype) -> None:
+    class Lacking(_Flat):
+        """A network with an operation that torch's CPU has in single precision alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(2, dtype=dtype))
+
+        def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+            torch.linalg.qr(self.weight)
+            return super().forward(x, sigma, class_labels)
+
+    batches = sample(Lacking(), Setting(steps=2), [1, 2])
+    with pytest.raises(NetworkError, match="weights of a dtype that cpu computes in") as caught:
+        next(batches)
+    assert str(dtype).removeprefix("torch.") in str(caught.value)
+    assert "network.float()" in (caught.value.hint or "")
+    (batch,) = sample(Lacking().float(), Setting(steps=2), [1, 2])
+    assert batch.finite.all()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), NotImplementedError("later")])
+def test_other_errors_of_a_network_pass(error: RuntimeError) -> None:
+    class Failing(_Flat):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(2, dtype=dtype))
+
+        def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+            raise error
+
+    # Of what half precision is not to blame for, and of single precision.
+    half = not isinstance(error, NotImplementedError)
+    network = Failing(torch.float16 if half else torch.float32)
+    with pytest.raises(type(error), match=str(error)) as caught:
+        next(sample(network, Setting(steps=2), [1]))
+    assert not isinstance(caught.value, NetworkError)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_diverged_images_are_marked_and_the_others_kept(bad: float) -> None:
     class Diverging(_Flat):
@@ -411,6 +454,36 @@ def test_images_are_differentiable_in_the_scales(tiny_network: EDMPrecond, devic
     step = 0.01
     slope = (value(0.9 + step) - value(0.9 - step)) / (2 * step)
     assert float(scale.grad) == pytest.approx(slope, rel=0.02)
+
+
+def test_noise_is_where_the_setting_says() -> None:
+    setting = Setting(solver="euler", steps=3, churn=Churn(amount=2.0), noise="counter")
+    made = sample_float(_Flat(), setting, [21, 22])
+    streams = CounterStreams([21, 22])
+    x = streams.randn((1, 2, 2)).double() * 80
+    label = streams.randint(3)
+    grid = sigmas(setting)
+    for t, t_next in pairwise(grid):
+        t_hat = t + min(2.0 / 3, math.sqrt(2) - 1) * t
+        x = x + math.sqrt(t_hat**2 - t**2) * streams.randn_like(x)
+        clean = (0.1 * x + 1 + label[:, None, None, None]).float().double()
+        x = x + (t_next - t_hat) * (x - clean) / t_hat
+    assert torch.allclose(made, x, rtol=1e-6, atol=1e-6)
+    usual = sample_float(_Flat(), replace(setting, noise="edm"), [21, 22])
+    assert not torch.allclose(made, usual, atol=0.1)
+
+
+def test_churn_noise_of_counters_does_not_depend_on_classes() -> None:
+    setting = Setting(solver="euler", steps=2, churn=Churn(amount=2.0), noise="counter")
+    # Both estimate 0.1 x: with no label, and without classes.
+    made = sample_float(_Flat(), replace(setting, labels=None), [3, 4])
+    assert torch.equal(sample_float(_Flat(classes=0), setting, [3, 4]), made)
+
+
+def test_streams_of_another_noise_are_refused() -> None:
+    for noise, streams in (("edm", CounterStreams([1])), ("counter", ImageStreams([1]))):
+        with pytest.raises(SpecError, match=f"noise {noise}, as the setting has it"):
+            sample_float(_Flat(), Setting(noise=noise), streams)
 
 
 def test_sampling_leaves_no_state(tiny_network: EDMPrecond) -> None:

@@ -20,6 +20,7 @@ from skiptune.errors import NetworkError
 from skiptune.sampling.networks import EDMPrecond, SongUNet, build, precond
 from skiptune.sampling.networks.block import ResidualBlock
 from skiptune.sampling.networks.embedding import FourierEmbedding, PositionalEmbedding
+from skiptune.sampling.networks.unet import ConditionedUNet
 
 # The bundled network.
 FASHION: dict[str, Any] = {
@@ -320,9 +321,8 @@ def test_labels_act_and_none_is_the_zero_label() -> None:
     assert float((none - given_label).abs().max()) > 1e-3
 
 
-def test_label_dropout_acts_in_training_only() -> None:
-    network = small(label_dropout=0.25, dropout=0.0)
-    fill(network)
+def check_label_dropout(network: ConditionedUNet) -> None:
+    """In training, and only then, a quarter of the labels are dropped; `network` has 4 classes."""
     labels = torch.eye(4)[torch.zeros(4000, dtype=torch.int64)]
     noise = torch.zeros(4000)
     kept = network._condition(noise, labels, None)
@@ -337,13 +337,26 @@ def test_label_dropout_acts_in_training_only() -> None:
     assert float(is_dropped.float().mean()) == pytest.approx(0.25, abs=4 * 0.00685)
 
 
-def test_gradients_reach_every_weight() -> None:
-    network = small(**NCSNPP).train()
-    fill(network)
+def check_gradients(network: ConditionedUNet) -> None:
+    """Every weight has a gradient in training; `network` has 4 classes and 5 augmentations."""
+    size = network.img_resolution
     labels, augment = torch.eye(4)[[1, 2]], torch.randn(2, 5)
-    network(torch.randn(2, 3, 16, 16), torch.zeros(2), labels, augment).square().mean().backward()
+    made = network.train()(torch.randn(2, 3, size, size), torch.zeros(2), labels, augment)
+    made.square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+def test_label_dropout_acts_in_training_only() -> None:
+    network = small(label_dropout=0.25, dropout=0.0)
+    fill(network)
+    check_label_dropout(network)
+
+
+def test_gradients_reach_every_weight() -> None:
+    network = small(**NCSNPP)
+    fill(network)
+    check_gradients(network)
 
 
 def test_memory_layout_does_not_matter() -> None:

@@ -211,3 +211,39 @@ def test_wrong_configurations_are_refused(keys: dict[str, Any], found: str) -> N
 def test_build_makes_edm_only() -> None:
     with pytest.raises(NetworkError, match="precond"):
         build({**CONFIG, "precond": "ve"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("precond", ["edm", "vp", "ve", "iddpm"])
+@pytest.mark.parametrize("model_type", ["SongUNet", "DhariwalUNet"])
+def test_networks_compute_in_the_dtype_of_their_weights(
+    model_type: str, precond: str, dtype: torch.dtype
+) -> None:
+    sigma_data = {"sigma_data": 0.5} if precond == "edm" else {}
+    config = {**CONFIG, "model_type": model_type, "label_dim": 3, "model_channels": 32}
+    network = build_denoiser({**config, "precond": precond, **sigma_data}).eval()
+    seen: set[torch.dtype] = set()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.GroupNorm):
+            module.register_forward_hook(lambda module, args, made: seen.add(made.dtype))
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64, generator=generator)
+    labels = torch.eye(3)
+    with torch.no_grad():
+        before = network(x, 1.0, labels)
+        after = network.to(dtype)(x, 1.0, labels)
+    assert seen == {torch.float32, dtype}
+    assert after.dtype == torch.float32
+    tolerance = {torch.float16: 2e-2, torch.bfloat16: 2e-1, torch.float64: 1e-5}[dtype]
+    assert torch.allclose(after, before, atol=tolerance, rtol=tolerance)
+
+
+def test_half_precision_keeps_the_levels_of_iddpm(device: str) -> None:
+    network = iDDPMPrecond(Probe(outputs=2))  # type: ignore[arg-type]
+    levels = network.u.clone()
+    for kind in (torch.float16, torch.bfloat16, device):
+        network.to(kind)
+        assert network.u.dtype == torch.float32
+        assert torch.equal(network.u.cpu(), levels)
+    assert network.u.device.type == torch.device(device).type
+    assert float(network.round_sigma(float(levels[700]) * 1.0001)) == float(levels[700])

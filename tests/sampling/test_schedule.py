@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skiptune.errors import SpecError
-from skiptune.sampling.schedule import Schedule, Term
+from skiptune.sampling.schedule import (
+    BRANCHES,
+    PARTS,
+    Schedule,
+    Term,
+    place_name,
+    place_of,
+)
 
 _ADDRESSES = ("4x4_block0", "4x4_block1", "8x8_block0")
 _SCALES = st.one_of(
@@ -28,25 +35,27 @@ _LEVELS = st.one_of(st.sampled_from([0.0, 0.002, 0.5, 80.0, math.inf]), st.float
 def _terms(draw: st.DrawFn) -> list[Term]:
     """Terms whose windows do not overlap, some empty or adjoining, in any order."""
     terms = []
-    for address in draw(st.lists(st.sampled_from(_ADDRESSES), unique=True)):
+    places = st.tuples(st.sampled_from(_ADDRESSES), st.sampled_from(["both", *PARTS[:2]]))
+    for address, part in draw(st.lists(places, unique=True, max_size=4)):
         cuts = sorted(draw(st.lists(_LEVELS, max_size=6)))
         for low, high in pairwise(cuts):
             if draw(st.booleans()) and low < math.inf:
-                terms.append(Term(address, draw(_SCALES), low, high))
+                terms.append(Term(address, draw(_SCALES), low, high, part))
     return draw(st.permutations(terms))
 
 
-def _brute_force(terms: list[Term], address: str, sigma: float) -> float:
+def _brute_force(terms: list[Term], address: str, sigma: float, part: str = "both") -> float:
     product = 1.0
     for term in terms:
-        if term.address == address and term.low <= sigma < term.high:
+        here = (term.address, term.part) == (address, part)
+        if here and term.low <= sigma < term.high:
             product *= term.scale
     return product
 
 
-@given(_terms())
-def test_json_round_trip_is_exact(terms: list[Term]) -> None:
-    schedule = Schedule(terms)
+@given(_terms(), st.sampled_from(BRANCHES))
+def test_json_round_trip_is_exact(terms: list[Term], branches: str) -> None:
+    schedule = Schedule(terms, branches=branches)
     text = json.dumps(schedule.to_json(), allow_nan=False)
     again = Schedule.from_json(json.loads(text))
     assert again == schedule
@@ -68,7 +77,11 @@ def test_canonical_form_is_idempotent_and_knows_no_order(terms: list[Term], rand
 def test_scale_agrees_with_brute_force(terms: list[Term], sigma: float) -> None:
     schedule = Schedule(terms)
     for address in (*_ADDRESSES, "16x16_block9"):
-        assert schedule.scale(address, sigma) == _brute_force(terms, address, sigma)
+        for part in PARTS:
+            expected = _brute_force(terms, address, sigma, part)
+            assert schedule.scale(address, sigma, part=part) == expected
+    places = [(address, part) for address in _ADDRESSES for part in PARTS]
+    assert schedule.acts(sigma) == any(_brute_force(terms, a, sigma, p) != 1 for a, p in places)
 
 
 @given(_terms(), _terms())
@@ -76,8 +89,9 @@ def test_schedules_are_equal_exactly_when_they_act_alike(one: list[Term], two: l
     edges = {edge for term in (*one, *two) for edge in (term.low, term.high)}
     levels = sorted(edges | {0.0})
     alike = all(
-        _brute_force(one, address, level) == _brute_force(two, address, level)
+        _brute_force(one, address, level, part) == _brute_force(two, address, level, part)
         for address in _ADDRESSES
+        for part in PARTS
         for level in levels
         if level < math.inf
     )
@@ -110,6 +124,64 @@ def test_digest_does_not_change_between_versions() -> None:
     assert Schedule.baseline().digest == hashlib.sha256(b'{"terms":[]}').hexdigest()
 
 
+def test_parts_are_written_where_they_are_not_both() -> None:
+    whole = Schedule.uniform({"a": 0.7})
+    assert whole.to_json() == {"terms": [{"address": "a", "scale": 0.7}]}
+    assert whole.parts == ("both",)
+    digests = {whole.digest}
+    for part in PARTS[1:]:
+        one = Schedule.uniform({"a": 0.7}, part=part)
+        assert one.to_json() == {"terms": [{"address": "a", "scale": 0.7, "part": part}]}
+        assert one.parts == (part,)
+        assert one.addresses == ("a",)
+        digests.add(one.digest)
+    assert len(digests) == len(PARTS)
+    # Side by side, windows of different parts may overlap.
+    two = Schedule(
+        [Term("a", 0.7, part="shortcut"), Term("a", 0.9), Term("b", 1, part="residual")]
+    )
+    assert two.parts == ("both", "shortcut")
+    assert not Schedule([Term("b", 1, part="residual")]).parts
+    assert repr(two).count("Term") == 2
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_names_of_places_lead_back(part: str) -> None:
+    assert place_of(place_name("16x16_block0", part)) == ("16x16_block0", part)
+    assert place_name("16x16_block0") == "16x16_block0"
+    for plain in ("up/0", "shortcut/", "/a", "shortcuts/a"):
+        assert place_of(plain) == (plain, "both")
+
+
+def test_what_is_no_part_is_refused() -> None:
+    with pytest.raises(SpecError, match="one of both, shortcut, residual, whole-shortcut"):
+        Term("a", 0.7, part="shortcuts")
+    for part in ("all", None, ["both"]):
+        with pytest.raises(SpecError, match="a: part"):
+            Schedule.from_json({"terms": [{"address": "a", "scale": 0.7, "part": part}]})
+
+
+def test_branches_are_part_of_a_schedule_where_they_are_not_both() -> None:
+    schedules = [Schedule.uniform({"a": 0.7}, branches=branches) for branches in BRANCHES]
+    assert [schedule.branches for schedule in schedules] == list(BRANCHES)
+    assert [schedule.to_json().get("branches") for schedule in schedules] == [
+        None,
+        "cond",
+        "uncond",
+    ]
+    text = '{"branches":"cond","terms":[{"address":"a","scale":"0x1.6666666666666p-1"}]}'
+    assert schedules[1].digest == hashlib.sha256(text.encode()).hexdigest()
+    assert len(set(schedules)) == len({schedule.digest for schedule in schedules}) == 3
+    assert schedules[0] == Schedule.uniform({"a": 0.7})
+    assert repr(schedules[0]) == repr(Schedule.uniform({"a": 0.7}))
+    assert "uncond" in repr(schedules[2])
+    # Scales of 1 act nowhere.
+    assert Schedule.uniform({"a": 1.0}, branches="cond") == Schedule.baseline()
+    assert Schedule(branches="uncond").digest == Schedule.baseline().digest
+    with pytest.raises(SpecError, match="both, cond, uncond"):
+        Schedule([Term("a", 0.7)], branches="conditional")
+
+
 def test_ints_and_negative_zero_are_their_floats() -> None:
     ints = Schedule([Term("a", 2, 0, 3), Term("b", -0.0)])
     floats = Schedule([Term("a", 2.0, 0.0, 3.0), Term("b", 0.0)])
@@ -131,6 +203,8 @@ def test_schedules_are_immutable_values() -> None:
     schedule = Schedule.uniform({"a": 0.5})
     assert copy.deepcopy(schedule) == schedule
     assert pickle.loads(pickle.dumps(schedule)) == schedule
+    one = Schedule(schedule.terms, branches="cond")
+    assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one
     assert {schedule: 1}[Schedule.uniform({"a": 0.5})] == 1
     assert schedule != "a"
     with pytest.raises(AttributeError):
@@ -162,6 +236,8 @@ def test_overlapping_windows_are_refused_whatever_the_scale(scale: float) -> Non
         ({"terms": {}}, ["schedule"]),
         ({"terms": [], "kind": 1}, ["schedule: kind"]),
         ({"terms": [3]}, ["schedule: terms[0]"]),
+        ({"terms": [], "branches": "all"}, ["schedule: branches"]),
+        ({"terms": [3], "branches": None}, ["schedule: branches", "schedule: terms[0]"]),
         ({"terms": [{"address": "a"}]}, ["schedule: terms[0].scale"]),
         ({"terms": [{"address": "", "scale": 1}]}, ["schedule: terms[0].address"]),
         ({"terms": [{"address": "a", "scale": True}]}, ["schedule: terms[0].scale"]),

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skiptune.canonical import digest
@@ -54,6 +54,7 @@ def test_json_round_trip_is_exact(setting: Setting) -> None:
     assert digest(json.loads(text)) == digest(setting.to_json())
 
 
+@settings(deadline=None)  # the first grid imports torch
 @given(_SETTINGS)
 def test_sigmas_are_the_grid_the_solver_steps_on(setting: Setting) -> None:
     ends = {"sigma_min": setting.sigma_min, "sigma_max": setting.sigma_max}
@@ -130,6 +131,7 @@ def test_settings_of_the_first_version_keep_their_identity(
         Setting(guidance=2.0, guidance_high=5.0),
         Setting(guidance=2.0, guidance_low=0.3, guidance_high=5.0),
         Setting(history="restart"),
+        Setting(noise="counter"),
     ],
 )
 def test_later_fields_are_written_where_they_say_something(setting: Setting) -> None:
@@ -189,12 +191,30 @@ def test_impossible_evaluations_name_the_nearest(
     assert (problem.where, problem.found) == ("setting.nfe", str(nfe))
 
 
+def test_the_interval_of_the_guidance_papers_code() -> None:
+    # Kynkaanniemi et al. 2024, README of their code: EDM2-XXL, steps [17, 22] of 32; (0.19, 1.61].
+    setting = Setting(
+        solver="heun", steps=32, guidance=2.0, guidance_low=0.1886, guidance_high=1.6086
+    )
+    levels = sigmas(setting)
+    assert [i for i, level in enumerate(levels) if setting.guides(level)] == list(range(17, 23))
+    assert (round(levels[23], 2), round(levels[17], 2)) == (0.19, 1.61)
+    # Six first and six second evaluations more.
+    assert evaluations(setting) == 63 + 12
+    # The upper bound belongs to the interval, the lower one does not.
+    exact = Setting(
+        solver="heun", steps=32, guidance=2.0, guidance_low=levels[23], guidance_high=levels[17]
+    )
+    assert [exact.guides(level) for level in (levels[17], levels[23])] == [True, False]
+
+
 def test_another_solver_gets_no_option_that_it_does_not_know() -> None:
     unipc = Setting(solver="unipc", order=3, history="restart", final_zero=False)
     assert unipc.with_solver("heun", steps=4) == Setting(solver="heun", steps=4, final_zero=False)
     assert unipc.with_solver("unipc", steps=4, grid="logsnr") == Setting(
         solver="unipc", steps=4, grid="logsnr", order=3, history="restart", final_zero=False
     )
+    assert Setting(noise="counter").with_solver("heun", steps=4).noise == "counter"
     churned = Setting(solver="heun", churn=Churn(amount=2.0))
     assert churned.with_solver("euler", steps=6).churn == churned.churn
     assert churned.with_solver("dpmpp_2m", steps=6) == Setting()
@@ -255,6 +275,8 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"guidance": 2.0, "guidance_low": 3, "guidance_high": 3}, ["setting.guidance_high"]),
         ({"history": "forget"}, ["setting.history"]),
         ({"history": "restart", "solver": "heun"}, ["setting.history"]),
+        ({"noise": "philox"}, ["setting.noise"]),
+        ({"noise": None}, ["setting.noise"]),
         (
             {"steps": "6", "solver": 1, "guidance": None},
             ["setting.solver", "setting.steps", "setting.guidance"],

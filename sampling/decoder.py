@@ -1,0 +1,431 @@
+"""A decoder: the VAE that turns the latents of a network into images, read without running code.
+
+A VAE is a folder in the layout of diffusers: `config.json`, and the weights as safetensors. Both
+are read here: no hub is asked, no pickle is opened. The extra `diffusers` brings the architecture.
+Only the half that decodes is kept.
+
+Latents are decoded a few at a time and always equally many, the last one repeated where they run
+out, so that the numbers of an image depend neither on its company nor on how many are asked for.
+Weights, architecture, type, scale of the latents and that number are the decoder's identity:
+images are never shared between two decoders.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from skiptune.canonical import file_digest
+from skiptune.errors import NetworkError, Problem
+from skiptune.sampling.checkpoint import differences, is_pickle
+from skiptune.sampling.latents import (
+    CONFIG_FILE,
+    DECODED_AT_ONCE,
+    DTYPES,
+    WEIGHTS_FILE,
+    Latents,
+    latents_of,
+    vae_files,
+)
+
+__all__ = ["Decoder", "load_decoder"]
+
+CLASS = "AutoencoderKL"
+EXTRA = "pip install 'skiptune[diffusers]'"
+
+# The part of a configuration that decides what the decoding half computes.
+_ARCHITECTURE = (
+    "act_fn",
+    "block_out_channels",
+    "latent_channels",
+    "layers_per_block",
+    "mid_block_add_attention",
+    "norm_num_groups",
+    "out_channels",
+    "up_block_types",
+    "use_post_quant_conv",
+)
+_HALF = ("decoder.", "post_quant_conv.")
+_MOST_CONFIG = 1 << 16  # bytes; real ones have less than a thousand
+# Building counts to these, so a file may not ask for as many as it likes; real ones have 2 and 4.
+_MOST_LAYERS, _MOST_LEVELS = 64, 64
+# What building raises where values make no network.
+_UNSOUND = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+# Names of before diffusers 0.15: those of `stabilityai/sd-vae-ft-mse`, which EDM2 uses.
+_OLD_NAME = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.")
+_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A VAE's decoding half with its weights, and what its numbers mean.
+
+    Arguments:
+        vae: diffusers' `AutoencoderKL` in evaluation mode, without encoder and gradients.
+        latents: How a network's latents become the VAE's, and its pixels an image.
+        sha256: Of the file of weights.
+        architecture: The part of the configuration that decides about decoding, plain data.
+        dtype: In which the VAE computes, one of `DTYPES`.
+        microbatch: Latents that go through the VAE at once.
+        name: Of the folder that the weights lay in.
+        path: The file of weights.
+    """
+
+    vae: nn.Module
+    latents: Latents
+    sha256: str
+    architecture: dict[str, Any]
+    dtype: str
+    microbatch: int
+    name: str
+    path: Path
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return len(self.latents.mean)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images."""
+        return int(self.architecture["out_channels"])
+
+    @property
+    def factor(self) -> int:
+        """Height of an image over that of its latent."""
+        return int(2 ** (len(self.architecture["block_out_channels"]) - 1))
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that decides about an image, apart from its latent, as plain data."""
+        return {
+            "sha256": self.sha256,
+            "architecture": self.architecture,
+            "dtype": self.dtype,
+            **self.latents.to_json(),
+            "microbatch": self.microbatch,
+        }
+
+    def floats(self, latents: Tensor) -> Tensor:
+        """Decode, differentiable in the latents.
+
+        Arguments:
+            latents: Floats [B, C, H, W] as the network makes them, B at least 1.
+
+        Returns:
+            float64 [B, `image_channels`, `factor` H, `factor` W], about -1..1, not clipped, on
+            the device of the VAE.
+        """
+        low, high = self.latents.low, self.latents.high
+        pixels = torch.cat(list(self._pixels(latents))).to(torch.float64)
+        return (pixels - low) * (2 / (high - low)) - 1
+
+    def images(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode to bytes, without gradients; at no time are more float images kept than needed.
+
+        Arguments:
+            latents: Finite floats [B, C, H, W] as the network makes them, B at least 1.
+
+        Returns:
+            uint8 [B, `image_channels`, `factor` H, `factor` W] and bool [B], whether an image had
+            no NaN and no infinity before it was rounded; one that had is black. On the device of
+            the VAE.
+        """
+        low, high = self.latents.low, self.latents.high
+        images, finites = [], []
+        with torch.inference_mode():
+            for pixels in self._pixels(latents):
+                finite = pixels.isfinite().flatten(1).all(1)
+                # The bytes of NaN are undefined.
+                pixels = torch.where(finite[:, None, None, None], pixels, low)
+                levels = ((pixels - low) / (high - low)).clamp(0, 1) * 255
+                if self.latents.rounding == "nearest":
+                    levels = levels.round()
+                images.append(levels.to(torch.uint8))
+                finites.append(finite)
+        # Outside of inference mode, so that the results are ordinary tensors.
+        return torch.cat(images).clone(), torch.cat(finites).clone()
+
+    def check(self, channels: int) -> None:
+        """Refuse a network whose latents are not of this VAE.
+
+        Raises:
+            NetworkError: For another number of channels.
+        """
+        if channels != self.channels:
+            raise _misfit(self.path.parent, channels, self.channels)
+
+    def _pixels(self, latents: Tensor) -> Iterator[Tensor]:
+        """Yield what the VAE makes of some latents after others, float32, in its own range."""
+        parameter = next(self.vae.parameters())
+        shape = (1, self.channels, 1, 1)
+        mean = torch.tensor(self.latents.mean, dtype=torch.float64).view(shape)
+        std = torch.tensor(self.latents.std, dtype=torch.float64).view(shape)
+        for some in latents.split(self.microbatch):
+            count = len(some)
+            if count < self.microbatch:
+                more = some[-1:].expand(self.microbatch - count, -1, -1, -1)
+                some = torch.cat([some, more])
+            z = some.to(torch.float64) * std.to(some.device) + mean.to(some.device)
+            pixels = self.vae.decode(  # type: ignore[operator]
+                z.to(parameter.device, parameter.dtype), return_dict=False
+            )[0]
+            yield pixels[:count].to(torch.float32)
+
+
+def load_decoder(
+    vae: str | Path,
+    *,
+    config: str | Path | None = None,
+    sha256: str | None = None,
+    dtype: str = "float32",
+    latents: str = "vae",
+    microbatch: int = DECODED_AT_ONCE,
+    channels: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Decoder:
+    """Load the decoding half of a VAE.
+
+    Arguments:
+        vae: A folder in diffusers' layout, or its file of weights (.safetensors).
+        config: Its configuration; by default `config.json` beside the weights.
+        sha256: What the SHA-256 of the weights must be; None accepts any.
+        dtype: In which it computes, one of `latents.DTYPES`.
+        latents: What the latents mean, one of `latents.CONVENTIONS`.
+        microbatch: Latents that go through it at once, at least 1; part of the numbers.
+        channels: Of the network whose latents are decoded; None is not checked.
+        device: Where it goes.
+
+    Raises:
+        NetworkError: With every problem at once: the extra is missing; a file is missing, cut
+            off, a pickle, of another hash; another architecture; latents of another shape.
+    """
+    # A file that was fetched by its content may have no end by which to know it.
+    named = Path(vae)
+    weights, beside = vae_files(named)
+    if named.is_file():
+        weights, beside = named, named.with_name(CONFIG_FILE)
+    config_path = beside if config is None else Path(config)
+    refused: list[NetworkError] = []
+
+    def attempt(action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        try:
+            return action(*arguments, **named)
+        except NetworkError as error:
+            refused.append(error)
+            return None
+
+    attempt(_check_options, dtype, microbatch)
+    architecture = attempt(_architecture)
+    found = attempt(_digest, weights, sha256)
+    plain = attempt(_configuration, config_path)
+    meaning = built = None
+    if plain is not None and architecture is not None:
+        built = attempt(_built, architecture, plain, config_path)
+    if built is not None:
+        meaning = attempt(latents_of, latents, dict(built.config), where=str(config_path))
+        if channels is not None and channels != built.config.latent_channels:
+            refused.append(_misfit(config_path.parent, channels, built.config.latent_channels))
+    if refused:
+        hints = dict.fromkeys(error.hint for error in refused)
+        problems = [problem for error in refused for problem in error.problems]
+        raise NetworkError.of(problems, hint="; ".join(hints))
+    assert built is not None and meaning is not None  # else something was refused
+    _fill(built, weights, getattr(torch, dtype))
+    built.eval().requires_grad_(False).to(device)
+    return Decoder(
+        vae=built,
+        latents=meaning,
+        sha256=found,
+        architecture={key: _plain(built.config[key]) for key in _ARCHITECTURE},
+        dtype=dtype,
+        microbatch=microbatch,
+        name=weights.absolute().parent.name,
+        path=weights,
+    )
+
+
+def _check_options(dtype: str, microbatch: int) -> None:
+    problems = []
+    if dtype not in DTYPES:
+        problems.append(Problem("decoder: dtype", f"one of {', '.join(DTYPES)}", repr(dtype)))
+    if microbatch < 1:
+        problems.append(Problem("decoder: microbatch", "at least 1", str(microbatch)))
+    if problems:
+        raise NetworkError.of(problems, hint=f"float32 and {DECODED_AT_ONCE} are the defaults")
+
+
+def _architecture() -> Any:
+    """Return diffusers' class; it is asked for before anything else is done."""
+    try:
+        # Not at the top: this takes seconds to load, and who makes pixels need not have it.
+        return getattr(importlib.import_module("diffusers"), CLASS)
+    except (ImportError, RuntimeError) as error:
+        # The second is what diffusers raises where a package that it uses cannot be loaded.
+        missing = isinstance(error, ImportError)
+        raise NetworkError(
+            "decoder",
+            expected="the package diffusers, which knows the VAE's architecture",
+            found=str(error).splitlines()[0],
+            hint=EXTRA if missing else f"mend the installation: {EXTRA}",
+        ) from error
+
+
+def _digest(path: Path, sha256: str | None) -> str:
+    if not path.is_file():
+        raise NetworkError(
+            str(path),
+            expected=f"a VAE's weights: a folder with {WEIGHTS_FILE}, or that file",
+            found="a folder" if path.is_dir() else "no such file",
+            hint=f"check the path; the hub is not asked, and of a .bin take the {WEIGHTS_FILE}",
+        )
+    try:
+        if is_pickle(path):
+            raise NetworkError(
+                str(path),
+                expected="a safetensors file, which holds no code",
+                found="a pickle, which runs code when it is loaded",
+                hint=f"take the VAE's {WEIGHTS_FILE}",
+            )
+        found = file_digest(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if sha256 is not None and found != sha256.lower():
+        raise NetworkError(
+            f"{path}: sha256",
+            expected=sha256,
+            found=found,
+            hint="fetch the file again, or correct `sha256` if this is the file you mean",
+        )
+    return found
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    expected = f"the configuration of an {CLASS}, a JSON object"
+    hint = "give the configuration that came with the VAE"
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MOST_CONFIG + 1)
+    except FileNotFoundError:
+        raise NetworkError(str(path), expected=expected, found="no such file", hint=hint) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        if len(text) > _MOST_CONFIG:
+            raise ValueError(f"more than {_MOST_CONFIG} bytes")
+        plain = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NetworkError(str(path), expected=expected, found=str(error), hint=hint) from error
+    kind = plain.get("_class_name") if isinstance(plain, dict) else plain
+    if kind != CLASS:
+        raise NetworkError(
+            f"{path}: _class_name",
+            expected=CLASS,
+            found=repr(kind)[:60],
+            hint="only this kind of VAE is decoded",
+        )
+    return dict(plain)
+
+
+def _built(architecture: Any, plain: Mapping[str, Any], path: Path) -> Any:
+    """Return the VAE of a configuration, without memory for its weights, without its encoder."""
+    known = inspect.signature(architecture.__init__).parameters
+    try:
+        channels = plain.get("latent_channels", known["latent_channels"].default)
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"latent_channels {channels}")
+        for key, value in plain.items():
+            layers = value if key == "layers_per_block" else 0
+            if layers > _MOST_LAYERS or (isinstance(value, list) and len(value) > _MOST_LEVELS):
+                raise ValueError(f"{key} asks for more than any VAE has: {value!r}")
+        # Nothing is allocated for what a file claims, and nothing drawn that is replaced.
+        with torch.device("meta"):
+            vae = architecture(**{key: value for key, value in plain.items() if key in known})
+        # Never run, and nearly half of the weights.
+        vae.encoder = nn.Identity()
+        vae.quant_conv = None
+    except _UNSOUND as error:
+        raise NetworkError(
+            str(path),
+            expected=f"the configuration of an {CLASS}",
+            found=(str(error).splitlines() or [type(error).__name__])[0][:200],
+            hint="give the configuration that came with the VAE",
+        ) from error
+    return vae
+
+
+def _fill(vae: Any, path: Path, dtype: torch.dtype) -> None:
+    """Give a VAE its weights in the type in which it computes."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = {_current(name): name for name in file.keys()}
+            tensors = {
+                name: file.get_tensor(old) for name, old in names.items() if name.startswith(_HALF)
+            }
+    except (SafetensorError, OSError, ValueError) as error:
+        raise NetworkError(
+            str(path),
+            expected="a complete safetensors file",
+            found=f"{path.stat().st_size} bytes that are none: {error}",
+            hint="the file is cut off or of another format: fetch it again",
+        ) from error
+    expected = vae.state_dict()
+    found = differences(expected, tensors)
+    found += [
+        f"{name} of whole numbers" for name, t in tensors.items() if not t.dtype.is_floating_point
+    ]
+    if found:
+        raise NetworkError(
+            str(path),
+            expected=f"the {len(expected)} tensors with which its configuration decodes",
+            found="; ".join(found),
+            hint="the weights belong to another VAE: give the configuration that came with them",
+        )
+    # Not by the VAE's own `to`, which warns of it.
+    vae.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, assign=True)
+
+
+def _current(name: str) -> str:
+    """Return what diffusers calls a tensor today."""
+    return _OLD_NAME.sub(lambda match: f"{match[1]}{_NEW_NAMES[match[2]]}.", name)
+
+
+def _misfit(where: Path, channels: int, made: int) -> NetworkError:
+    return NetworkError(
+        f"decoder {where}",
+        expected=f"a network that makes latents of {made} channels",
+        found=f"one of {channels} channels",
+        hint="leave the decoder out, because the network makes pixels"
+        if channels in (1, 3)
+        else "give the VAE that the network was trained with",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> NetworkError:
+    return NetworkError(
+        str(path),
+        expected="a readable file",
+        found=error.strerror or str(error),
+        hint="check the file's permissions",
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,179 @@
+"""Slopes: against finite differences of sampled features, skip by skip and level by level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from skiptune.errors import NetworkError
+from skiptune.sampling.hooks import scaled
+from skiptune.sampling.images import sample_float
+from skiptune.sampling.networks import EDMPrecond
+from skiptune.sampling.schedule import Schedule, Term
+from skiptune.sampling.setting import Churn, Setting, sigmas
+from skiptune.sampling.skips import find_skips
+from skiptune.sampling.slopes import PASSES, image_slopes
+
+SEEDS = range(1000, 1004)
+STEP = 0.06
+SETTINGS = [
+    Setting(solver="dpmpp_2m", steps=3),
+    Setting(solver="heun", steps=2, churn=Churn(amount=1.0)),
+    Setting(solver="euler", steps=2, guidance=1.5),
+    Setting(solver="dpmpp_2m_sde", steps=2, noise="counter"),
+    Setting(solver="unipc", steps=3, epsilon_scale=1.01),
+]
+
+
+def features(images: Tensor) -> Tensor:
+    """Something smooth that no image is alike in."""
+    means = images.mean(dim=(2, 3))
+    return torch.stack([means, images.square().mean(dim=(2, 3)), (2 * means).sin()], -1).flatten(1)
+
+
+def weights(network: EDMPrecond) -> Tensor:
+    size = 3 * network.img_channels
+    return torch.randn(len(SEEDS), size, generator=torch.Generator().manual_seed(7))
+
+
+def products(network: EDMPrecond, setting: Setting, schedule: Schedule) -> Tensor:
+    with scaled(network, schedule), torch.no_grad():
+        return (features(sample_float(network, setting, SEEDS)) * weights(network)).sum(1)
+
+
+def moved(schedule: Schedule, address: str, factor: float, part: str = "both") -> Schedule:
+    """The schedule with one skip's scales in one part times a factor."""
+    here = (address, part)
+    terms = [
+        replace(t, scale=t.scale * (factor if (t.address, t.part) == here else 1))
+        for t in schedule.terms
+    ]
+    if here not in [(t.address, t.part) for t in schedule.terms]:
+        terms.append(Term(address, factor, part=part))
+    return Schedule(terms)
+
+
+def check(found: Tensor, expected: Tensor) -> None:
+    """To what float32 and the step leave of a central difference."""
+    assert torch.allclose(
+        found, expected.double(), rtol=1e-2, atol=3e-4 + 5e-3 * float(expected.abs().max())
+    )
+
+
+def found_of(network: EDMPrecond, setting: Setting, schedule: Schedule) -> tuple[Tensor, object]:
+    slopes = image_slopes(
+        network, setting, schedule, SEEDS, features=features, cotangents=weights(network)
+    )
+    return slopes.values, slopes
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.solver)
+def test_summed_over_levels_they_are_finite_differences_of_each_image(
+    tiny_network: EDMPrecond, setting: Setting
+) -> None:
+    skips = find_skips(tiny_network)
+    schedule = Schedule.uniform({skips[0].address: 0.8, skips[-1].address: 1.3})
+    values, _ = found_of(tiny_network, setting, schedule)
+    for skip in skips:
+        ends = [
+            products(tiny_network, setting, moved(schedule, skip.address, math.exp(sign * STEP)))
+            for sign in (1, -1)
+        ]
+        expected = (ends[0] - ends[1]) / (2 * STEP)
+        check(values[:, skip.index].sum(1), expected)
+
+
+def test_each_part_has_its_own(tiny_network: EDMPrecond) -> None:
+    setting = Setting(solver="dpmpp_2m", steps=2)
+    skips = find_skips(tiny_network)
+    parts = ("residual", "shortcut", "whole-shortcut")
+    schedule = Schedule(
+        [
+            Term(skips[1].address, 0.8, part="shortcut"),
+            Term(skips[1].address, 1.3, part="residual"),
+        ]
+    )
+    slopes = image_slopes(
+        tiny_network, setting, schedule, SEEDS,
+        features=features, cotangents=weights(tiny_network), parts=parts,
+    )  # fmt: skip
+    assert slopes.values.shape == (len(SEEDS), 3 * len(skips), 2)
+    for place, part in enumerate(parts):
+        ends = [
+            products(
+                tiny_network,
+                setting,
+                moved(schedule, skips[1].address, math.exp(sign * STEP), part),
+            )
+            for sign in (1, -1)
+        ]
+        row = place * len(skips) + 1
+        check(slopes.values[:, row].sum(1), (ends[0] - ends[1]) / (2 * STEP))
+    with pytest.raises(NetworkError, match="scales shortcut, residual"):
+        found_of(tiny_network, setting, schedule)
+
+
+def test_each_level_has_its_own(tiny_network: EDMPrecond) -> None:
+    setting = Setting(solver="heun", steps=3)
+    levels = [level for level in sigmas(setting) if level > 0]
+    skip = find_skips(tiny_network)[1]
+    values, slopes = found_of(tiny_network, setting, Schedule.baseline())
+    # Heun evaluates at the next level as well: twice at inner levels, summed.
+    assert slopes.levels == pytest.approx(levels)  # type: ignore[attr-defined]
+    for place, level in enumerate(levels):
+        ends = []
+        for sign in (1, -1):
+            window = Term(skip.address, math.exp(sign * STEP), 0.9 * level, 1.1 * level)
+            ends.append(products(tiny_network, setting, Schedule([window])))
+        expected = (ends[0] - ends[1]) / (2 * STEP)
+        check(values[:, skip.index, place], expected)
+
+
+def test_windows_of_the_schedule_are_kept(tiny_network: EDMPrecond) -> None:
+    setting = Setting(solver="dpmpp_2m", steps=3)
+    skip = find_skips(tiny_network)[0]
+    middle = [level for level in sigmas(setting) if level > 0][1]
+    window = Schedule([Term(skip.address, 0.7, 0.9 * middle, 1.1 * middle)])
+    values, _ = found_of(tiny_network, setting, window)
+    ends = [
+        products(tiny_network, setting, moved(window, skip.address, math.exp(sign * STEP)))
+        for sign in (1, -1)
+    ]
+    expected = (ends[0] - ends[1]) / (2 * STEP)
+    check(values[:, 0, 1], expected)
+
+
+def test_the_network_is_left_as_it_was(tiny_network: EDMPrecond) -> None:
+    setting = Setting(solver="euler", steps=2)
+    before = products(tiny_network, setting, Schedule.baseline())
+    found_of(tiny_network, setting, Schedule.baseline())
+    assert not tiny_network._forward_pre_hooks
+    assert torch.equal(products(tiny_network, setting, Schedule.baseline()), before)
+    assert all(parameter.grad is None for parameter in tiny_network.parameters())
+
+
+def test_what_it_cost_is_counted(tiny_network: EDMPrecond) -> None:
+    setting = Setting(solver="euler", steps=2, guidance=1.5)
+    slopes = image_slopes(
+        tiny_network, setting, Schedule.baseline(), SEEDS,
+        features=features, cotangents=weights(tiny_network),
+    )  # fmt: skip
+    assert slopes.nfe == PASSES * 4
+    assert slopes.values.shape == (len(SEEDS), len(find_skips(tiny_network)), 2)
+
+
+def test_what_has_no_derivative_is_refused(tiny_network: EDMPrecond) -> None:
+    address = find_skips(tiny_network)[0].address
+    window = Schedule([Term(address, 0.7, 1.0, 2.0)])
+    restart = Setting(solver="dpmpp_2m", steps=3, history="restart")
+    with pytest.raises(NetworkError, match="history keep"):
+        found_of(tiny_network, restart, window)
+    with pytest.raises(NetworkError, match="scales above 0"):
+        found_of(tiny_network, Setting(steps=2), Schedule.uniform({address: 0.0}))
+    one = Schedule.uniform({address: 0.9}, branches="cond")
+    with pytest.raises(NetworkError, match="both branches"):
+        found_of(tiny_network, Setting(steps=2, guidance=2.0), one)
