@@ -92,7 +92,8 @@ def denoising_losses(
         labels: Their class numbers, integer [M], 0..classes - 1. Needed where the network has
             classes, not read where it has none.
         seeds: One per pair, N >= 1 of them, 0..2^31 - 1.
-        sigmas: Noise levels, S >= 1 of them, above 0.
+        sigmas: Noise levels, S >= 1 of them, above 0; a network of discrete levels is evaluated
+            at those nearest to them.
         microbatch: Images per evaluation of the network; part of the numbers.
 
     Returns:
@@ -107,10 +108,11 @@ def denoising_losses(
     import torch
     from torch.nn import functional as F
 
+    from skiptune.sampling.levels import rounded
     from skiptune.sampling.noise import ImageStreams
 
     chosen = _checked_seeds(seeds)
-    levels = _checked_levels(sigmas)
+    levels = rounded(network, _checked_levels(sigmas))
     classes = _check_images(network, images, labels)
     if microbatch < 1:
         raise SpecError(

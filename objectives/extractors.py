@@ -6,6 +6,7 @@
                        download; inception-64, -192 and -768 are its earlier pooled layers
     efficientnet-lite0 an ImageNet classifier with weights in a package, d = 1280
     dinov2             ViT-L/14 with EDM2's preprocessing, d = 1024; weights by path or download
+    random-patches     random filters, computed, not trained, d = 64
     exported           the user's own TorchScript or torch.export file, given as weights
 
 Features are always computed in float32: TF32 is switched off on CUDA, because it shifts a
@@ -31,7 +32,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skiptune.errors import ObjectiveError
-from skiptune.objectives import dinov2, efficientnet, exported, fashion_cnn, inception
+from skiptune.objectives import (
+    dinov2,
+    efficientnet,
+    exported,
+    fashion_cnn,
+    inception,
+    random_patches,
+)
 from skiptune.objectives.names import (
     ASSETS,
     DINOV2,
@@ -43,6 +51,8 @@ from skiptune.objectives.names import (
     FASHION_CNN_SHA256,
     INCEPTION_LAYERS,
     INCEPTION_SHA256,
+    RANDOM_PATCHES,
+    RANDOM_PATCHES_SHA256,
     remember_extractor,
 )
 from skiptune.objectives.pixels import levels_of
@@ -319,6 +329,21 @@ def _dinov2(*, weights: Path | None, sha256: str | None) -> Extractor:
     return Extractor(DINOV2, dinov2.DIM, found, dinov2.PREPROCESS, _frozen(network), floats=True)
 
 
+def _random_patches(*, weights: Path | None, sha256: str | None) -> Extractor:
+    network = random_patches.RandomPatches()
+    found = random_patches.weights_sha256(network)
+    expected = sha256 or RANDOM_PATCHES_SHA256
+    if weights is not None or found != expected:
+        raise ObjectiveError(
+            f"weights of {RANDOM_PATCHES}",
+            expected=f"no file, and filters of sha256 {expected}",
+            found=f"{found} computed here" if weights is None else str(weights),
+            hint="leave out weights and sha256: the filters are computed",
+        )
+    dim, preprocess = random_patches.DIM, random_patches.PREPROCESS
+    return Extractor(RANDOM_PATCHES, dim, found, preprocess, _frozen(network), floats=True)
+
+
 def _exported(*, weights: Path | None, sha256: str | None) -> Extractor:
     if weights is None:
         raise ObjectiveError(
@@ -368,4 +393,5 @@ for _dim, _name in INCEPTION_LAYERS.items():
     register_extractor(_name, partial(_inception, _dim))
 register_extractor(EFFICIENTNET, _efficientnet)
 register_extractor(DINOV2, _dinov2)
+register_extractor(RANDOM_PATCHES, _random_patches)
 register_extractor(EXPORTED, _exported)

@@ -20,7 +20,10 @@ __all__ = [
     "INCEPTION",
     "INCEPTION_LAYERS",
     "INCEPTION_SHA256",
+    "RANDOM_PATCHES",
+    "RANDOM_PATCHES_SHA256",
     "REFERENCES",
+    "SECOND_OPINIONS",
     "count_text",
     "known_extractors",
     "metric_name",
@@ -34,6 +37,9 @@ INCEPTION = "inception"
 
 EFFICIENTNET = "efficientnet-lite0"
 DINOV2 = "dinov2"
+
+RANDOM_PATCHES = "random-patches"
+"""Filters that nobody has trained; needs no file."""
 
 EXPORTED = "exported"
 """A program of the user's own, given as weights; its features are named by its file."""
@@ -51,6 +57,7 @@ EXTRACTORS: tuple[str, ...] = (
     *INCEPTION_LAYERS.values(),
     EFFICIENTNET,
     DINOV2,
+    RANDOM_PATCHES,
     EXPORTED,
 )
 """Extractors that `load_extractor` knows without `register_extractor`."""
@@ -68,6 +75,12 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 
 DINOV2_SHA256 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
 """Of Meta's `dinov2_vitl14_pretrain.pth` (1,217,586,395 bytes)."""
+
+RANDOM_PATCHES_SHA256 = "e5b3e678cc63d68a91edabcad373f856db9fe2380ecf8b7bcf7f739550e959ab"
+"""Of the filters of `random-patches`, which are computed."""
+
+SECOND_OPINIONS: tuple[str, ...] = (RANDOM_PATCHES, EFFICIENTNET)
+"""Extractors in which a confirm may look at its winner once more."""
 
 REFERENCES: tuple[str, ...] = ("fashion-train",)
 """References that `load_reference` finds in this package."""

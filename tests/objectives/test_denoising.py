@@ -313,6 +313,35 @@ def test_the_levels_span_edm_s_training() -> None:
         assert LEVELS[0] * sigma_data / math.hypot(LEVELS[0], sigma_data) < 0.05
 
 
+def test_a_network_of_discrete_levels_is_evaluated_at_its_own(
+    pooled: Extractor, images: Tensor
+) -> None:
+    class Discrete(nn.Module):
+        """A denoiser that knows whole numbers, and says of noise what it is told of sigma."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.img_channels, self.img_resolution, self.label_dim = 1, 8, 0
+            self.seen: list[float] = []
+
+        def round_sigma(self, sigma: Tensor) -> Tensor:
+            return sigma.round().clamp(min=1)
+
+        def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+            self.seen.append(float(sigma))
+            return x
+
+    network = Discrete().eval()
+    found = denoising_losses(network, pooled, images, None, SEEDS, (0.1, 2.2, 9.6), microbatch=11)
+    assert network.seen == [1.0, 2.0, 10.0]
+    # The estimate is the noisy image: its pixel loss is the noise's mean square.
+    noise = ImageStreams([seed + 2**31 for seed in SEEDS]).randn((64,)).double()
+    for column, level in enumerate(network.seen):
+        expected = (level * noise).square().mean(1)
+        losses = found[PIXEL_LOSS][:, column].cpu().double()
+        assert torch.allclose(losses, expected, rtol=1e-5)
+
+
 def test_what_determines_the_losses_is_described(
     pooled: Extractor, images: Tensor, labels: Tensor
 ) -> None:
