@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Study,
         Turn,
     )
-    from skiptune.storage.turns import end_turn, take_turn
+    from skiptune.storage.turns import end_turn, renew_turn, take_turn
 
 _HOME = {
     "CHUNK": "records",
@@ -78,6 +78,7 @@ _HOME = {
     "poison": "leases",
     "release": "leases",
     "renew": "leases",
+    "renew_turn": "turns",
     "resolve_url": "location",
     "take_turn": "turns",
     "upgrade_database": "database",
@@ -113,6 +114,7 @@ __all__ = [
     "poison",
     "release",
     "renew",
+    "renew_turn",
     "resolve_url",
     "take_turn",
     "upgrade_database",

@@ -19,10 +19,13 @@ from skiptune.storage.rows import same_images, study_row
 from skiptune.storage.seeds import CONFIRM_SEED
 from skiptune.storage.tables import ChunkRow, EvaluationRow, RungRow, StudyRow
 
-__all__ = ["SEARCH_BLOCK", "budget_left", "seconds_spent", "wanted_chunks"]
+__all__ = ["SEARCH_BLOCK", "SLOPES_BLOCK", "budget_left", "seconds_spent", "wanted_chunks"]
 
 SEARCH_BLOCK = "search"
 """The block of seeds of a study's search; budgets do not bind what confirms it."""
+
+SLOPES_BLOCK = "slopes"
+"""The same seeds again, for derivatives: bound by the search's seconds, not by its images."""
 
 
 def wanted_chunks(study_id: str, block: str | None = None) -> Select[*tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from sqlalchemy import and_, case, column, or_, select, table, update
 from sqlalchemy.orm import Session
 
 from skiptune.errors import LeaseLostError
-from skiptune.storage.budgets import SEARCH_BLOCK, seconds_spent
+from skiptune.storage.budgets import SEARCH_BLOCK, SLOPES_BLOCK, seconds_spent
 from skiptune.storage.database import REVISIONS, VERSION_TABLE, Database
 from skiptune.storage.poisoning import poison_chunk
 from skiptune.storage.records import CHUNK_FORMAT, LOST_LEASES, Claim, Kind, Lease
@@ -110,7 +110,7 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
     )
     with database.write("claim_chunk") as session:
         if _seconds_are_spent(session, study_id):
-            query = query.where(EvaluationRow.block != SEARCH_BLOCK)
+            query = query.where(EvaluationRow.block.not_in((SEARCH_BLOCK, SLOPES_BLOCK)))
         while (found := session.execute(query).first()) is not None:
             chunk, evaluation, series, measure, schedule = found
             held = chunk.state == "leased" and chunk.worker == worker

@@ -32,7 +32,7 @@ from skiptune.storage.evaluations import (
 )
 from skiptune.storage.poisoning import retry_failed
 from skiptune.storage.projections import Untold, forget_told, mark_told, untold
-from skiptune.storage.ranking import Standing, promotable, scored_count, standings
+from skiptune.storage.ranking import Standing, leading, promotable, scored_count, standings
 from skiptune.storage.records import (
     CHUNK,
     Artifact,
@@ -102,6 +102,7 @@ __all__ = [
     "foreign_formats",
     "forget_told",
     "images_wanted",
+    "leading",
     "list_studies",
     "mark_told",
     "named_files",

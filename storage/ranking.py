@@ -16,7 +16,7 @@ from skiptune.storage.database import Database
 from skiptune.storage.records import CONSTRAINT_ERRORS, FIRST_BESIDE, FIRST_CONSTRAINT
 from skiptune.storage.tables import EvaluationRow, RungRow, ScoreRow
 
-__all__ = ["Standing", "promotable", "scored_count", "standings", "violates"]
+__all__ = ["Standing", "leading", "promotable", "scored_count", "standings", "violates"]
 
 
 _NUMBERS = (ScoreRow.difference, func.coalesce(ScoreRow.difference_error, 0.0).label("error"))
@@ -37,6 +37,25 @@ def scored_count(database: Database, study_id: str, *, level: int) -> int:
     query = _scored(study_id, level, func.count()).where(ScoreRow.place == 0)
     with database.read() as session:
         return int(session.scalars(query).one())
+
+
+def leading(database: Database, study_id: str, *, level: int, places: int) -> tuple[Standing, ...]:
+    """Return a rung's best proposals, best first, whether or not they have gone on.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        level: The rung's level, 0 is the lowest.
+        places: How many at most: the lowest differences, of equal ones the older.
+    """
+    query = (
+        _scored(study_id, level, EvaluationRow.id, EvaluationRow.number, *_NUMBERS)
+        .where(ScoreRow.place == 0)
+        .order_by(ScoreRow.difference, EvaluationRow.number)
+        .limit(places)
+    )
+    with database.read() as session:
+        return tuple(Standing(*row) for row in session.execute(query))
 
 
 def promotable(

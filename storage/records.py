@@ -45,7 +45,7 @@ LOST_LEASES: Final = 3
 """After so many lost leases a chunk is poisoned: it takes its workers with it."""
 
 StudyState = Literal["running", "paused", "stopped", "complete"]
-Kind = Literal["baseline", "teacher", "proposal", "control", "confirm"]
+Kind = Literal["baseline", "teacher", "proposal", "slopes", "control", "confirm"]
 EvaluationState = Literal["running", "complete", "diverged", "failed"]
 RungState = Literal["open", "complete"]
 ChunkState = Literal["open", "leased", "done", "poisoned", "dropped"]

@@ -15,7 +15,7 @@ from skiptune.storage.records import Turn
 from skiptune.storage.rows import insert_missing, study_row
 from skiptune.storage.tables import TurnRow, clock
 
-__all__ = ["check_turn", "end_turn", "held_turns", "take_turn"]
+__all__ = ["check_turn", "end_turn", "held_turns", "renew_turn", "take_turn"]
 
 
 def take_turn(
@@ -61,6 +61,27 @@ def take_turn(
     if fence is None:
         return None
     return Turn(study_id=study_id, task=task, worker=worker, fence=fence)
+
+
+def renew_turn(database: Database, turn: Turn, *, seconds: float) -> None:
+    """Begin the lease of a turn anew, before a step that nobody else may take as well.
+
+    Arguments:
+        database: Where the study lives.
+        turn: From `take_turn`.
+        seconds: Length of the lease from now on.
+
+    Raises:
+        TurnLostError: Its lease ran out and somebody else has taken the turn.
+    """
+    with database.write() as session:
+        check_turn(session, turn)
+        session.execute(
+            update(TurnRow)
+            .where(TurnRow.study_id == turn.study_id, TurnRow.task == turn.task)
+            .values(lease_until=clock() + float(seconds))
+            .execution_options(synchronize_session=False)
+        )
 
 
 def end_turn(database: Database, turn: Turn) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from skiptune.errors import StorageError, TurnLostError
-from skiptune.storage import Turn, end_turn, ledger, take_turn
+from skiptune.storage import Turn, end_turn, ledger, renew_turn, take_turn
 from skiptune.storage.database import Database, open_database
 from skiptune.storage.turns import check_turn, held_turns
 from tests.storage.conftest import Add, in_threads
@@ -86,6 +86,19 @@ def test_a_turn_is_its_workers_until_another_takes_it(
     heir = take(database, study, "heir")
     assert heir is not None
     assert (holds(database, slow), holds(database, heir)) == (False, True)
+
+
+def test_a_turn_that_is_renewed_is_nobody_elses(database: Database, study: ledger.Study) -> None:
+    slow = take(database, study, "slow", seconds=0.0)
+    assert slow is not None
+    renew_turn(database, slow, seconds=60.0)
+    assert take(database, study, "heir") is None
+    renew_turn(database, slow, seconds=0.0)
+    heir = take(database, study, "heir")
+    assert heir is not None
+    with pytest.raises(TurnLostError):
+        renew_turn(database, slow, seconds=60.0)
+    assert holds(database, heir)
 
 
 def test_a_turn_of_another_task_is_no_turn(database: Database, study: ledger.Study) -> None:
