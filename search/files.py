@@ -5,72 +5,60 @@ study's name. What its spec names by path (checkpoint, extractor weights, refere
 remembered as a `SourceFile`: name, size and SHA-256. A path is a guess and an address is a
 promise; a file is used only after its bytes have been hashed on this host.
 
-A download is written under a temporary name in the cache, hashed on the way, flushed to the disk
-and renamed, under a lock that one process of a host holds at a time.
+A download goes into the cache and resumes where it was interrupted (`downloads`), under a lock
+that one process of a host holds at a time.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import http.client
 import os
 import re
 import stat
-import urllib.request
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 
 from skiptune.canonical import file_digest
-from skiptune.errors import (
-    DiskFullError,
-    NetworkError,
-    ObjectiveError,
-    Problem,
-    SkiptuneError,
-    StorageError,
-)
+from skiptune.errors import NetworkError, ObjectiveError, Problem, SkiptuneError, StorageError
 from skiptune.search.document import shown
+from skiptune.search.downloads import (
+    TIMEOUT,
+    DownloadError,
+    OnBytes,
+    alone,
+    bring,
+    cache_folder,
+    without_secrets,
+    writable,
+)
 from skiptune.search.sections import is_file
 from skiptune.search.spec import FILE_KEYS, StudySpec
 
 __all__ = [
-    "SCHEMES",
-    "TIMEOUT",
+    "PATH",
     "URL_KEYS",
     "Fetch",
-    "OnBytes",
     "SourceFile",
-    "cache_folder",
     "locate",
     "located",
     "sources_of",
 ]
 
-SCHEMES = ("http", "https", "file")
-"""Addresses that a file is fetched from."""
-
-TIMEOUT = 30.0
-"""Seconds of silence after which a download is given up."""
-
 URL_KEYS = {
     "network.checkpoint": "network.url",
+    "network.decoder.vae": "network.decoder.url",
+    "network.decoder.config": "network.decoder.config_url",
     "objective.weights": "objective.weights_url",
     "objective.reference": "objective.reference_url",
     "objective.images": "objective.images_url",
 }
 """The key of a spec that holds a file's address, for each key that holds a file."""
 
-PATH, CACHE = "SKIPTUNE_PATH", "SKIPTUNE_CACHE"
-
-_BLOCK = 1 << 18
+PATH = "SKIPTUNE_PATH"
 
 
 @dataclass(frozen=True)
@@ -122,9 +110,6 @@ class SourceFile:
 Fetch = Callable[[SourceFile], bytes | None]
 """Asks the study's own store for a file: its bytes, or None where the store has none."""
 
-OnBytes = Callable[[int, int], None]
-"""Is told the bytes of a file that have arrived, and all of them."""
-
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "key": (f"one of {', '.join(URL_KEYS)}", lambda v: isinstance(v, str) and v in URL_KEYS),
     "name": (
@@ -139,10 +124,6 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "url": ("an address or null", lambda v: v is None or isinstance(v, str)),
     "path": ("a path", lambda v: isinstance(v, str) and "\0" not in v),
 }
-
-
-class _DownloadError(Exception):
-    """An address that did not bring the file; the text says why."""
 
 
 def sources_of(
@@ -234,38 +215,13 @@ def located(
     named = [source for source in sources if _named(spec, source.key) is not None]
     paths = _find(named, study=spec.study, fetch=fetch, timeout=timeout, on_bytes=on_bytes)
     for source, path in paths.items():
-        section, field = source.key.split(".")
-        changed = getattr(spec, section).model_copy(update={field: str(path)})
-        spec = spec.model_copy(update={section: changed})
+        spec = spec.replaced(source.key, str(path))
     return spec
-
-
-def cache_folder() -> Path:
-    """Return the folder of what was fetched; it need not exist.
-
-    `SKIPTUNE_CACHE`, else ``skiptune`` in `XDG_CACHE_HOME`, else ``~/.cache/skiptune``.
-
-    Raises:
-        StorageError: None of them is set, and this user has no home.
-    """
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(shared):  # the XDG specification has relative paths ignored
-        shared = "~/.cache"
-    folder = os.path.expanduser(os.environ.get(CACHE) or os.path.join(shared, "skiptune"))
-    if folder.startswith("~"):
-        raise StorageError(
-            "the folder of fetched files",
-            expected=f"a home folder, or a folder named by {CACHE}",
-            found=f"neither ({folder})",
-            hint=f"name a folder: `export {CACHE}=/folder/with/space`",
-        )
-    return Path(folder).absolute()
 
 
 def _named(spec: StudySpec, key: str) -> str | None:
     """Return the path that a key of the spec holds; None for a bundled name and for null."""
-    section, field = key.split(".")
-    text: str | None = getattr(getattr(spec, section), field)
+    text: str | None = spec.value(key)
     return text if text is not None and is_file(text) else None
 
 
@@ -369,132 +325,53 @@ def _receive(
         notes.append("no url")
         if fetch is None:
             return None
-    with _alone(files, source):
+    with alone(files / f"{source.sha256}.lock", source.name, source.bytes):
         if _fault(path, source) is None:
             return path
-        with _writable(source):
+        with writable(source.name, source.bytes):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Nobody else writes under the lock: these are of processes that were killed.
             for left in path.parent.glob(f".{source.sha256}*.tmp"):
                 left.unlink(missing_ok=True)
         if fetch is not None:
             data = fetch(source)
-            fault = "nothing" if data is None else _store(path, [data], source, on_bytes=on_bytes)
+            fault = "nothing" if data is None else _store(path, data, source, on_bytes=on_bytes)
             if fault is None:
                 return path
             notes.append(f"the study's store: {fault}")
         if source.url is not None:
             try:
-                # Closing ends the connection also where a block is refused.
-                download = _download(source.url, timeout=timeout, most=source.bytes)
-                with closing(download) as blocks:
-                    fault = _store(path, blocks, source, on_bytes=on_bytes)
-            except _DownloadError as error:
-                fault = str(error)
-            if fault is None:
+                bring(
+                    source.url,
+                    path,
+                    sha256=source.sha256,
+                    size=source.bytes,
+                    timeout=timeout,
+                    on_bytes=on_bytes,
+                )
                 return path
-            notes.append(f"{_without_secrets(source.url)}: {fault}")
+            except DownloadError as error:
+                notes.append(f"{without_secrets(source.url)}: {error}")
     return None
 
 
-def _store(
-    path: Path, blocks: Iterable[bytes], source: SourceFile, *, on_bytes: OnBytes | None
-) -> str | None:
-    """Write blocks to a path if they are the file; else return why not, and leave nothing."""
+def _store(path: Path, data: bytes, source: SourceFile, *, on_bytes: OnBytes | None) -> str | None:
+    """Write bytes to a path if they are the file; else return why not, and leave nothing."""
+    if len(data) > source.bytes:
+        return f"another file, of more than {source.bytes} bytes"
+    if (found := hashlib.sha256(data).hexdigest()) != source.sha256:
+        return f"another file, of {len(data)} bytes (sha256 {found[:12]}...)"
+    if on_bytes is not None:
+        on_bytes(len(data), source.bytes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    hasher, done = hashlib.sha256(), 0
     try:
-        with _writable(source), open(temporary, "xb") as file:
-            for block in blocks:
-                done += len(block)
-                if done > source.bytes:
-                    return f"another file, of more than {source.bytes} bytes"
-                file.write(block)
-                hasher.update(block)
-                if on_bytes is not None:
-                    on_bytes(done, source.bytes)
-            if (found := hasher.hexdigest()) != source.sha256:
-                return f"another file, of {done} bytes (sha256 {found[:12]}...)"
-            file.flush()
-            os.fsync(file.fileno())
+        with writable(source.name, source.bytes):
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return None
-
-
-def _download(url: str, *, timeout: float, most: int) -> Generator[bytes, None, None]:
-    """Yield the bytes of an address; `_DownloadError` where they do not all come."""
-    done = 0
-    try:
-        parts = urlsplit(url)
-        # urllib would take a password for a part of the host, and ask the name server for it.
-        if parts.scheme not in SCHEMES or "@" in parts.netloc:
-            raise _DownloadError(f"no address with {', '.join(SCHEMES)}, without password")
-        request = urllib.request.Request(url, headers={"User-Agent": "skiptune"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            promised = response.headers.get("Content-Length") or ""
-            size = int(promised) if promised.isdecimal() else 0
-            if size > most:
-                raise _DownloadError(f"another file, of {size} bytes")
-            while block := response.read(_BLOCK):
-                done += len(block)
-                yield block
-            # A reader in blocks is not told that the connection broke.
-            if done < size:
-                raise _DownloadError(f"cut off after {done} of {size} bytes")
-    except HTTPError as error:
-        error.close()
-        raise _DownloadError(f"HTTP status {error.code}") from error
-    except (ValueError, http.client.InvalidURL) as error:
-        # The error's own text may quote a password.
-        raise _DownloadError("no valid address") from error
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, URLError) else error
-        if isinstance(cause, TimeoutError):
-            raise _DownloadError(f"no bytes for {timeout:g} s") from error
-        text = getattr(cause, "strerror", None) or str(cause) or repr(cause)
-        raise _DownloadError(text) from error
-
-
-def _without_secrets(url: str) -> str:
-    """Return an address without password and query: a signed one lets everybody in."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "the url"
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, query="", fragment="").geturl()
-
-
-@contextmanager
-def _alone(files: Path, source: SourceFile) -> Iterator[None]:
-    """Let one process or thread of this host at a time fetch this file."""
-    with _writable(source):
-        files.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(files / f"{source.sha256}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with _writable(source):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        # Closing alone would leave the lock with a child that was forked meanwhile.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-@contextmanager
-def _writable(source: SourceFile) -> Iterator[None]:
-    """Turn what the disk says into an error of the cache."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if full else StorageError)(
-            f"the cache {cache_folder()}",
-            expected=f"a folder that can be written, with space for {source.name} "
-            f"({source.bytes} bytes)",
-            found=error.strerror or str(error),
-            hint=f"name another folder: `export {CACHE}=/folder/with/space`",
-        ) from error

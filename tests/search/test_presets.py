@@ -1,0 +1,114 @@
+"""The presets of published networks: each is a whole study, and each number has its source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skiptune.errors import NetworkError
+from skiptune.objectives.names import INCEPTION_SHA256
+from skiptune.sampling.setting import evaluations
+from skiptune.search.document import parse_yaml
+from skiptune.search.fetching import missing_files, refuse_missing
+from skiptune.search.published import PUBLISHED, Figure
+from skiptune.search.spec import StudySpec, load_spec, preset_text, presets
+from skiptune.search.study import check_study
+
+NVIDIA = "https://nvlabs-fi-cdn.nvidia.com"
+
+# NFE and steps as published: EDM's README (CIFAR-10 18 steps, FFHQ and AFHQv2 40 steps), EDM2's
+# generate_images.py (32 steps), and 19 and 39 NFE of arXiv 2402.15170 by Heun's 2 steps - 1.
+SETTINGS = {
+    "edm-cifar10-cond": (18, 35, "random"),
+    "edm-cifar10-uncond": (18, 35, None),
+    "edm-ffhq64": (40, 79, None),
+    "edm-afhqv2-64": (40, 79, None),
+    "edm-imagenet64-19nfe": (10, 19, "random"),
+    "edm-imagenet64-39nfe": (20, 39, "random"),
+    "edm2-img64-s": (32, 63, "random"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets look for their files in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_preset_but_the_bundled_one_has_its_published_numbers() -> None:
+    assert set(presets()) - {"fashion"} == set(PUBLISHED) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_preset_is_a_whole_study_sampled_as_published(name: str) -> None:
+    spec = load_spec(name)
+    setting = spec.setting.to_setting()
+    steps, nfe, labels = SETTINGS[name]
+    assert (spec.study, setting.solver, setting.steps, setting.labels) == (
+        *(name, "heun"),
+        *(steps, labels),
+    )
+    assert evaluations(setting) == nfe
+    assert (setting.sigma_min, setting.sigma_max, setting.exponent) == (0.002, 80, 7)
+    assert (setting.guidance, setting.churn.amount) == (1, 0)
+    # Enough images for 2048 features, and for the 256 dimensions of the first rung.
+    assert spec.objective.keys == ("fd",) and spec.objective.extractor == "inception"
+    assert spec.search.rungs[0] >= 8 * 250 and spec.search.rungs[-1] >= 8 * 2048
+    assert spec.confirm.images >= 8 * 2048
+    assert StudySpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_check_that_needs_no_download_passes(name: str) -> None:
+    spec = load_spec(name)
+    missing = missing_files(spec)
+    keys = ["network.checkpoint", "objective.weights", "objective.reference"]
+    assert [one.key for one in missing] == keys
+    assert missing[0].is_pickle and missing[1].sha256 == INCEPTION_SHA256
+    stem = missing[0].path.stem
+    assert str(missing[0].url).endswith(f"/{stem}.pkl")
+    assert str(missing[2].url).endswith(f"/{missing[2].path.name}")
+    assert all(str(one.url).startswith(f"{NVIDIA}/edm") for one in (missing[0], missing[2]))
+    # What is missing is all that is wrong, and it is told at once.
+    with pytest.raises(NetworkError) as caught:
+        check_study(spec, source=name)
+    assert [problem.where for problem in caught.value.problems] == [f"{name}: {k}" for k in keys]
+    assert f"`skiptune fetch {name}`" in caught.value.hint
+    for one in missing:
+        one.path.parent.mkdir(exist_ok=True)
+        one.path.touch()
+    refuse_missing(spec, source=name)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_preset_is_one_commented_screen(name: str) -> None:
+    text = preset_text(name)
+    assert len(text.splitlines()) <= 45
+    for line in text.splitlines():
+        assert len(line) <= 99 or "://" in line
+    assert "CC BY-NC-SA 4.0" in text and "Not run here" in text
+    # Only what is known: no scale stands anywhere, and no unknown hash.
+    assert yaml.safe_load(text)["network"]["sha256"] is None
+    assert parse_yaml(text, name=name).problems == ()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_comments_and_the_table_say_the_same(name: str) -> None:
+    text, found = preset_text(name), PUBLISHED[name]
+    figures = [found.baseline, *([found.expected] if found.expected else [])]
+    said = re.findall(r"FID ([\d.]+) (?:tuned )?at (\d+) NFE", text)
+    assert {(float(fid), int(nfe)) for fid, nfe in said} == {(f.fid, f.nfe) for f in figures}
+    for figure in figures:
+        assert re.match(r"https://(arxiv\.org|github\.com/NVlabs)/", figure.source)
+    if found.expected is not None:
+        assert found.expected.nfe == SETTINGS[name][1]
+        assert re.search(r"^# Expected: .*Not run here\.$", text, re.MULTILINE)
+
+
+def test_the_papers_own_results_are_those_of_its_abstract() -> None:
+    expected = {name: found.expected for name, found in PUBLISHED.items() if found.expected}
+    numbers = {name: (f.fid, f.nfe) for name, f in expected.items() if isinstance(f, Figure)}
+    assert numbers == {"edm-imagenet64-19nfe": (1.75, 19), "edm-imagenet64-39nfe": (1.57, 39)}
