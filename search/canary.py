@@ -76,11 +76,12 @@ def sing(study: OpenStudy) -> float | None:
     )
     if off > TOLERANCE or labels_differ:
         what = "other labels" if labels_differ else f"features {off:.3g} of their spread away"
+        here = versions(study.device, decodes=study.checkpoint.decoder is not None)
         raise NetworkError(
             f"canary: {images} baseline images from seed {chunk.first_seed}",
             expected=f"the stored features within {TOLERANCE:g} of their spread"
             f" ({_words(chunk.provenance)})",
-            found=f"{what} ({_words(versions(study.device))})",
+            found=f"{what} ({_words(here)})",
             hint="this worker was refused, the study goes on; use the versions above, or another"
             " device: `skiptune env` prints what is here",
         )
@@ -89,5 +90,8 @@ def sing(study: OpenStudy) -> float | None:
 
 def _words(provenance: dict[str, Any] | None) -> str:
     facts = provenance or {}
-    keys = ("gpu", "device", "torch", "cuda", "cudnn", "tf32", "threads", "machine", "skiptune")
+    keys = (
+        "gpu", "device", "torch", "diffusers", "cuda", "cudnn", "tf32", "threads", "machine",
+        "skiptune",
+    )  # fmt: skip
     return ", ".join(f"{key} {facts[key]}" for key in keys if key in facts) or "unknown versions"

@@ -22,19 +22,23 @@ from skiptune import __version__
 from skiptune.canonical import canonical
 from skiptune.errors import StorageError
 from skiptune.objectives.catalogue import FEATURE_LOSS, PIXEL_LOSS
+from skiptune.objectives.extractors import Extractor
 from skiptune.sampling.hooks import check_effect, scaled
 from skiptune.sampling.images import sample, start
-from skiptune.sampling.noise import ImageStreams
+from skiptune.sampling.levels import grid_points
+from skiptune.sampling.noise import image_streams
 from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.setting import Setting, sigmas
+from skiptune.sampling.setting import Setting
+from skiptune.search.second import SECOND
 from skiptune.search.study import OpenStudy
 from skiptune.storage.leases import Claim
 from skiptune.storage.records import CHUNK_FORMAT
 
-__all__ = ["Sampled", "sampled", "sampled_chunk", "versions"]
+__all__ = ["Sampled", "check_series", "sampled", "sampled_chunk", "versions"]
 
 # What a number may depend on beyond identity: kept with every chunk.
 PACKAGES = ("torch", "torchvision", "numpy")
+DECODING = ("diffusers",)
 
 LOSSES = {FEATURE_LOSS, PIXEL_LOSS}
 
@@ -45,8 +49,9 @@ class Sampled:
 
     Arguments:
         arrays: float32 arrays by name: what the study's metrics need (``features`` [N, d],
-            ``feature_loss`` and ``pixel_loss`` [N, S]), ``finite`` [N] (1 or 0) and, where
-            images are sampled and have labels, ``label`` [N].
+            ``feature_loss`` and ``pixel_loss`` [N, S]), ``second`` [N, d2] where a second
+            opinion is asked for, ``finite`` [N] (1 or 0) and, where images are sampled and have
+            labels, ``label`` [N].
         nfe: Images through the network per image made.
     """
 
@@ -73,6 +78,23 @@ def sampled_chunk(
         NetworkError: The schedule left the network's output unchanged.
         StorageError: The claim's series is not one that this network and this version make.
     """
+    setting = check_series(study, claim)
+    schedule = Schedule.from_json(claim.schedule)
+    seeds = range(claim.first_seed, claim.first_seed + claim.images)
+    if claim.opens_evaluation:
+        _check_effect(study, schedule, setting, seeds[0])
+    if SECOND not in claim.measure:
+        return sampled(study, schedule, setting, seeds, on_images=on_images)
+    second = _second_of(study, claim)
+    return sampled(study, schedule, setting, seeds, on_images=on_images, second=second)
+
+
+def check_series(study: OpenStudy, claim: Claim) -> Setting:
+    """Return how a claim's images are made.
+
+    Raises:
+        StorageError: Its series is not one that this network and this version make.
+    """
     setting = Setting.from_json(claim.series["setting"])
     if canonical(study.series_of(setting)) != canonical(claim.series):
         raise StorageError(
@@ -81,11 +103,26 @@ def sampled_chunk(
             found=canonical(claim.series),
             hint="let the version and the checkpoint that began this study go on with it",
         )
-    schedule = Schedule.from_json(claim.schedule)
-    seeds = range(claim.first_seed, claim.first_seed + claim.images)
-    if claim.opens_evaluation:
-        _check_effect(study, schedule, setting, seeds[0])
-    return sampled(study, schedule, setting, seeds, on_images=on_images)
+    return setting
+
+
+def _second_of(study: OpenStudy, claim: Claim) -> Extractor:
+    """Return the other features that a claim asks for.
+
+    Raises:
+        StorageError: They are not those of the study as this worker has it.
+    """
+    opinion = study.objective.second
+    found = None if opinion is None else opinion.extractor.describe()
+    if opinion is None or found != claim.measure[SECOND]:
+        raise StorageError(
+            f"chunk {claim.chunk_id}",
+            expected=f"{claim.measure[SECOND]['extractor']} as the study's second opinion, with"
+            " which this confirm was begun",
+            found="none" if found is None else f"{found['extractor']}",
+            hint="go on with the study file that began it: confirm.second_opinion",
+        )
+    return opinion.extractor
 
 
 def sampled(
@@ -95,6 +132,7 @@ def sampled(
     seeds: Sequence[int],
     *,
     on_images: Callable[[int], None] = lambda made: None,
+    second: Extractor | None = None,
 ) -> Sampled:
     """Sample images and extract what is stored of them.
 
@@ -104,14 +142,18 @@ def sampled(
         setting: How images are made.
         seeds: One per image.
         on_images: Called after each microbatch with the images so far; may raise.
+        second: Other features that are stored as well.
     """
     objective, network, size = study.objective, study.checkpoint.network, study.spec.microbatch
     parts: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
     nfe, made = objective.loss_nfe, 0
     with scaled(network, schedule):
         if objective.samples:
-            for batch in sample(network, setting, seeds, microbatch=size):
+            decoder = study.checkpoint.decoder
+            for batch in sample(network, setting, seeds, microbatch=size, decoder=decoder):
                 parts["features"].append(objective.extractor(batch.images).cpu().numpy())
+                if second is not None:
+                    parts[SECOND].append(second(batch.images).cpu().numpy())
                 parts["finite"].append(batch.finite.cpu().numpy())
                 if batch.labels is not None:
                     parts["label"].append(batch.labels.cpu().numpy())
@@ -135,11 +177,12 @@ def sampled(
 
 
 @cache
-def versions(device: str) -> dict[str, Any]:
+def versions(device: str, *, decodes: bool = False) -> dict[str, Any]:
     """Return what made a chunk, plain data: provenance, not identity.
 
     Arguments:
         device: Torch device.
+        decodes: Whether latents were decoded, which diffusers does.
     """
     found: dict[str, Any] = {
         "skiptune": __version__,
@@ -148,7 +191,7 @@ def versions(device: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": device,
         "threads": torch.get_num_threads(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: version(name) for name in (*PACKAGES, *(DECODING if decodes else ()))},
     }
     if torch.device(device).type == "cuda":
         found |= {
@@ -162,14 +205,11 @@ def versions(device: str) -> dict[str, Any]:
 
 def _check_effect(study: OpenStudy, schedule: Schedule, setting: Setting, seed: int) -> None:
     """Refuse a schedule that changes nothing, on two images at the first sigma where it acts."""
-    acting = [
-        s
-        for s in sigmas(setting)[:-1]
-        if any(schedule.scale(address, s) != 1.0 for address in schedule.addresses)
-    ]
+    acting = [s for s in grid_points(study.checkpoint.network, setting) if schedule.acts(s)]
     if not acting:
         return
     sigma = acting[0]
     network = study.checkpoint.network
-    noise, labels = start(network, setting, ImageStreams([seed, seed + 1]))
+    streams = image_streams(setting.noise, [seed, seed + 1], study.device)
+    noise, labels = start(network, setting, streams)
     check_effect(network, schedule, x=noise * sigma, sigma=sigma, class_labels=labels)

@@ -2,21 +2,32 @@
 
 The k-th confirm of a study spends a block of 100,000 seeds that was never used, at level
 alpha / 2^k, so that the levels of all confirms together stay below alpha. The first half of the
-block (A) chooses one candidate and one option of each control; the second half (B) tests them.
+block (A) chooses one candidate, by sequential halving, and one option of each control; the second
+half (B) tests them. A search that has nothing better than the baseline to show spends no block.
+
+Everything is a function of the rows: whoever goes on after a crash, at any moment, enters what is
+missing and nothing twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.setting import Setting
 from skiptune.search import controls
+from skiptune.search.candidates import begun_on, candidates, in_violation
+from skiptune.search.halving import Round, cost, fewest_images, rounds
+from skiptune.search.knobs import SETTING_ALONE
+from skiptune.search.luck import luck_of, rankings
 from skiptune.search.projection import Board
 from skiptune.search.promotion import best
-from skiptune.search.result import NO_GAIN, WIN, Measured, Result, is_win
-from skiptune.search.study import SEARCH, OpenStudy
+from skiptune.search.result import NO_GAIN, WIN, Measured, Result, SecondLook, is_win
+from skiptune.search.second import PLACE
+from skiptune.search.study import SEARCH_SEED, OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.records import Evaluation, Score, SpentBlock
 
@@ -24,13 +35,16 @@ __all__ = [
     "HALF",
     "Half",
     "begin_confirm",
-    "candidates",
     "confirm_number",
     "halves",
+    "later_images",
     "next_half",
     "project_result",
     "result_of",
 ]
+
+Families = Mapping[str, tuple[tuple[str, Setting], ...]]
+"""The options of each control family: label and setting."""
 
 HALF = 50_000  # seeds of block A; block B begins this many seeds later
 
@@ -74,22 +88,25 @@ def next_half(study: OpenStudy, number: int) -> Half | None:
     missing and returns the same half.
 
     Returns:
-        The half whose rungs are open, or None: everything is scored, read it with `result_of`.
+        The half whose rungs are open, or None: everything is scored, or there is nothing to test;
+        read it with `result_of`.
 
     Raises:
         NetworkError: The baseline has diverged on these seeds.
     """
+    if _nothing_to_test(study, number):
+        return None
     half_a, half_b = halves(begin_confirm(study, number))
-    if ledger.open_rungs(study.database, study.id, block=half_a.name):
-        return half_a
-    if ledger.open_rungs(study.database, study.id, block=half_b.name):
-        return half_b
-    candidates_, options = _enter_choice(study, half_a, half_b)
+    for half in (half_a, half_b):
+        if ledger.open_rungs(study.database, study.id, block=half.name):
+            return half
+    entered, plan, options = _enter_choice(study, half_a, half_b)
+    left = _raced(study, half_a, entered, plan)
     if ledger.open_rungs(study.database, study.id, block=half_a.name):
         return half_a
     picks = {family: _best_of(study, choices) for family, choices in options.items()}
     chosen = {family: pick for family, pick in picks.items() if pick is not None}
-    _enter_test(study, half_b, _best_of(study, candidates_), chosen)
+    _enter_test(study, half_b, next(iter(left), None), chosen)
     if ledger.open_rungs(study.database, study.id, block=half_b.name):
         return half_b
     return None
@@ -101,6 +118,8 @@ def result_of(study: OpenStudy, number: int) -> Result:
     Raises:
         ValueError: It is not finished, or the baseline's own images are not finite.
     """
+    if _nothing_to_test(study, number):
+        return _untested(study, number)
     spent = begin_confirm(study, number)
     half_a, half_b = halves(spent)
     here = ledger.evaluations(study.database, study.id, block=half_b.name)
@@ -119,7 +138,7 @@ def result_of(study: OpenStudy, number: int) -> Result:
     tuned = None if winner is None else measured.get(winner.id)
     violated: tuple[str, ...] = ()
     if winner is not None and tuned is not None:
-        violated = _violated(study).get((winner.id, scores[winner.id].level), ())
+        violated = in_violation(study).get((winner.id, scores[winner.id].level), ())
     won = (
         tuned is not None
         and not violated
@@ -127,6 +146,7 @@ def result_of(study: OpenStudy, number: int) -> Result:
     )
     params = {} if winner is None else dict(winner.params)
     spending = ledger.spending(study.database, study.id)
+    seen = None if winner is None or tuned is None else (winner, scores[winner.id])
     return Result(
         study=study.spec.study,
         metric=scores[base.id].metric,
@@ -147,6 +167,66 @@ def result_of(study: OpenStudy, number: int) -> Result:
         verdict=WIN if won else NO_GAIN,
         better=CATALOGUE[study.spec.objective.keys[0]].better,
         violated=violated,
+        second=None if winner is None else _second_look(study, base, winner),
+        luck=None if seen is None else luck_of(study, *seen),
+        rankings=rankings(study, half_a.name),
+    )
+
+
+def _second_look(study: OpenStudy, base: Evaluation, winner: Evaluation) -> SecondLook | None:
+    """Return what other features say of block B, where both were looked at twice."""
+    rows = []
+    for one in (base, winner):
+        every = ledger.scores(
+            study.database, study.id, evaluation_id=one.id, level=0, every_place=True
+        )
+        rows += [(score, _measured(study, one, score)) for score in every if score.place == PLACE]
+    if len(rows) < 2:
+        return None
+    (score, baseline), (_, tuned) = rows
+    return SecondLook(score.metric, baseline, tuned)
+
+
+def _nothing_to_test(study: OpenStudy, number: int) -> bool:
+    """Return whether a confirm that has not begun would have no candidate.
+
+    A search without a score of the baseline has nothing to say of its candidates: then block B
+    measures the baseline.
+    """
+    begun = {f"confirm-{number}/{half}" for half in "AB"}
+    return (
+        not any(e.block in begun for e in ledger.evaluations(study.database, study.id))
+        and ledger.baseline_score(study.database, study.id) is not None
+        and not candidates(study)
+    )
+
+
+def _untested(study: OpenStudy, number: int) -> Result:
+    """Return the result of a search that has shown nothing better than the baseline."""
+    found = ledger.baseline_score(study.database, study.id)
+    assert found is not None
+    baseline, score = found
+    spending = ledger.spending(study.database, study.id)
+    return Result(
+        study=study.spec.study,
+        metric=score.metric,
+        setting=study.setting,
+        confirm=number,
+        alpha=study.spec.confirm.alpha / 2.0**number,
+        min_gain=study.spec.confirm.min_gain,
+        seeds=(SEARCH_SEED, SEARCH_SEED),
+        baseline=_measured(study, baseline, score),
+        winner=None,
+        controls=(),
+        schedule=Schedule.baseline(),
+        params={},
+        edges=(),
+        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
+        images=spending.images,
+        seconds=spending.seconds,
+        verdict=NO_GAIN,
+        better=CATALOGUE[study.spec.objective.keys[0]].better,
+        tested=False,
     )
 
 
@@ -171,51 +251,46 @@ def confirm_number(study: OpenStudy) -> int:
     if not spent:
         return 1
     newest = spent[-1]
-    half_a, half_b = halves(newest)
+    half_a, _ = halves(newest)
     begun = ledger.evaluations(study.database, study.id, kind="confirm", block=half_a.name)
-    now = candidates(study)
-    if not ledger.evaluations(study.database, study.id, block=half_b.name):
-        # Nothing is decided yet; a crash may have left the first candidates only.
-        now = now[: len(begun)]
-    same = [e.schedule for e in begun] == [e.schedule for e in now]
-    return newest.number if same or not begun else newest.number + 1
-
-
-def candidates(study: OpenStudy) -> tuple[Evaluation, ...]:
-    """Return the search's best evaluations: those with most images first, then the best value."""
-    proposals = {
-        e.id: e
-        for e in ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
-        if e.state not in ("diverged", "failed")
-    }
-    violated = _violated(study)
-    scores = [
-        s
-        for s in ledger.scores(study.database, study.id)
-        if s.evaluation_id in proposals and (s.evaluation_id, s.level) not in violated
-    ]
-    by_number = {e.number: e for e in proposals.values()}
-    chosen: list[int] = []
-    for level in reversed(range(len(study.rungs))):
-        here = {
-            proposals[s.evaluation_id].number: s.difference
-            for s in scores
-            if s.level == level and s.difference is not None
-        }
-        left = {number: value for number, value in here.items() if number not in chosen}
-        chosen += best(left, study.spec.confirm.candidates - len(chosen))
-    return tuple(by_number[number] for number in chosen)
+    same = not begun or begun_on(study, begun)
+    return newest.number if same else newest.number + 1
 
 
 def _enter_choice(
     study: OpenStudy, half: Half, test: Half
-) -> tuple[list[Evaluation], dict[str, list[Evaluation]]]:
-    """Enter the candidates and the options of each control family on block A."""
-    _, images = _baseline(study, half)
-    fewer = min(study.rungs[0], images)  # many options, one scalar each: the first rung serves
+) -> tuple[list[Evaluation], tuple[Round, ...], dict[str, list[Evaluation]]]:
+    """Enter the candidates with their first round, and the options of each control family.
+
+    Returns:
+        The candidates, their rounds, and the options by family.
+    """
+    spec = study.spec
+    fewer = _first_look(study)
+    begun = ledger.evaluations(study.database, study.id, kind="confirm", block=half.name)
+    chosen = _chosen(study, half, test, begun)
+    one = len(chosen) < 2
+    base = study.baseline(
+        block=half.name,
+        first_seed=half.first_seed,
+        images=fewer if one else spec.confirm.images,
+    )
+    there = study.images_of(base)
+    # A block that was begun keeps its number of images.
+    images = there if one or len(begun) > 1 else max(there, spec.confirm.images)
+    plan = rounds(
+        max(len(chosen), 1),
+        images,
+        fewest=min(fewer, images),
+        begun=_first_rung(study, begun[0]) if begun else None,
+    )
+    if there < plan[-1].images:
+        # It was begun with a lone candidate, and the search has found others since.
+        for evaluation in _untouched(study, half):
+            ledger.promote(study.database, evaluation.id, plan[-1].images)
     # Without sampled images there is nothing that a solver could change.
-    asked = study.spec.confirm.controls and study.objective.samples
-    families = controls.options(study.setting) if asked else {}
+    asked = spec.confirm.families if study.objective.samples else ()
+    families = _asked(study, half, test, controls.options(study.setting, asked, fits=study.fits))
     entered = [
         study.evaluate(
             study.space.schedule(evaluation.params),
@@ -223,10 +298,10 @@ def _enter_choice(
             label=f"candidate {rank}",
             block=half.name,
             first_seed=half.first_seed,
-            images=images,
+            images=plan[0].images,
             params=evaluation.params,
         )
-        for rank, evaluation in enumerate(_chosen(study, half, test), start=1)
+        for rank, evaluation in enumerate(chosen, start=1)
     ]
     options = {
         family: [
@@ -243,16 +318,91 @@ def _enter_choice(
         ]
         for family, choices in families.items()
     }
-    return entered, options
+    return entered, plan, options
 
 
-def _chosen(study: OpenStudy, half: Half, test: Half) -> tuple[Evaluation, ...]:
+def later_images(study: OpenStudy, block: str) -> int:
+    """Return the images that the rounds to come will ask for on a block that has begun."""
+    here = ledger.evaluations(study.database, study.id, kind="confirm", block=block)
+    base = ledger.evaluations(study.database, study.id, kind="baseline", block=block)
+    if len(here) < 2 or not base:
+        return 0
+    plan = rounds(
+        len(here),
+        study.images_of(base[0]),
+        fewest=_first_look(study),
+        begun=_first_rung(study, here[0]),
+    )
+    return max(cost(len(here), plan) - sum(study.images_of(one) for one in here), 0)
+
+
+def _first_look(study: OpenStudy) -> int:
+    screen = study.spec.objective.projection is not None
+    return fewest_images(study.rungs, study.spec.confirm.images, screen=screen)
+
+
+def _raced(
+    study: OpenStudy, half: Half, entered: Iterable[Evaluation], plan: Sequence[Round]
+) -> tuple[Evaluation, ...]:
+    """Return the candidates that are left, best first, after the rounds that are complete.
+
+    The next round of those that are left is entered, in which nothing is decided while a rung of
+    the half is open. Who is alone needs no more images.
+    """
+    left = tuple(entered)
+    for level, one in enumerate(plan):
+        if level and len(left) > 1:
+            for evaluation in left:
+                ledger.promote(study.database, evaluation.id, one.images)
+        if ledger.open_rungs(study.database, study.id, block=half.name):
+            return left
+        if level == 0 or len(left) > 1:
+            left = _best(study, left, level=level, count=one.keep)
+    return left
+
+
+def _first_rung(study: OpenStudy, evaluation: Evaluation) -> int:
+    return ledger.rungs(study.database, study.id, evaluation_id=evaluation.id)[0].images
+
+
+def _untouched(study: OpenStudy, half: Half) -> list[Evaluation]:
+    """Return the baseline of a half, and the images of many steps where it has some."""
+    here = ledger.evaluations(study.database, study.id, block=half.name)
+    return [e for e in here if e.kind in ("baseline", "teacher")]
+
+
+def _asked(study: OpenStudy, half: Half, test: Half, families: Families) -> Families:
+    """Return the options of each family, once block B is begun those it was chosen from.
+
+    A later version may know more of them: what is decided is not decided again.
+    """
+    if not ledger.evaluations(study.database, study.id, block=test.name):
+        return families
+    entered = ledger.evaluations(study.database, study.id, kind="control", block=half.name)
+    labels = {evaluation.label for evaluation in entered}
+    begun = {
+        family: tuple(option for option in choices if option[0] in labels)
+        for family, choices in families.items()
+    }
+    return {family: begun[family] or choices for family, choices in families.items()}
+
+
+def _chosen(
+    study: OpenStudy, half: Half, test: Half, begun: tuple[Evaluation, ...]
+) -> tuple[Evaluation, ...]:
     """Return the candidates that block A was begun with, else those of the search as it stands.
 
-    They are entered one by one: until block B is begun, there may be the first of them only.
+    They are entered one by one: until something is decided, there may be the first of them only.
     """
-    begun = ledger.evaluations(study.database, study.id, kind="confirm", block=half.name)
     if ledger.evaluations(study.database, study.id, block=test.name):
+        return begun
+    mine = {e.id for e in begun}
+    later = (
+        rung.level > 0
+        for rung in ledger.rungs(study.database, study.id)
+        if rung.evaluation_id in mine
+    )
+    if any(later):
         return begun
     now = candidates(study)
     same = [e.schedule for e in begun] == [e.schedule for e in now][: len(begun)]
@@ -265,18 +415,26 @@ def _enter_test(
     candidate: Evaluation | None,
     picks: dict[str, Evaluation],
 ) -> None:
-    """Enter baseline, candidate and controls on block B."""
-    _, images = _baseline(study, half)
+    """Enter baseline, candidate and controls on block B.
+
+    The first two are looked at twice where a second opinion is asked for; a block that was begun
+    otherwise goes on so.
+    """
+    images, measure = _begun(study, half)
+    place: dict[str, Any] = dict(block=half.name, first_seed=half.first_seed, images=images)
+    study.baseline(block=half.name, first_seed=half.first_seed, images=images, measure=measure)
     if candidate is not None:
         study.evaluate(
             study.space.schedule(candidate.params),
             kind="confirm",
             label="tuned",
-            block=half.name,
-            first_seed=half.first_seed,
-            images=images,
+            **place,
             params=candidate.params,
+            measure=measure,
         )
+        knobs = study.space.schedule(candidate.params).knobs
+        if knobs and study.space.scale_names:
+            study.evaluate(Schedule(knobs=knobs), kind="control", label=SETTING_ALONE, **place)
     settings = {
         label: setting
         for choices in controls.options(study.setting).values()
@@ -287,48 +445,44 @@ def _enter_test(
             Schedule.baseline(),
             kind="control",
             label=f"{family}: {pick.label}",
-            block=half.name,
-            first_seed=half.first_seed,
-            images=images,
+            **place,
             setting=settings[pick.label],
         )
 
 
-def _baseline(study: OpenStudy, half: Half) -> tuple[Evaluation, int]:
-    """Enter the block's baseline; a block that was begun keeps its number of images."""
-    base = study.baseline(
-        block=half.name, first_seed=half.first_seed, images=study.spec.confirm.images
-    )
-    return base, study.images_of(base)
+def _begun(study: OpenStudy, half: Half) -> tuple[int, Mapping[str, Any]]:
+    """Return the images and the measure of a half: where it was begun, those of its baseline."""
+    here = ledger.evaluations(study.database, study.id, kind="baseline", block=half.name)
+    if here:
+        return study.images_of(here[0]), ledger.description(study.database, here[0].measure)
+    second = study.objective.second
+    measure = study.measure if second is None else second.measure_with(study.measure)
+    return study.spec.confirm.images, measure
 
 
 def _scores(study: OpenStudy) -> dict[str, Score]:
     return {s.evaluation_id: s for s in ledger.scores(study.database, study.id)}
 
 
-def _violated(study: OpenStudy) -> dict[tuple[str, int], tuple[str, ...]]:
-    """Return the constraints that are violated, by evaluation and level."""
-    if not study.spec.objective.constraints:
-        return {}
-    found: dict[tuple[str, int], tuple[str, ...]] = {}
-    for score in ledger.scores(study.database, study.id, every_place=True):
-        if score.is_violated:
-            key = (score.evaluation_id, score.level)
-            found[key] = (*found.get(key, ()), score.metric)
-    return found
-
-
 def _best_of(study: OpenStudy, choices: Iterable[Evaluation]) -> Evaluation | None:
-    scores, violated = _scores(study), _violated(study)
-    by_number = {e.number: e for e in choices}
+    return next(iter(_best(study, choices, level=0, count=1)), None)
+
+
+def _best(
+    study: OpenStudy, choices: Iterable[Evaluation], *, level: int, count: int
+) -> tuple[Evaluation, ...]:
+    """Return those with the lowest differences at a level, best first, whoever has one."""
+    violated = in_violation(study)
+    by_id = {e.id: e for e in choices}
+    by_number = {e.number: e for e in by_id.values()}
     differences = {
-        number: difference
-        for number, e in by_number.items()
-        if e.id in scores
-        and (difference := scores[e.id].difference) is not None
-        and (e.id, scores[e.id].level) not in violated
+        by_id[score.evaluation_id].number: score.difference
+        for score in ledger.scores(study.database, study.id, level=level)
+        if score.evaluation_id in by_id
+        and score.difference is not None
+        and (score.evaluation_id, level) not in violated
     }
-    return next((by_number[number] for number in best(differences, 1)), None)
+    return tuple(by_number[number] for number in best(differences, count))
 
 
 def _measured(study: OpenStudy, evaluation: Evaluation, score: Score) -> Measured:

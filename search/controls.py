@@ -14,30 +14,44 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from skiptune.sampling.setting import Setting, evaluations
+from skiptune.search.sections import CONTROLS
 
 __all__ = ["EPSILON_SCALES", "GRID_EXPONENTS", "options"]
 
 # Both sides of 1: few-step solvers err in either direction.
 EPSILON_SCALES = (0.99, 1.005, 1.015)
 GRID_EXPONENTS = (5.0, 10.0)  # EDM's default is 7
-# Each more would cost every confirm two rows of images.
+# Each more would cost every confirm four rows of images.
 GRIDS = ("edm", "logsnr")
 
 
-def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
+def options(
+    setting: Setting,
+    families: Sequence[str] = CONTROLS,
+    *,
+    fits: Callable[[Setting], bool] = lambda setting: True,
+) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
     """Return the options of each control family as (label, setting), the study's own left out.
 
     Arguments:
         setting: The study's setting. No option costs more network evaluations per image.
+        families: Which of `CONTROLS` are wanted.
+        fits: Whether the network can follow a setting: one of discrete noise levels may not have
+            another grid's.
     """
     # Heun spends two evaluations a step and one on the last to 0 (EDM, Algorithm 1).
     spared = 1 if setting.final_zero else 0
     calls = 2 * setting.steps - spared if setting.solver == "heun" else setting.steps
-    steps = {"euler": calls, "dpmpp_2m": calls, "heun": (calls + spared) // 2}
+    steps = {
+        "euler": calls,
+        "dpmpp_2m": calls,
+        "heun": (calls + spared) // 2,
+        "unipc": calls,
+    }
     solvers = tuple(
         (f"{solver} on {grid}, {steps[solver]} steps", other)
         for solver in steps
@@ -58,4 +72,8 @@ def options(setting: Setting) -> Mapping[str, tuple[tuple[str, Setting], ...]]:
         if setting.grid == "edm" and setting.sigmas is None and exponent != setting.exponent
         if evaluations(replace(setting, exponent=exponent)) <= evaluations(setting)
     )
-    return {"solver": solvers, "epsilon scale": scales, "grid exponent": exponents}
+    found = dict(zip(CONTROLS, (solvers, scales, exponents), strict=True))
+    return {
+        family: tuple((label, other) for label, other in found[family] if fits(other))
+        for family in families
+    }

@@ -9,21 +9,38 @@ worker that dies here costs its turn's lease and no more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Final, Literal
 
 from skiptune.errors import BudgetSpentError
-from skiptune.search.confirm import confirm_number, next_half, project_result, result_of
-from skiptune.search.events import Listener, Stage, silent
+from skiptune.search.confirm import (
+    confirm_number,
+    later_images,
+    next_half,
+    project_result,
+    result_of,
+)
+from skiptune.search.events import Listener, Notice, Stage, silent
+from skiptune.search.origins import enter_missing, named
 from skiptune.search.plan import search_images
 from skiptune.search.projection import Board
 from skiptune.search.promotion import promote
 from skiptune.search.proposals import propose
-from skiptune.search.scoring import refuse_lost_baseline, score_ready
+from skiptune.search.samplers import DESCENT
+from skiptune.search.scoring import NotSampledError, refuse_lost_baseline, score_ready
+from skiptune.search.slopes import enter_slopes, find_slopes
+from skiptune.search.stopping_rule import reason_to_end
+from skiptune.search.strategy import resolved
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
 from skiptune.storage import leases, ledger
+from skiptune.storage.arrays import LostFileError
 from skiptune.storage.records import Evaluation, Turn
+from skiptune.storage.turns import renew_turn
 
-__all__ = ["Course", "Step", "confirming", "whole_study"]
+__all__ = ["TURN_SECONDS", "Course", "Step", "confirming", "sloping", "whole_study"]
+
+TURN_SECONDS: Final = 60.0
+"""Longest time a proposal may take before another worker makes one."""
 
 Step = Literal["entered", "waiting", "complete"]
 """Chunks were entered; others still sample what is needed; or nothing is left to do."""
@@ -41,6 +58,9 @@ def whole_study(study: OpenStudy, *, on_event: Listener = silent) -> Course:
     """
     stages = _Stages(study, on_event)
     stages.enter(SEARCH)
+    if study.space.leaves_out_baseline:
+        ends = f"{study.space.low:g} to {study.space.high:g}"
+        on_event(Notice(f"no schedule of this space leaves the network untouched: scales {ends}"))
     exhausted = False
 
     def step(board: Board, turn: Turn) -> Step:
@@ -72,6 +92,45 @@ def confirming(study: OpenStudy, number: int, *, on_event: Listener = silent) ->
     return step
 
 
+def sloping(
+    study: OpenStudy,
+    of: str,
+    found: Callable[[Evaluation, Evaluation], None],
+    *,
+    on_event: Listener = silent,
+) -> Course:
+    """Return the course of the slopes of one schedule of a search, whatever the search is doing.
+
+    Arguments:
+        study: The open study.
+        of: As for `origins.named`; `best` is the best when the baseline has its score, even if
+            another becomes it meanwhile.
+        found: Told at the end which schedule it was, and its slopes.
+        on_event: Told when scores are computed.
+    """
+    chosen: tuple[Evaluation, int] | None = None
+
+    def step(board: Board, turn: Turn) -> Step:
+        nonlocal chosen
+        entered = _baseline(study)
+        score_ready(study, on_event=on_event)
+        if entered:
+            return "entered"
+        if ledger.baseline_score(study.database, study.id) is None:
+            return "waiting"
+        chosen = chosen or named(study, of)
+        slopes = find_slopes(study, chosen[0])
+        if slopes is None:
+            enter_slopes(study, *chosen, turn=turn)
+            return "entered"
+        if slopes.state == "running":
+            return "waiting"
+        found(chosen[0], slopes)
+        return "complete"
+
+    return step
+
+
 def _search(
     study: OpenStudy, board: Board, turn: Turn, *, exhausted: bool, on_event: Listener
 ) -> tuple[Step | None, bool]:
@@ -81,19 +140,33 @@ def _search(
     score_ready(study, on_event=on_event)
     board.refresh()
     board.fail_orphans()
-    board.project()
+    keep = partial(renew_turn, study.database, turn, seconds=TURN_SECONDS)
+    board.project(keep=keep)
     if entered or promote(study):
         return "entered", exhausted
     left = ledger.budget_left(study.database, study.id)
     spent = left.seconds is not None and left.seconds <= 0
-    if not exhausted and not spent and left.evaluations != 0:
+    try:
+        why = None if exhausted or spent or left.evaluations == 0 else reason_to_end(study)
+    except (LostFileError, NotSampledError):
+        return "waiting", exhausted
+    if why is None and not exhausted and not spent and left.evaluations != 0:
+        if study.sampler == DESCENT:
+            missing = enter_missing(study, turn=turn)
+            if missing is not None:
+                return ("entered" if missing else "waiting"), exhausted
         try:
-            if propose(study, board, turn) is not None:
+            if propose(study, board, turn, on_event=on_event) is not None:
                 return "entered", exhausted
+        except (LostFileError, NotSampledError):
+            return "waiting", exhausted  # what the proposal rests on is made again first
         except BudgetSpentError:
             board.fail_orphans()
         exhausted = True
     open_rungs = ledger.open_rungs(study.database, study.id, block=SEARCH)
+    if why is not None and not open_rungs:
+        exhausted = True  # no rung is open whose score might be a reason to go on
+        on_event(Notice(why))
     held = any(lease.remaining > 0 for lease in leases.leases(study.database, study.id))
     if spent and open_rungs and not held:
         # Nobody may go on with them; a larger budget will.
@@ -147,6 +220,8 @@ class _Stages:
         study = self._study
         wanted, stored = ledger.images_wanted(study.database, study.id, block=block)
         if block == SEARCH:
-            self._on_event(Stage(block, search_images(study.spec), stored))
+            most = search_images(resolved(study.spec, study.objective))
+            self._on_event(Stage(block, most, stored))
         else:
+            wanted += later_images(study, block)
             self._on_event(Stage(f"confirm {block[-1]}", wanted, stored))

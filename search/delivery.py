@@ -77,7 +77,7 @@ def deliver(
         "array": array,
         "seconds": seconds,
         "nfe": nfe,
-        "provenance": versions(study.device),
+        "provenance": versions(study.device, decodes=study.checkpoint.decoder is not None),
     }
     name = f"{claim.chunk_id}-{claim.fence}"
     noted = False

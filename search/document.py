@@ -69,11 +69,18 @@ class Document:
         """Return whether an override has set this path or a mapping around it."""
         return any(path[:end] in self.overrides for end in range(1, len(path) + 1))
 
-    def overridden(self, overrides: Iterable[str]) -> Document:
+    def overridden(
+        self,
+        overrides: Iterable[str],
+        *,
+        replacing: Mapping[Path_, Sequence[Path_]] | None = None,
+    ) -> Document:
         """Return the document with `KEY=VALUE` settings applied in turn; a later one wins.
 
         Arguments:
             overrides: Texts such as ``space.low=0.7``; the value is read as YAML.
+            replacing: Keys that say the same as another one in other words: an override of the
+                first, unless it is null, takes the others out of the document.
 
         Raises:
             SpecError: For every text that is not a dotted key, `=` and a YAML value.
@@ -108,6 +115,13 @@ class Document:
             origins[keys] = option
         if problems:
             raise SpecError.of(problems, hint="write -s KEY=VALUE with a YAML value")
+        for path, others in (replacing or {}).items():
+            given = any(path[:end] in origins for end in range(1, len(path) + 1))
+            if given and _at(values, path) is not None:
+                for other in others:
+                    # What stands beside it on the command line is a contradiction, not replaced.
+                    if not any(other[:end] in origins for end in range(1, len(other) + 1)):
+                        _at(values, other[:-1]).pop(other[-1], None)
         return Document(self.name, values, self.lines, self.problems, origins)
 
 
@@ -280,6 +294,15 @@ def _value(
         pass
     faults.append(Problem(f"{place}: {dotted(path)}", "a value without a tag", f"{node.tag}"))
     return None
+
+
+def _at(values: Any, path: Path_) -> Any:
+    """Return the value at a path, None where there is none."""
+    for step in path:
+        if not isinstance(values, dict):
+            return None
+        values = values.get(step)
+    return values
 
 
 def _copied(value: Any) -> Any:

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from skiptune import __version__
+from skiptune.canonical import digest
 from skiptune.errors import OutputError
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
 from skiptune.search.result import Measured, Result
 from skiptune.search.study import SEARCH_SEED, OpenStudy
-from skiptune.search.tuned import Tuned, TunedNetwork
+from skiptune.search.tuned import Tuned
+from skiptune.search.tuned_network import TunedDecoder, TunedNetwork
 
 __all__ = ["tuned_of"]
 
@@ -42,8 +44,12 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         result.schedule,
         skips=study.checkpoint.skips,
         study=result.study,
-        network=TunedNetwork(name=_network_name(study), sha256=study.checkpoint.sha256),
-        setting=study.spec.setting,
+        network=TunedNetwork(
+            name=_network_name(study), sha256=study.checkpoint.sha256, decoder=_decoder(study)
+        ),
+        setting=study.setting.with_knobs(result.schedule.knobs).to_json()
+        if result.schedule.knobs
+        else study.spec.setting,
         verdict=Verdict(
             verdict="win" if result.verdict == "win" else "no significant gain",
             gain=None if gain is None else 100 * gain,
@@ -83,6 +89,20 @@ def _network_name(study: OpenStudy) -> str:
     checkpoint = study.checkpoint
     bundled = study.spec.network.checkpoint == checkpoint.name
     return checkpoint.name if bundled else f"{checkpoint.name}{checkpoint.path.suffix}"
+
+
+def _decoder(study: OpenStudy) -> TunedDecoder | None:
+    decoder = study.checkpoint.decoder
+    if decoder is None:
+        return None
+    return TunedDecoder(
+        name=decoder.name,
+        sha256=decoder.sha256,
+        dtype=decoder.dtype,
+        latents=decoder.latents.name,
+        microbatch=decoder.microbatch,
+        identity=digest(decoder.describe()),
+    )
 
 
 def _score(row: Measured) -> Score:

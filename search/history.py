@@ -27,7 +27,7 @@ __all__ = ["DIVERGED", "STATELESS", "History", "directions", "inside", "told_val
 
 DIVERGED = "diverged"  # constraint: above zero where images were not finite
 
-STATELESS = frozenset({"tpe", "random", "gp"})
+STATELESS = frozenset({"tpe", "random", "gp", "moments", "descent"})
 """Samplers that keep nothing in Optuna's study between two proposals; the others are asked there
 (nsgaii notes generations on trials, qmc its place in the sequence)."""
 

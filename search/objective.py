@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,13 @@ from skiptune.objectives.metrics import title
 from skiptune.objectives.reference import Reference, load_reference
 from skiptune.search.objective_section import Item, ObjectiveSpec
 
+if TYPE_CHECKING:
+    from skiptune.search.second import SecondOpinion
+
 __all__ = ["Objective", "RealImages", "load_objective", "objective_names"]
+
+PIXELS = (1, 3)  # channels of grey and of colour images
+DECODER = "`-s network.decoder.vae=FOLDER`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +49,8 @@ class Objective:
         reference: The distribution that features are compared with; None where none is asked for.
         real: Real images behind denoising losses; None where no metric needs them.
         microbatch: Images per evaluation of the network.
+        second: Other features in which a confirm looks at its winner; None where none are asked
+            for.
     """
 
     spec: ObjectiveSpec
@@ -50,6 +58,7 @@ class Objective:
     reference: Reference | None
     real: RealImages | None
     microbatch: int
+    second: SecondOpinion | None = None
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
@@ -134,10 +143,18 @@ def load_objective(
         spec.extractor, weights=spec.weights, sha256=spec.weights_sha256, device=device
     )
     # One blank image tells whether the extractor can read the network's.
-    extractor(torch.zeros(1, channels, size, size, dtype=torch.uint8))
+    blank = torch.zeros(1, channels, size, size, dtype=torch.uint8)
+    try:
+        extractor(blank)
+    except ObjectiveError as error:
+        if channels in PIXELS:
+            raise
+        hint = f"latents of {channels} channels are decoded first: name a VAE, {DECODER}"
+        raise ObjectiveError.of(error.problems, hint=hint) from error
     reference = None
     if spec.reference is not None:
         reference = load_reference(spec.reference, extractor=extractor)
+        _check_reference(spec.reference, reference, shape=(channels, size, size))
     loaded = Objective(spec, extractor, reference, None, microbatch)
     wanted = {CATALOGUE[key].reference for key in loaded.keys}
     if "features" in wanted and reference is not None:
@@ -154,6 +171,23 @@ def load_objective(
         None if labels is None else torch.from_numpy(labels).to(device),
     )
     return Objective(spec, extractor, reference, real, microbatch)
+
+
+def _check_reference(name: str, reference: Reference, *, shape: tuple[int, int, int]) -> None:
+    """Refuse statistics of images that the network could not have made.
+
+    Extractors bring images of every size to their own, so nothing else would tell. Files of other
+    programs and bundled statistics do not record the shape.
+    """
+    recorded = reference.header.get("shape")
+    if recorded is not None and recorded != list(shape):
+        raise ObjectiveError(
+            f"{name}: images",
+            expected=f"{list(shape)}, as the network makes them",
+            found=f"{recorded}",
+            hint="make it of images of that size and as many channels: `skiptune ref IMAGES -o"
+            " FILE`",
+        )
 
 
 def _check_real(

@@ -12,7 +12,7 @@ so nobody else does it at the same time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -246,8 +246,13 @@ class Board:
         self._fail([mark.number for mark in self._running_marks()])
         self._running.clear()
 
-    def project(self) -> None:
-        """Tell Optuna whatever it has not been told; doing it twice changes nothing."""
+    def project(self, *, keep: Callable[[], object] = lambda: None) -> None:
+        """Tell Optuna whatever it has not been told; doing it twice changes nothing.
+
+        Arguments:
+            keep: Called before each step: keeps the turn, or raises where another worker has it,
+                who would tell the same.
+        """
         items = ledger.untold(self._database, self._study.id)
         if not items:
             return
@@ -258,6 +263,7 @@ class Board:
         with self.explained():
             names = _rung_names(self._study)
             for item in items:
+                keep()
                 evaluation = item.evaluation
                 scores = None if item.score is None else self._scores(evaluation, item.score)
                 if evaluation.kind == "baseline":
@@ -301,14 +307,18 @@ class Board:
             )
         )
 
-    def rebuild(self) -> None:
-        """Delete Optuna's studies of the search and make them again from our rows."""
+    def rebuild(self, *, keep: Callable[[], object] = lambda: None) -> None:
+        """Delete Optuna's studies of the search and make them again from our rows.
+
+        Arguments:
+            keep: As for `project`.
+        """
         delete_optuna_studies(self._database, _rung_names(self._study))
         self._forget()
         ledger.forget_told(self._database, self._study.id)
         self.refresh()
         # The scored ones first: as in an undisturbed study, the baseline comes before all.
-        self.project()
+        self.project(keep=keep)
         with self.explained():
             for evaluation in self._unfinished():
                 trial = self._running_trial(evaluation.params, evaluation.schedule)

@@ -5,6 +5,7 @@ A result is a pure function of the stored rows, so it reads the same after a res
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from skiptune.objectives.catalogue import Better
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
+from skiptune.storage.records import Score
 
-__all__ = ["Measured", "Result", "is_win"]
+__all__ = ["Luck", "Measured", "Ranking", "Result", "SecondLook", "is_win"]
 
 NO_GAIN = "no significant gain"
 WIN = "win"
@@ -64,6 +66,102 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Luck:
+    """The winner's difference to the baseline as the search showed it, and how much was luck.
+
+    Arguments:
+        images: Images behind the search's difference.
+        difference: The search's corrected paired difference; negative is better.
+        difference_error: Its standard error.
+        luck: How much better the search's difference was than block B's, in the metric's unit;
+            above 0 where the search was too hopeful.
+        luck_error: Its standard error, of both blocks together.
+    """
+
+    images: int
+    difference: float
+    difference_error: float
+    luck: float
+    luck_error: float
+
+    @classmethod
+    def between(cls, seen: Score, fresh: Measured | Score) -> Luck | None:
+        """Return the luck of a schedule; None where either has no difference.
+
+        Arguments:
+            seen: What the search said of it at last.
+            fresh: What block B says, on other seeds.
+        """
+        if seen.difference is None or fresh.difference is None:
+            return None
+        error = seen.difference_error or 0.0
+        return cls(
+            images=seen.images,
+            difference=seen.difference,
+            difference_error=error,
+            luck=fresh.difference - seen.difference,
+            luck_error=math.hypot(error, fresh.difference_error or 0.0),
+        )
+
+    @property
+    def part(self) -> float | None:
+        """The luck as a part of the gain seen in the search; None where it saw none."""
+        return None if self.difference >= 0 else self.luck / -self.difference
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How alike two measurements order the same schedules.
+
+    Arguments:
+        first: The smaller measurement, e.g. ``500 images of the search``.
+        last: The larger one.
+        value: Spearman's coefficient, -1..1.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        schedules: How many were ordered, at least 4.
+    """
+
+    first: str
+    last: str
+    value: float
+    low: float
+    high: float
+    schedules: int
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """The same images of block B in features that the search has not looked at.
+
+    Arguments:
+        metric: Name of the metric, with these features, count and correction.
+        baseline: The untouched network.
+        tuned: The chosen schedule.
+    """
+
+    metric: str
+    baseline: Measured
+    tuned: Measured
+
+    @property
+    def gain(self) -> float | None:
+        """The gain in these features, a fraction of the baseline's value there."""
+        return self.tuned.gain(self.baseline.value)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval."""
+        return self.tuned.gain_interval(self.baseline.value)
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the chosen schedule is worse there, beyond the error."""
+        ends = self.interval
+        return ends is not None and ends[1] < 0
+
+
+@dataclass(frozen=True)
 class Result:
     """What a study found.
 
@@ -87,6 +185,12 @@ class Result:
         verdict: ``win`` or ``no significant gain``.
         better: Which way the metric is better.
         violated: Constraints that the chosen schedule violates on block B: it is no win then.
+        tested: False where no candidate was better than the baseline in the search: no image was
+            spent, the block is not, and `baseline` and `seeds` are the search's.
+        second: The chosen schedule in other features, where they were asked for.
+        luck: How much of what the search saw of the winner was luck; None where it saw nothing
+            comparable.
+        rankings: How alike smaller and larger measurements order schedules.
     """
 
     study: str
@@ -108,12 +212,24 @@ class Result:
     verdict: str
     better: Better = "lower"
     violated: tuple[str, ...] = ()
+    tested: bool = True
+    second: SecondLook | None = None
+    luck: Luck | None = None
+    rankings: tuple[Ranking, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
         plain = asdict(self)
         plain["setting"] = self.setting.to_json()
         plain["schedule"] = self.schedule.to_json()
+        if self.second is not None:
+            plain["second"] |= {
+                "gain": self.second.gain,
+                "gain_interval": self.second.interval,
+                "disagrees": self.second.disagrees,
+            }
+        if self.luck is not None:
+            plain["luck"]["part"] = self.luck.part
         if self.winner is not None:
             plain["gain"] = self.winner.gain(self.baseline.value)
             plain["gain_interval"] = self.winner.gain_interval(self.baseline.value)

@@ -30,6 +30,7 @@ from skiptune.objectives.metrics import (
 from skiptune.search.constraints import gap
 from skiptune.search.events import Listener, Notice, Scored, silent
 from skiptune.search.objective_section import Item
+from skiptune.search.second import second_score
 from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger, markers
 from skiptune.storage.arrays import LostFileError
@@ -43,11 +44,16 @@ __all__ = [
     "score_ready",
     "scored_event",
     "stored_arrays",
+    "summary_of",
+    "teacher_of",
 ]
 
 
 KEPT_BYTES: Final = 1 << 26
 """Stored arrays up to this size (64 MiB) are read once per score."""
+
+KEPT_SUMMARIES: Final = 256
+"""Rungs whose per-image influence a worker keeps: 1 MB at 500 images each, 16 MB at 8000."""
 
 
 class DivergedError(Exception):
@@ -149,11 +155,15 @@ def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
     done = 0
     for rung in ledger.ready_rungs(study.database, study.id):
         evaluation = ledger.evaluation(study.database, rung.evaluation_id)
+        if evaluation.kind == "slopes":
+            _end_slopes(study, evaluation, rung)
+            done += 1
+            continue
         try:
             score = _score(study, evaluation, rung)
         except NotSampledError:
             # What it is compared with is on its way, or will never come.
-            for other in (_baseline_of(study, evaluation), _teacher_of(study, evaluation)):
+            for other in (_baseline_of(study, evaluation), teacher_of(study, evaluation)):
                 if other is not None:
                     refuse_lost_baseline(study, other)
             continue
@@ -172,22 +182,32 @@ def score_ready(study: OpenStudy, *, on_event: Listener = silent) -> int:
     return done
 
 
+def _end_slopes(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> None:
+    """End an evaluation that has no score: its derivatives are all there."""
+    try:
+        Stored(study, evaluation, rung.images).check_finite()
+    except LostFileError:
+        return  # its chunk is open again
+    except DivergedError as reason:
+        ledger.finish_evaluation(
+            study.database, evaluation.id, state="diverged", reason=str(reason)
+        )
+    else:
+        ledger.finish_evaluation(study.database, evaluation.id, state="complete")
+
+
 def _score(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> Score:
     stored = Stored(study, evaluation, rung.images)
     stored.check_finite()
-    projection = _projection(study, evaluation, rung)
     keys = study.objective.keys
     baseline = _baseline_of(study, evaluation)
     paired = baseline is not None and baseline.id != evaluation.id
     base = Stored(study, baseline, rung.images) if baseline is not None and paired else None
-    standard = Standard(
-        real=study.real,
-        real_images=None if study.objective.real is None else len(study.objective.real.images),
-        baseline=None if base is None else base.sample,
-        teacher=_teacher_sample(study, evaluation, rung.images),
-        projection=projection,
-    )
+    standard = _standard(study, evaluation, base, rung)
+    projection = standard.projection
     found = measure(keys, stored.sample, standard)
+    if evaluation.kind == "proposal":
+        _keep(study, rung, found[keys[0]])
     base_found = found
     if baseline is not None and base is not None:
         # Of the baseline once for all that are compared with it here.
@@ -199,7 +219,67 @@ def _score(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> Score:
         _new_score(study, item, found, base_found, standard, paired=paired)
         for item in study.objective.items
     ]
+    new += _second_scores(study, evaluation, stored, base)
     return ledger.put_scores(study.database, evaluation.id, new, level=rung.level)[0]
+
+
+def summary_of(study: OpenStudy, rung: Rung) -> Summary:
+    """Return what the metric that decides says of a proposal's rung, as its score was computed.
+
+    The newest ones are kept.
+
+    Arguments:
+        study: The open study.
+        rung: One that has its score.
+
+    Raises:
+        NotSampledError, LostFileError: Arrays behind it are not there.
+    """
+    found = study.summaries.get((rung.evaluation_id, rung.level))
+    if found is None:
+        evaluation = ledger.evaluation(study.database, rung.evaluation_id)
+        baseline = _baseline_of(study, evaluation)
+        base = None if baseline is None else Stored(study, baseline, rung.images)
+        standard = _standard(study, evaluation, base, rung)
+        key = study.objective.keys[0]
+        found = measure([key], Stored(study, evaluation, rung.images).sample, standard)[key]
+    _keep(study, rung, found)
+    return found
+
+
+def _keep(study: OpenStudy, rung: Rung, summary: Summary) -> None:
+    kept, key = study.summaries, (rung.evaluation_id, rung.level)
+    kept.pop(key, None)
+    kept[key] = summary  # what was used last is last
+    if len(kept) > KEPT_SUMMARIES:
+        del kept[next(iter(kept))]
+
+
+def _standard(
+    study: OpenStudy, evaluation: Evaluation, base: Stored | None, rung: Rung
+) -> Standard:
+    """Return what an evaluation's rung is held against; `base` is its baseline, if another."""
+    return Standard(
+        real=study.real,
+        real_images=None if study.objective.real is None else len(study.objective.real.images),
+        baseline=None if base is None else base.sample,
+        teacher=_teacher_sample(study, evaluation, rung.images),
+        projection=_projection(study, evaluation, rung),
+    )
+
+
+def _second_scores(
+    study: OpenStudy, evaluation: Evaluation, stored: Stored, base: Stored | None
+) -> list[NewScore]:
+    """Return the second opinion of images that were looked at twice, else nothing."""
+    opinion = study.objective.second
+    if opinion is None or evaluation.kind not in ("baseline", "confirm"):
+        return []
+    if ledger.description(study.database, evaluation.measure) != opinion.measure_with(
+        study.measure
+    ):
+        return []
+    return [second_score(opinion, stored.sample, None if base is None else base.sample)]
 
 
 def _new_score(
@@ -254,7 +334,7 @@ def _projection(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> int | N
 def _teacher_sample(study: OpenStudy, evaluation: Evaluation, images: int) -> Sample | None:
     if not study.objective.needs_teacher:
         return None
-    teacher = _teacher_of(study, evaluation)
+    teacher = teacher_of(study, evaluation)
     if teacher is None:
         raise NotSampledError("the teacher is not entered yet: whoever was about to has died")
     stored = Stored(study, teacher, images)
@@ -262,7 +342,8 @@ def _teacher_sample(study: OpenStudy, evaluation: Evaluation, images: int) -> Sa
     return stored.sample
 
 
-def _teacher_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:
+def teacher_of(study: OpenStudy, evaluation: Evaluation) -> Evaluation | None:
+    """Return the images of many steps on an evaluation's block, where a metric needs them."""
     if not study.objective.needs_teacher:
         return None
     found = ledger.evaluations(study.database, study.id, kind="teacher", block=evaluation.block)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,11 +26,14 @@ from pydantic import (
 )
 
 from skiptune.errors import SpecError
+from skiptune.objectives.names import SECOND_OPINIONS
+from skiptune.sampling.latents import CONVENTIONS, DECODED_AT_ONCE, DTYPES, vae_files
 from skiptune.sampling.setting import (
     GRIDS,
     HISTORIES,
     LATER_FIELDS,
     MULTISTEP_SOLVERS,
+    NOISES,
     SOLVERS,
     STOCHASTIC_SOLVERS,
     Churn,
@@ -39,25 +42,25 @@ from skiptune.sampling.setting import (
 )
 from skiptune.search.document import shown
 from skiptune.search.problems import one_of, refusal
+from skiptune.search.start_names import StartNames
 from skiptune.storage.records import CHUNK, Budget
 
 __all__ = [
+    "CONTROLS",
     "SAMPLERS",
-    "SPACES",
     "ChurnSpec",
     "ConfirmSpec",
+    "DecoderSpec",
     "NetworkSpec",
     "SearchSpec",
     "Section",
     "SettingSpec",
-    "SpaceSpec",
-    "WindowSpec",
     "is_file",
 ]
 
 # Not Optuna's CmaEsSampler: it keeps a pickled object in the database and loads it again.
-SAMPLERS = ("tpe", "random", "gp", "qmc", "nsgaii")
-SPACES = ("uniform", "linear", "per-resolution", "per-skip")
+SAMPLERS = ("auto", "descent", "moments", "tpe", "random", "gp", "qmc", "nsgaii")
+CONTROLS = ("solver", "epsilon scale", "grid exponent")
 
 # Seeds of a study: the search owns 1,000,000 seeds, one confirm 100,000 for its two blocks.
 SEARCH_IMAGES = 1_000_000
@@ -73,6 +76,12 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
     )
+
+    def without_defaults(self, plain: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """Return plain data of this section without those of some keys that are as by default."""
+        fields = type(self).model_fields
+        usual = {name for name in names if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in plain.items() if name not in usual}
 
 
 def is_file(text: str) -> bool:
@@ -97,7 +106,55 @@ def _whole_chunks(images: int) -> int:
 Images = Annotated[int, Field(ge=CHUNK), AfterValidator(_whole_chunks)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sigma = Annotated[float, Field(gt=0)]
+Control = Annotated[str, AfterValidator(one_of(CONTROLS))]
 FileOrName = Annotated[str, Field(min_length=1), AfterValidator(_file_or_name)]
+
+_LATER_NETWORK_FIELDS = ("pickle_url", "decoder")
+_LATER_CONFIRM_FIELDS = ("second_opinion",)
+_LATER_SEARCH_FIELDS = ("warm_start", "patience")
+
+
+def _weights_path(text: str, info: ValidationInfo) -> str:
+    """Return where the weights of a VAE are, given their folder or themselves."""
+    folder = (info.context or {}).get(info.field_name, Path.cwd())
+    return str(vae_files((folder / Path(text).expanduser()).absolute())[0])
+
+
+class DecoderSpec(Section):
+    """The VAE that makes images of a network's latents."""
+
+    vae: Annotated[str, Field(min_length=1), AfterValidator(_weights_path)] = Field(
+        description="the path of a VAE's folder in diffusers' layout, or of its .safetensors file"
+    )
+    config: FileOrName | None = Field(
+        default=None, description="the path of its configuration, or null: config.json beside it"
+    )
+    sha256: Sha256 | None = Field(
+        default=None, description="64 lower-case hexadecimal digits of the weights, or null"
+    )
+    url: Url | None = Field(
+        default=None, description="where a worker without the weights gets them, or null"
+    )
+    config_url: Url | None = Field(
+        default=None, description="where a worker without the configuration gets it, or null"
+    )
+    dtype: Annotated[str, AfterValidator(one_of(DTYPES))] = Field(
+        default="float32", description=f"one of {', '.join(DTYPES)}"
+    )
+    latents: Annotated[str, AfterValidator(one_of(CONVENTIONS))] | None = Field(
+        default=None,
+        description=f"one of {', '.join(CONVENTIONS)}, or null: edm2 for EDM2's, else vae",
+    )
+    microbatch: int = Field(
+        default=DECODED_AT_ONCE, ge=1, description="latents decoded at once, at least 1"
+    )
+
+    @field_validator("config")
+    @classmethod
+    def _beside_the_weights(cls, config: str | None, info: ValidationInfo) -> str | None:
+        if config is None and "vae" in info.data:
+            return str(vae_files(info.data["vae"])[1])
+        return config
 
 
 class NetworkSpec(Section):
@@ -112,10 +169,27 @@ class NetworkSpec(Section):
     url: Url | None = Field(
         default=None, description="where a worker without the file gets it (https, http), or null"
     )
+    pickle_url: Url | None = Field(
+        default=None,
+        description="where `skiptune fetch` gets the pickle of EDM or EDM2 that it converts into"
+        " `checkpoint`, or null",
+    )
+    decoder: DecoderSpec | None = Field(
+        default=None, description="a mapping with `vae`, `dtype`, ..., or null for pixels"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields that say nothing: studies of earlier versions lack them."""
+        plain: dict[str, Any] = handler(self)
+        for name in _LATER_NETWORK_FIELDS:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                plain.pop(name, None)
+        return plain
 
 
 class ChurnSpec(Section):
-    """Noise added back by Heun's method (EDM, arXiv 2206.00364, Algorithm 2)."""
+    """Noise added back on the way by euler and heun (EDM, arXiv 2206.00364, Algorithm 2)."""
 
     amount: float = Field(default=0.0, ge=0, description="a number of at least 0 (S_churn)")
     low: float = Field(default=0.0, ge=0, description="a sigma of at least 0 (S_tmin)")
@@ -179,6 +253,9 @@ class SettingSpec(Section):
     history: Annotated[str, AfterValidator(one_of(HISTORIES))] = Field(
         default="keep", description=f"one of {', '.join(HISTORIES)}"
     )
+    noise: Annotated[str, AfterValidator(one_of(NOISES))] = Field(
+        default="edm", description=f"one of {', '.join(NOISES)}"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -208,11 +285,7 @@ class SettingSpec(Section):
     @model_serializer(mode="wrap")
     def _as_sampling_writes_it(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is left out of a setting's JSON: studies of earlier versions lack it."""
-        plain: dict[str, Any] = handler(self)
-        for name in LATER_FIELDS:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                plain.pop(name, None)
-        return plain
+        return self.without_defaults(handler(self), LATER_FIELDS)
 
     @field_validator("sigma_max")
     @classmethod
@@ -313,66 +386,11 @@ class SettingSpec(Section):
         return Setting(**{**fields, "churn": Churn(**churn), "guidance_high": high})
 
 
-class WindowSpec(Section):
-    """The grid points at which every scale acts, counted from the noisiest (0)."""
-
-    first: int = Field(ge=0, description="a grid point from 0, the noisiest")
-    last: int = Field(ge=0, description="a grid point from `first` to steps - 1")
-
-    @field_validator("last")
-    @classmethod
-    def _not_before_first(cls, last: int, info: ValidationInfo) -> int:
-        first = info.data.get("first")
-        if first is not None and last < first:
-            raise refusal(f"a grid point from `first` ({first}) to steps - 1")
-        return last
-
-
-class SpaceSpec(Section):
-    """Which scales are searched, on a log scale from `low` to `high`."""
-
-    kind: Annotated[str, AfterValidator(one_of(SPACES))] = Field(
-        default="per-skip", description=f"one of {', '.join(SPACES)}"
-    )
-    low: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="a scale above 0 and at most 1: the baseline must be inside",
-    )
-    high: float = Field(
-        default=2.0,
-        ge=1,
-        description="a scale of at least 1 and above `low`: the baseline must be inside",
-    )
-    skips: Literal["all"] | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        default="all", description='"all" or a list of skip addresses, each once'
-    )
-    window: Literal["search"] | WindowSpec | None = Field(
-        default=None, description='null, "search", or {first: GRID POINT, last: GRID POINT}'
-    )
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: ValidationInfo) -> float:
-        low = info.data.get("low")
-        if low is not None and high <= low:
-            raise refusal(f"a scale above `low` ({shown(low)})")
-        return high
-
-    @field_validator("skips")
-    @classmethod
-    def _each_once(cls, skips: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not isinstance(skips, str) and len(set(skips)) < len(skips):
-            raise refusal('"all" or a list of skip addresses, each once')
-        return skips
-
-
 class SearchSpec(Section):
     """How schedules are proposed and how many images each one gets."""
 
     sampler: Annotated[str, AfterValidator(one_of(SAMPLERS))] = Field(
-        default="tpe", description=f"one of {', '.join(SAMPLERS)}"
+        default="auto", description=f"one of {', '.join(SAMPLERS)}"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")
     evaluations: int = Field(default=40, ge=1, description="a whole number of at least 1")
@@ -392,8 +410,32 @@ class SearchSpec(Section):
         default=1 / 3,
         gt=0,
         le=1,
-        description="the part of a rung that goes on, above 0 and at most 1",
+        description="the part of a rung whose rivals go on, above 0 and at most 1",
     )
+    warm_start: StartNames | None = Field(
+        default=None,
+        description="a study of the same database, the path of a tuned.json, a list of them, each"
+        " once, or null",
+    )
+    patience: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="null, a whole number of schedules without an improvement of at least 1, or"
+        " auto: what moments or descent expect to gain",
+    )
+
+    @field_validator("patience")
+    @classmethod
+    def _of_what_can_expect(cls, patience: Any, info: ValidationInfo) -> Any:
+        sampler = info.data.get("sampler", "auto")
+        if patience == "auto" and sampler not in ("auto", "moments", "descent"):
+            raise refusal(f"null or a whole number of at least 1: {sampler} expects no gain")
+        return patience
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions_write_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return self.without_defaults(handler(self), _LATER_SEARCH_FIELDS)
 
     @field_validator("rungs")
     @classmethod
@@ -420,7 +462,7 @@ class SearchSpec(Section):
 class ConfirmSpec(Section):
     """How the winner is proved on seeds that no decision has seen."""
 
-    candidates: int = Field(default=3, ge=1, description="a whole number of at least 1")
+    candidates: int = Field(default=4, ge=1, description="a whole number of at least 1")
     images: Annotated[Images, Field(le=CONFIRM_IMAGES)] = Field(
         default=2000,
         description=f"images of each of the two blocks: a multiple of {CHUNK}, "
@@ -430,4 +472,29 @@ class ConfirmSpec(Section):
     min_gain: float = Field(
         default=0.01, ge=0, lt=1, description="a part from 0 to below 1 (0.01 is 1 %)"
     )
-    controls: bool = Field(default=True, description="true or false")
+    controls: bool | Annotated[tuple[Control, ...], Field(strict=False, min_length=1)] = Field(
+        default=True, description=f"true, false, or a list of {', '.join(CONTROLS)}"
+    )
+    second_opinion: Annotated[str, AfterValidator(one_of(SECOND_OPINIONS))] | None = Field(
+        default=None, description=f"one of {', '.join(SECOND_OPINIONS)}, or null"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions_wrote_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return self.without_defaults(handler(self), _LATER_CONFIRM_FIELDS)
+
+    @field_validator("controls")
+    @classmethod
+    def _each_family_once(cls, controls: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+        if not isinstance(controls, bool) and len(set(controls)) < len(controls):
+            raise refusal(f"a list of {', '.join(CONTROLS)}, each once")
+        return controls
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The control families that are measured, in the order of `CONTROLS`."""
+        if isinstance(self.controls, bool):
+            return CONTROLS if self.controls else ()
+        return tuple(family for family in CONTROLS if family in self.controls)

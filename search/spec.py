@@ -16,20 +16,19 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
-from skiptune.search.document import Document, parse_yaml, read_text, shown
+from skiptune.sampling.setting import evaluated_points
+from skiptune.search.document import Document, Path_, parse_yaml, read_text, shown
 from skiptune.search.objective_section import METRICS, ObjectiveSpec
 from skiptune.search.problems import problems_of, refusal, suggestion
 from skiptune.search.sections import (
     SAMPLERS,
-    SPACES,
     ConfirmSpec,
     NetworkSpec,
     SearchSpec,
     Section,
     SettingSpec,
-    SpaceSpec,
-    WindowSpec,
 )
+from skiptune.search.space_section import SPACES, SpaceSpec, WindowSpec
 from skiptune.storage.records import CHUNK
 
 __all__ = [
@@ -56,10 +55,19 @@ INIT = "write a commented study file with `skiptune init study.yaml`"
 # Keys that may hold a file's path.
 FILE_KEYS = (
     ("network", "checkpoint"),
+    ("network", "decoder", "vae"),
+    ("network", "decoder", "config"),
     ("objective", "weights"),
     ("objective", "reference"),
     ("objective", "images"),
 )
+
+# How many steps there are can be said in three ways: a later word replaces an earlier one.
+REPLACING: Mapping[Path_, Sequence[Path_]] = {
+    ("setting", "nfe"): (("setting", "steps"),),
+    ("setting", "steps"): (("setting", "nfe"),),
+    ("setting", "sigmas"): (("setting", "steps"), ("setting", "nfe")),
+}
 
 
 class StudySpec(Section):
@@ -92,12 +100,37 @@ class StudySpec(Section):
     @classmethod
     def _window_on_the_grid(cls, space: SpaceSpec, info: ValidationInfo) -> SpaceSpec:
         setting, window = info.data.get("setting"), space.window
-        if setting is not None and isinstance(window, WindowSpec) and window.last >= setting.steps:
+        if setting is None or not isinstance(window, WindowSpec):
+            return space
+        points = evaluated_points(setting.to_setting())
+        if window.last >= points:
             raise refusal(
-                f"a grid point from 0 to {setting.steps - 1} (setting.steps is {setting.steps})",
+                f"a grid point from 0 to {points - 1} (setting.steps is {setting.steps})",
                 at=("window", "last"),
             )
         return space
+
+    @field_validator("space")
+    @classmethod
+    def _branches_of_guidance(cls, space: SpaceSpec, info: ValidationInfo) -> SpaceSpec:
+        setting = info.data.get("setting")
+        if setting is not None and setting.guidance == 1 and space.branches != "both":
+            raise refusal(
+                "both: without guidance (setting.guidance is 1) no branch is apart",
+                at=("branches",),
+            )
+        return space
+
+    @field_validator("search")
+    @classmethod
+    def _a_sampler_that_can(cls, search: SearchSpec, info: ValidationInfo) -> SearchSpec:
+        objective, space = info.data.get("objective"), info.data.get("space")
+        why = _unfit(search.sampler, objective, space)
+        if why:
+            raise refusal(f"another sampler, e.g. tpe ({why})", at=("sampler",))
+        if search.patience is not None and objective is not None and len(objective.keys) > 1:
+            raise refusal("null: of several metrics no schedule is the best", at=("patience",))
+        return search
 
     @field_validator("microbatch")
     @classmethod
@@ -105,6 +138,30 @@ class StudySpec(Section):
         if CHUNK % microbatch:
             raise ValueError("does not divide the chunk")
         return microbatch
+
+    def value(self, key: str) -> Any:
+        """Return what a dotted key holds; None as well where a section above it is null."""
+        found: Any = self
+        for name in key.split("."):
+            found = None if found is None else getattr(found, name)
+        return found
+
+    def unfit_for(self, sampler: str) -> str:
+        """Return why a sampler cannot serve this study, empty where it can.
+
+        What the objective itself stands in the way of is known once it is loaded.
+
+        Arguments:
+            sampler: One of `SAMPLERS`.
+        """
+        return _unfit(sampler, self.objective, self.space)
+
+    def replaced(self, key: str, value: Any) -> Self:
+        """Return the spec with another value under a dotted key, which is not checked."""
+        section, _, last = key.rpartition(".")
+        owner = self.value(section) if section else self
+        changed: Any = owner.model_copy(update={last: value})
+        return self.replaced(section, changed) if section else changed
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain data, every default written out."""
@@ -128,7 +185,8 @@ class StudySpec(Section):
         problems = list(document.problems)
         spec: Self | None = None
         folders = {
-            path[-1]: Path.cwd() if document.is_overridden(path) else folder for path in FILE_KEYS
+            path[-1]: Path.cwd() if document.is_overridden(path) else folder
+            for path in (*FILE_KEYS, ("search", "warm_start"))
         }
         try:
             spec = cls.model_validate(document.values, context=folders)
@@ -168,6 +226,21 @@ class StudySpec(Section):
         meaning["confirm.min_gain"] = self.confirm.min_gain
         meaning["microbatch"] = self.microbatch
         return meaning
+
+
+def _unfit(sampler: str, objective: ObjectiveSpec | None, space: SpaceSpec | None) -> str:
+    """Return why a sampler cannot serve; sections that are wrong themselves say nothing."""
+    windows = space is not None and space.window == "search"
+    if sampler in ("descent", "moments") and space is not None and space.setting is not None:
+        return f"{sampler} knows scales alone, and space.setting is searched"
+    if sampler == "descent" and windows:
+        return "descent walks in scales, and space.window is search"
+    if sampler == "moments":
+        if objective is not None and (objective.keys != ("fd",) or objective.constraints):
+            return "moments models fd as the one metric, without constraints"
+        if windows:
+            return "moments models scales, and space.window is search"
+    return ""
 
 
 def difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Problem]:
@@ -224,6 +297,7 @@ def load_spec(path: Path | str, *, overrides: Sequence[str] = ()) -> StudySpec:
         path: A preset's bare name, e.g. ``fashion``, or the path of a YAML file; a preset goes
             before a file of the same name (write ``./fashion`` for that).
         overrides: `KEY=VALUE` texts, e.g. ``space.low=0.7``; values are YAML, a later one wins.
+            An override of `setting.nfe` goes before the file's `steps`, and the other way round.
 
     Raises:
         SpecError: With every problem at once: the line or option, what was expected, and what
@@ -245,7 +319,8 @@ def load_spec(path: Path | str, *, overrides: Sequence[str] = ()) -> StudySpec:
             )
         document = parse_yaml(read_text(file, hint=INIT), name=name)
         folder = file.absolute().parent
-    return StudySpec._checked(document.overridden(overrides), folder=folder)
+    document = document.overridden(overrides, replacing=REPLACING)
+    return StudySpec._checked(document, folder=folder)
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

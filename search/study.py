@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from optuna.distributions import distribution_to_json
+from typing import TYPE_CHECKING, Any
 
 from skiptune.errors import Problem, SpecError, StudyChangedError
 from skiptune.objectives.catalogue import CATALOGUE
@@ -24,8 +22,10 @@ from skiptune.objectives.paired import VERDICT_PER_FEATURE
 from skiptune.objectives.reference import Reference
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.describe import describe as describe_series
+from skiptune.sampling.images import problems_of
+from skiptune.sampling.levels import grid_points
 from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.setting import Churn, Setting, sigmas
+from skiptune.sampling.setting import Churn, Setting
 from skiptune.search.artifacts import (
     artifacts_location,
     bound_store,
@@ -33,15 +33,26 @@ from skiptune.search.artifacts import (
     share_files,
     shared_file,
 )
-from skiptune.search.files import SourceFile, located, sources_of
-from skiptune.search.objective import Objective, load_objective, objective_names
+from skiptune.search.board import board_of
+from skiptune.search.decoding import renamed, with_decoder
+from skiptune.search.fetching import refuse_missing
+from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
+from skiptune.search.knobs import knob_problems
+from skiptune.search.objective import Objective, load_objective
+from skiptune.search.samplers import DESCENT
+from skiptune.search.second import with_second
+from skiptune.search.sloped import without_slopes
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec, difference
+from skiptune.search.strategy import chosen_sampler
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database, open_database
 from skiptune.storage.records import CHUNK, Evaluation, Kind, Study, Turn
+
+if TYPE_CHECKING:
+    from skiptune.search.stored_moments import StoredMoments
 
 __all__ = [
     "SEARCH",
@@ -56,6 +67,7 @@ __all__ = [
 
 SEARCH = SEARCH_BLOCK  # the block of seeds on which a search compares its evaluations
 LEAST_BLOCKED = LEAST_BLOCKS * CHUNK  # images behind an interval of recall or coverage
+GENERATORS = {"edm": "one CPU generator", "counter": "one Philox4x32-10 key"}
 SEARCH_SEED = 1_000_000  # its first seed, the same for every study: all are paired
 
 
@@ -68,7 +80,7 @@ class OpenStudy:
         row: The study in the database.
         database: Where rows go.
         arrays: Where per-image arrays go.
-        checkpoint: The network under study, baseline weights, eval mode.
+        checkpoint: The network under study, baseline weights, eval mode, with its decoder if any.
         objective: What is measured.
         space: Parameters to schedules.
         device: Torch device of network and extractor.
@@ -103,6 +115,11 @@ class OpenStudy:
         """The series of the study's own setting, plain data."""
         return self.series_of(self.setting)
 
+    @cached_property
+    def sampler(self) -> str:
+        """Who proposes schedules, one of `SAMPLERS` without ``auto``."""
+        return chosen_sampler(self.spec, self.objective)
+
     @property
     def extractor(self) -> Extractor:
         """Images to features."""
@@ -129,11 +146,27 @@ class OpenStudy:
         return {}
 
     @cached_property
+    def summaries(self) -> dict[tuple[str, int], Summary]:
+        """What the metric that decides said of proposals, by evaluation and level: the newest."""
+        return {}
+
+    @cached_property
+    def moments(self) -> StoredMoments:
+        """The moments of evaluations that a proposal has been made from."""
+        from skiptune.search.stored_moments import StoredMoments  # it reads studies
+
+        return StoredMoments(self)
+
+    @cached_property
     def teacher_setting(self) -> Setting:
         """How images are made that `teacher_loss` compares with: many steps, the same noise."""
         teacher = self.spec.objective.teacher
         setting = self.setting.with_solver(teacher.solver, steps=teacher.steps)
         return replace(setting, churn=Churn())
+
+    def fits(self, setting: Setting) -> bool:
+        """Return whether the network can follow a setting."""
+        return not problems_of(self.checkpoint.network, setting)
 
     def series_of(self, setting: Setting) -> dict[str, Any]:
         """Return the series that another setting of the same network makes, plain data."""
@@ -151,21 +184,25 @@ class OpenStudy:
         setting: Setting | None = None,
         params: Mapping[str, float] | None = None,
         turn: Turn | None = None,
+        measure: Mapping[str, Any] | None = None,
     ) -> Evaluation:
         """Enter one evaluation with its first rung's chunks; the same again is the same row.
+
+        Its images are made at `setting`, by default the study's own, with the schedule's knobs.
 
         Raises:
             BudgetSpentError: The study's budget does not hold it.
             TurnLostError: The turn in which it was proposed went to another worker.
         """
+        made_at = (setting or self.setting).with_knobs(schedule.knobs)
         return ledger.add_evaluation(
             self.database,
             self.id,
             kind=kind,
             label=label,
             block=block,
-            series=self.series if setting is None else self.series_of(setting),
-            measure=self.measure,
+            series=self.series_of(made_at) if setting or schedule.knobs else self.series,
+            measure=measure or self.measure,
             schedule=schedule.to_json(),
             first_seed=first_seed,
             images=images,
@@ -177,7 +214,14 @@ class OpenStudy:
         """Return the images of an evaluation's highest rung."""
         return ledger.rungs(self.database, self.id, evaluation_id=evaluation.id)[-1].images
 
-    def baseline(self, *, block: str, first_seed: int, images: int) -> Evaluation:
+    def baseline(
+        self,
+        *,
+        block: str,
+        first_seed: int,
+        images: int,
+        measure: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
         """Enter the untouched network on a block: every comparison there is paired with it.
 
         Where a metric compares with the images of many steps, they are entered as well.
@@ -189,6 +233,7 @@ class OpenStudy:
             block=block,
             first_seed=first_seed,
             images=images,
+            measure=measure,
         )
         if self.objective.needs_teacher:
             self.evaluate(
@@ -216,36 +261,39 @@ def check_study(
     Raises:
         SkiptuneError: One of its kinds, naming what is wrong; nothing has been written.
     """
+    refuse_missing(spec, source=source)
     checkpoint = load_checkpoint(
         spec.network.checkpoint, sha256=spec.network.sha256, device=device
     )
-    network: Any = checkpoint.network
+    checkpoint = with_decoder(checkpoint, spec, device=device, source=source)
+    channels, size, _ = checkpoint.image_shape
     objective = load_objective(
         spec.objective,
-        channels=network.img_channels,
-        size=network.img_resolution,
+        channels=channels,
+        size=size,
         classes=int(checkpoint.config.get("label_dim", 0)),
         device=device,
         microbatch=spec.microbatch,
     )
+    objective = with_second(objective, spec, shape=(channels, size, size), device=device)
     setting = spec.setting.to_setting()
-    space = Space.of(spec.space, checkpoint.skips, sigmas(setting))
-    problems: list[Problem] = []
-    label_dim = int(checkpoint.config.get("label_dim", 0))
-    if isinstance(setting.labels, int) and not 0 <= setting.labels < label_dim:
-        choices = f"a class from 0 to {label_dim - 1}" if label_dim else "null"
-        problems.append(Problem(f"{source}: setting.labels", choices, f"{setting.labels}"))
-    if setting.guidance != 1.0 and label_dim == 0:
-        problems.append(
-            Problem(
-                f"{source}: setting.guidance",
-                "1 for a network without labels",
-                f"{setting.guidance}",
-            )
-        )
+    problems = [
+        replace(problem, where=f"{source}: {problem.where}")
+        for problem in problems_of(checkpoint.network, setting)
+    ]
+    network, ranges = checkpoint.network, spec.space.setting
+    found = knob_problems(ranges, setting, network=network, samples=objective.samples)
+    problems += [replace(problem, where=f"{source}: {problem.where}") for problem in found]
     problems += _too_few_images(spec, objective, source)
+    if spec.search.sampler == DESCENT:
+        problems += [
+            replace(problem, where=f"{source}: {problem.where}")
+            for problem in without_slopes(spec, objective)
+        ]
     if problems:
         raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {source}`")
+    points = grid_points(checkpoint.network, setting)
+    space = Space.of(spec.space, checkpoint.skips, points, setting=setting)
     return checkpoint, objective, space
 
 
@@ -282,8 +330,11 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
         **spec.meaning(),
         "network.sha256": checkpoint.sha256,
         "objective.extractor.sha256": objective.extractor.sha256,
-        "seeds": f"one CPU generator per image, search from {SEARCH_SEED}",
+        "seeds": f"{GENERATORS[spec.setting.noise]} per image, search from {SEARCH_SEED}",
     }
+    if checkpoint.decoder is not None:
+        described = checkpoint.decoder.describe()
+        meaning |= {f"network.decoder.{key}": value for key, value in described.items()}
     if objective.reference is not None:
         meaning["objective.reference.digest"] = objective.reference.digest
         if any(CATALOGUE[key].reference == "features" for key in objective.keys):
@@ -339,22 +390,24 @@ def open_study(
         SkiptuneError: Anything else that is wrong with the spec, its files or the database.
     """
     parts = check_study(spec, device=device, source=source)
-    checkpoint, objective, space = parts
-    meaning = study_meaning(spec, checkpoint, objective)
+    meaning = study_meaning(spec, *parts[:2])
     files = sources_of(spec, urls=_urls(spec))
     changeable: dict[str, Any] = {
         "spec": spec.to_json(),
         "files": [file.to_json() for file in files],
-        "board": _board(space, objective),
         "budget": spec.search.to_budget(),
     }
     artifacts_location(storage, artifacts)  # refused before a table is made
     database = open_database(storage, create=True)
     try:
+        before = ledger.find_study(database, spec.study)
+        changeable["board"] = board_of(spec, parts, database, before, source=source)
         store = bound_store(database, artifacts, group_writable=group_writable)
         share_files(database, store, files)
         row = ledger.create_study(database, name=spec.study, meaning=meaning, **changeable)
         check_unchanged(row, meaning, source=source)
+        # Another machine may have created it in the same moment, and looked at other studies.
+        changeable["board"] = board_of(spec, parts, database, row, source=source)
         stored = {"spec": row.spec, "files": list(row.files), "board": row.board}
         if {**stored, "budget": row.budget} != changeable:
             # A new budget, for example: workers and `status` read what is stored.
@@ -405,7 +458,7 @@ def open_stored(
                 row.id,
                 given.to_json(),
                 files=row.files,
-                board=_board(parts[2], parts[1]),
+                board=board_of(here, parts, database, row, source=f"study {name}"),
                 budget=given.search.to_budget(),
             )
     except BaseException:
@@ -414,29 +467,10 @@ def open_stored(
     # In a cache a file is named by its content; people know it by the name it had.
     names = {source.key: Path(source.name).stem for source in sources}
     checkpoint = replace(parts[0], name=names.get("network.checkpoint", parts[0].name))
+    checkpoint = renamed(checkpoint, spec.value("network.decoder.vae"))
     return OpenStudy(here, row, database, store, checkpoint, *parts[1:], device)
 
 
-def _board(space: Space, objective: Objective) -> dict[str, Any]:
-    """Return what Optuna's studies are made from, so that no network is needed to rebuild them."""
-    names = objective_names(objective.spec, objective.extractor.name)
-    return {
-        "metric": names[0][0],
-        "metrics": [{"name": name, "better": better} for name, better in names],
-        "places": len(objective.spec.items),
-        "constraints": [str(item.constraint) for item in objective.spec.items if item.constraint],
-        "distributions": {
-            key: distribution_to_json(item) for key, item in space.distributions().items()
-        },
-        "baseline": space.baseline_params(),
-    }
-
-
 def _urls(spec: StudySpec) -> dict[str, str]:
-    given = {
-        "network.checkpoint": spec.network.url,
-        "objective.weights": spec.objective.weights_url,
-        "objective.reference": spec.objective.reference_url,
-        "objective.images": spec.objective.images_url,
-    }
+    given = {key: spec.value(url_key) for key, url_key in URL_KEYS.items()}
     return {key: url for key, url in given.items() if url is not None}

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skiptune.errors import StudyStoppedError
-from skiptune.search.confirm import begin_confirm, confirm_number, result_of
-from skiptune.search.course import Course, confirming, whole_study
+from skiptune.errors import NetworkError, StudyStoppedError
+from skiptune.search.confirm import confirm_number, result_of
+from skiptune.search.course import Course, confirming, sloping, whole_study
 from skiptune.search.events import Listener, silent
 from skiptune.search.result import Result
+from skiptune.search.slopes import Slopes, refuse_slopes, slopes_of
 from skiptune.search.spec import StudySpec
 from skiptune.search.stopping import Stop
 from skiptune.search.study import OpenStudy, open_study
 from skiptune.search.worker import Limits, Worker
 from skiptune.storage import ledger
+from skiptune.storage.records import Evaluation
 
-__all__ = ["confirm", "resume", "run", "tune"]
+__all__ = ["confirm", "differentiated", "resume", "run", "tune"]
 
 
 def tune(
@@ -91,10 +93,47 @@ def confirm(
     """
     if study.row.state in ("paused", "stopped"):
         resume(study)
-    begin_confirm(study, number)
     if not _worked(study, confirming(study, number, on_event=on_event), on_event, stop):
         return None
     return result_of(study, number)
+
+
+def differentiated(
+    study: OpenStudy, of: str, *, on_event: Listener = silent, stop: Stop | None = None
+) -> tuple[Evaluation, Slopes] | None:
+    """Take the slopes of one schedule of a study's search, or read those that are there.
+
+    Arguments:
+        study: The study.
+        of: ``baseline``, ``best``, or a number of `skiptune status`.
+        on_event: Who watches.
+        stop: The wish to stop.
+
+    Returns:
+        The schedule's evaluation and its slopes, or None where `stop` was requested.
+
+    Raises:
+        SpecError: The objective has no slopes, there is no such schedule, or it has too few
+            images.
+        NetworkError: The derivatives are not finite, or could not be computed.
+        StudyStoppedError: Somebody has stopped the study meanwhile.
+    """
+    refuse_slopes(study, f"study {study.spec.study}")
+    if study.row.state in ("paused", "stopped"):
+        resume(study)
+    ends: list[tuple[Evaluation, Evaluation]] = []
+    course = sloping(study, of, lambda *end: ends.append(end), on_event=on_event)
+    if not _worked(study, course, on_event, stop):
+        return None
+    evaluation, entered = ends[-1]
+    if entered.state != "complete":
+        raise NetworkError(
+            f"study {study.spec.study}: {entered.label}",
+            expected="finite derivatives",
+            found=entered.reason or entered.state,
+            hint="take the slopes of another schedule: --of baseline",
+        )
+    return evaluation, slopes_of(study, entered)
 
 
 def resume(study: OpenStudy) -> None:

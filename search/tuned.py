@@ -14,15 +14,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from skiptune.errors import NetworkError, Problem, SpecError
-from skiptune.sampling.schedule import Schedule, Term
+from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
 from skiptune.search.document import Document, read_text, shown
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
 from skiptune.search.output import write_whole
-from skiptune.search.problems import problems_of, refusal
+from skiptune.search.problems import one_of, problems_of, refusal
 from skiptune.search.sections import Section, SettingSpec, Sha256
+from skiptune.search.tuned_network import TunedNetwork
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +48,7 @@ __all__ = [
     "SeedBlock",
     "Tuned",
     "TunedNetwork",
+    "TunedPart",
     "TunedSkip",
     "TunedWindow",
     "Verdict",
@@ -54,19 +64,34 @@ EXPORT = "export it again with `skiptune export STUDY -o tuned.json`"
 Scale = Annotated[float, Field(ge=0, description="a factor of at least 0; 1 is untouched")]
 
 
-class TunedNetwork(Section):
-    """The network that the scales belong to."""
-
-    name: str = Field(min_length=1, description="the name of the checkpoint")
-    sha256: Sha256 = Field(description="64 lower-case hexadecimal digits of the checkpoint file")
-
-
 class TunedWindow(Section):
     """Noise levels low <= sigma < high at which a skip has a scale of its own."""
 
     low: float = Field(ge=0, description="a sigma of at least 0")
     high: float | None = Field(description="a sigma above `low`, or null for no upper end")
     scale: Scale
+
+
+Windows = Annotated[tuple[TunedWindow, ...], Field(strict=False)]
+WINDOWS = Field(default=(), description="noise levels with another scale; `scale` must then be 1")
+
+
+def _either_or(windows: tuple[TunedWindow, ...], info: ValidationInfo) -> tuple[TunedWindow, ...]:
+    if windows and info.data.get("scale", 1.0) != 1:
+        raise refusal("no windows where `scale` is not 1")
+    return windows
+
+
+class TunedPart(Section):
+    """One part of a skip's block and what it is multiplied by."""
+
+    part: Annotated[str, AfterValidator(one_of(PARTS[1:]))] = Field(
+        description=f"one of {', '.join(PARTS[1:])}"
+    )
+    scale: Scale
+    windows: Windows = WINDOWS
+
+    _checked = field_validator("windows")(_either_or)
 
 
 class TunedSkip(Section):
@@ -80,26 +105,33 @@ class TunedSkip(Section):
     main_channels: int = Field(ge=1, description="channels of the main path")
     skip_channels: int = Field(ge=1, description="channels of the skip: the last of the block's")
     scale: Scale
-    windows: Annotated[tuple[TunedWindow, ...], Field(strict=False)] = Field(
-        default=(), description="noise levels with another scale; `scale` must then be 1"
+    windows: Windows = WINDOWS
+    parts: Annotated[tuple[TunedPart, ...], Field(strict=False)] = Field(
+        default=(), description="parts of the block with scales of their own, each once"
     )
 
-    @field_validator("windows")
+    _checked = field_validator("windows")(_either_or)
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions_write_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return self.without_defaults(handler(self), ("parts",))
+
+    @field_validator("parts")
     @classmethod
-    def _either_or(
-        cls, windows: tuple[TunedWindow, ...], info: ValidationInfo
-    ) -> tuple[TunedWindow, ...]:
-        if windows and info.data.get("scale", 1.0) != 1:
-            raise refusal("no windows where `scale` is not 1")
-        return windows
+    def _each_part_once(cls, parts: tuple[TunedPart, ...]) -> tuple[TunedPart, ...]:
+        if len({one.part for one in parts}) < len(parts):
+            raise refusal("each part once")
+        return parts
 
     def terms(self) -> list[Term]:
         """Return the terms of the schedule that this row stands for."""
-        if not self.windows:
-            return [Term(self.address, self.scale)]
-        return [
-            Term(self.address, w.scale, w.low, float("inf") if w.high is None else w.high)
-            for w in self.windows
+        own = _terms(self.address, self.scale, self.windows, "both")
+        return own + [
+            term
+            for one in self.parts
+            for term in _terms(self.address, one.scale, one.windows, one.part)
         ]
 
 
@@ -113,6 +145,10 @@ class Tuned(Section):
     setting: SettingSpec = Field(description="the setting that the scales were tuned at")
     skips: Annotated[tuple[TunedSkip, ...], Field(strict=False, min_length=1)] = Field(
         description="every skip of the network, once, deepest first"
+    )
+    branches: Annotated[str, AfterValidator(one_of(BRANCHES))] = Field(
+        default="both",
+        description=f"one of {', '.join(BRANCHES)}: the evaluations of guidance that are scaled",
     )
     schedule_sha256: Sha256 = Field(description="the hash of the schedule that the rows stand for")
     verdict: Verdict = Field(description="a mapping with `verdict`, `gain`, `interval`, `alpha`")
@@ -141,11 +177,29 @@ class Tuned(Section):
                 raise refusal(error.problems[0].expected, at=(place, "windows")) from None
         return skips
 
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions_write_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return self.without_defaults(handler(self), ("branches",))
+
+    @field_validator("branches")
+    @classmethod
+    def _of_guidance(cls, branches: str, info: ValidationInfo) -> str:
+        setting, skips = info.data.get("setting"), info.data.get("skips")
+        if branches != "both" and setting is not None and setting.guidance == 1:
+            raise refusal("both: without guidance (setting.guidance is 1) no branch is apart")
+        if branches != "both" and skips is not None and _schedule(skips, "both").is_baseline:
+            raise refusal("both: no skip is scaled")
+        return branches
+
     @field_validator("schedule_sha256")
     @classmethod
     def _of_these_rows(cls, sha256: str, info: ValidationInfo) -> str:
-        skips = info.data.get("skips")
-        if skips is not None and sha256 != _schedule(skips).digest:
+        skips, branches = info.data.get("skips"), info.data.get("branches")
+        if skips is None or branches is None:
+            return sha256
+        if sha256 != _schedule(skips, branches).digest:
             raise refusal("the hash of the rows in `skips`: the scales were edited by hand")
         return sha256
 
@@ -154,7 +208,7 @@ class Tuned(Section):
         """Make the rows and the hash of a schedule; everything else is passed as it stands.
 
         Arguments:
-            schedule: The tuned schedule.
+            schedule: The tuned schedule; `setting` is the one with its knobs.
             skips: All skips of the network.
             sections: `study`, `network`, `setting`, `verdict`, `measure`, `baseline`, `tuned`,
                 `seeds`, `provenance`, and `controls` if any: models or plain data.
@@ -170,9 +224,11 @@ class Tuned(Section):
         ]
         if problems:
             raise SpecError.of(problems, hint="list the skips with `skiptune skips CHECKPOINT`")
+        schedule = schedule.scales_alone  # its knobs are part of the setting
         rows = [_row(skip, schedule) for skip in sorted(skips, key=lambda skip: skip.index)]
         values = {key: _plain(value) for key, value in sections.items()}
-        return cls.from_json({**values, "skips": rows, "schedule_sha256": schedule.digest})
+        values |= {"skips": rows, "branches": schedule.branches}
+        return cls.from_json({**values, "schedule_sha256": schedule.digest})
 
     @classmethod
     def from_json(cls, values: dict[str, Any], *, source: str = "tuned.json") -> Self:
@@ -195,7 +251,7 @@ class Tuned(Section):
     @property
     def schedule(self) -> Schedule:
         """The schedule that the rows stand for."""
-        return _schedule(self.skips)
+        return _schedule(self.skips, self.branches)
 
     def check(self, skips: Sequence[Skip], *, sha256: str | None = None) -> None:
         """Refuse any other network than the tuned one.
@@ -307,19 +363,37 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _schedule(skips: Sequence[TunedSkip]) -> Schedule:
-    return Schedule(term for skip in skips for term in skip.terms())
+def _schedule(skips: Sequence[TunedSkip], branches: str) -> Schedule:
+    return Schedule((term for skip in skips for term in skip.terms()), branches=branches)
+
+
+def _terms(address: str, scale: float, windows: Sequence[TunedWindow], part: str) -> list[Term]:
+    if not windows:
+        return [Term(address, scale, part=part)]
+    return [
+        Term(address, w.scale, w.low, float("inf") if w.high is None else w.high, part)
+        for w in windows
+    ]
 
 
 def _row(skip: Skip, schedule: Schedule) -> dict[str, Any]:
     terms = [term for term in schedule.terms if term.address == skip.address]
-    constant = len(terms) == 1 and terms[0].low == 0 and terms[0].high == float("inf")
+    own = {part: [term for term in terms if term.part == part] for part in PARTS}
     return {
         "address": skip.address,
         "index": skip.index,
         "resolution": skip.resolution,
         "main_channels": skip.main_channels,
         "skip_channels": skip.skip_channels,
+        **_scaled(own["both"]),
+        "parts": [{"part": part, **_scaled(own[part])} for part in PARTS[1:] if own[part]],
+    }
+
+
+def _scaled(terms: Sequence[Term]) -> dict[str, Any]:
+    """Return `scale` and `windows` of one part's terms."""
+    constant = len(terms) == 1 and terms[0].low == 0 and terms[0].high == float("inf")
+    return {
         "scale": terms[0].scale if constant else 1.0,
         "windows": []
         if constant

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from skiptune.errors import StorageError
@@ -16,7 +17,7 @@ from skiptune.storage.arrays import ArrayStore, StoredFile
 from skiptune.storage.database import Database
 from skiptune.storage.markers import marked
 from skiptune.storage.records import Turn
-from skiptune.storage.turns import end_turn, take_turn
+from skiptune.storage.turns import end_turn, renew_turn, take_turn
 
 __all__ = ["ORPHAN_SECONDS", "Collected", "collect", "delete", "project"]
 
@@ -78,13 +79,14 @@ def project(database: Database, name: str, *, rebuild: bool = False) -> None:
     """
     study = ledger.require_study(database, name)
     turn = _turn(database, study.id, name)
+    keep = partial(renew_turn, database, turn, seconds=TURN_SECONDS)
     try:
         board = Board(database, study)
         if rebuild:
-            board.rebuild()
+            board.rebuild(keep=keep)
         else:
             board.refresh()
-            board.project()
+            board.project(keep=keep)
         for confirmed in confirms(database, name):
             if confirmed.verdict == WIN:
                 block = f"confirm-{confirmed.number}/B"

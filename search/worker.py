@@ -27,13 +27,14 @@ from skiptune.errors import (
 from skiptune.search.aside import Aside
 from skiptune.search.canary import sing
 from skiptune.search.chunks import Sampled, sampled_chunk
-from skiptune.search.course import Course, Step
+from skiptune.search.course import TURN_SECONDS, Course, Step
 from skiptune.search.delivery import deliver, deliver_pending, stored
 from skiptune.search.events import ChunkDone, ImagesMade, Listener, Notice, Scored, silent
 from skiptune.search.liveness import break_dead_leases, worker_name
 from skiptune.search.projection import Board
 from skiptune.search.renewal import Renewal
-from skiptune.search.scoring import score_ready
+from skiptune.search.scoring import NotSampledError, score_ready
+from skiptune.search.slopes import sloped_chunk
 from skiptune.search.stopping import Stop
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.storage import leases, ledger
@@ -51,7 +52,6 @@ LEASE_SECONDS: Final = 120.0
 IDLE_SECONDS: Final = 60.0
 """A worker that finds nothing to do for so long ends, unless it was told to stay."""
 
-TURN_SECONDS: Final = 60.0  # longest time a proposal may take before another worker makes one
 POLL_SECONDS: Final = (0.5, 5.0)  # first and longest wait between looks at what others hold
 SAME_FAILURES: Final = 5
 
@@ -268,6 +268,12 @@ class Worker:
         except LeaseLostError:
             self._lost(claim)
             return
+        except (LostFileError, NotSampledError):
+            # Slopes need stored features, and a file of them is gone: its chunk comes first, which
+            # another worker may be sampling.
+            self._release(claim)
+            self._wait(POLL_SECONDS[0])
+            return
         except (SkiptuneError, _LeavingError):
             self._release(claim)
             raise
@@ -308,7 +314,8 @@ class Worker:
                 if not self._stop.leaves(elapsed * (claim.images - made) / made):
                     raise _LeavingError
 
-            made = self._within_memory(lambda: sampled_chunk(study, claim, on_images=on_images))
+            make = sloped_chunk if claim.kind == "slopes" else sampled_chunk
+            made = self._within_memory(lambda: make(study, claim, on_images=on_images))
             # A bucket may be away for a while, too.
             array = self._patience(
                 lambda: stored(study, made, wait=self._wait, on_event=self._on_event)

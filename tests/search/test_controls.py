@@ -49,6 +49,22 @@ def test_each_family_turns_its_own_knob_only(setting: Setting) -> None:
     assert len(set(labels)) == len(labels)
 
 
+def test_unipc_is_an_option_on_both_grids() -> None:
+    solvers = dict(options(Setting(solver="heun", steps=10, final_zero=True))["solver"])
+    assert solvers["unipc on logsnr, 19 steps"] == Setting(solver="unipc", steps=19, grid="logsnr")
+    assert solvers["unipc on edm, 19 steps"] == Setting(solver="unipc", steps=19)
+    # It keeps what the study says of it, and is not tried against itself.
+    own = Setting(solver="unipc", steps=6, order=3)
+    solvers = dict(options(own)["solver"])
+    assert "unipc on edm, 6 steps" not in solvers
+    assert solvers["unipc on logsnr, 6 steps"].order == 3
+
+
+def test_only_settings_that_fit_are_options() -> None:
+    found = options(Setting(), fits=lambda setting: setting.grid == "edm")
+    assert {setting.grid for choices in found.values() for _, setting in choices} == {"edm"}
+
+
 def test_the_exponent_is_no_knob_of_a_log_snr_grid() -> None:
     assert options(Setting(grid="logsnr"))["grid exponent"] == ()
     assert options(Setting(sigmas=(9.0, 1.0), steps=2))["grid exponent"] == ()

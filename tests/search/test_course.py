@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from skiptune.search.confirm import result_of
 from skiptune.search.course import whole_study
-from skiptune.search.events import Event, Stage
+from skiptune.search.events import Event, Notice, Stage
 from skiptune.search.plan import search_images
 from skiptune.search.projection import SCHEDULE, Board
 from skiptune.search.study import SEARCH, OpenStudy
@@ -153,3 +153,21 @@ def test_a_step_whose_work_others_hold_waits(tiny: Tiny, quick: None) -> None:
     assert course(board, turn) == "entered"  # the only proposal
     assert course(board, turn) == "waiting"
     assert course(board, turn) == "waiting"
+
+
+@pytest.mark.parametrize("sampler", ["random", "moments"])
+def test_a_space_may_leave_the_untouched_network_out_and_says_so(
+    tiny: Tiny, quick: None, sampler: str
+) -> None:
+    changes = {"space__low": 1.05, "space__high": 1.3, "search__evaluations": 4}
+    study, events = tiny.open(search__sampler=sampler, **changes), list[Event]()
+    assert crew_member(study, "a", course=whole_study(study, on_event=events.append)).run()
+    told = [event.text for event in events if isinstance(event, Notice)]
+    assert told == ["no schedule of this space leaves the network untouched: scales 1.05 to 1.3"]
+    entered = proposals(study)
+    assert len(entered) == 4
+    assert all(1.05 <= value <= 1.3 for one in entered for value in one.params.values())
+    # The baseline is compared with, and known to Optuna by its value alone.
+    first = trials(study)[0]
+    assert first.params == {} and first.value is not None
+    assert result_of(study, 1).verdict in ("win", "no significant gain")

@@ -25,6 +25,8 @@ from skiptune.sampling.setting import Setting
 from skiptune.search.result import NO_GAIN, WIN, Result
 from skiptune.search.spec import StudySpec
 from skiptune.search.tune import tune
+from skiptune.storage import ledger
+from skiptune.storage.database import open_database
 
 ADDRESS = "32x32_block2"  # the skip to whose scale the network is most sensitive
 FACTOR = 0.7
@@ -48,7 +50,7 @@ def folded(original: Checkpoint, path: Path, *, factor: float) -> None:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Statistics of the untouched network's own images at the same setting, other seeds."""
     network, extractor = load_checkpoint("fashion").network, load_extractor("fashion-cnn")
-    batches = sample(network, SETTING, range(5_000_000, 5_002_000), microbatch=50)
+    batches = sample(network, SETTING, range(5_000_000, 5_001_500), microbatch=50)
     features = np.concatenate([extractor(batch.images).numpy() for batch in batches])
     path = tmp_path_factory.mktemp("known") / "own.npz"
     save_reference(path, reference_of(features, extractor=extractor, name="own images"))
@@ -63,8 +65,8 @@ def tuned(folder: Path, checkpoint: Path, reference: Path, **search: Any) -> Res
             "setting": {"solver": SETTING.solver, "steps": SETTING.steps},
             "space": {"kind": "per-skip", "skips": [ADDRESS]},
             "objective": {"extractor": "fashion-cnn", "reference": str(reference)},
-            "search": {"evaluations": 18, "rungs": [500, 1000], **search},
-            "confirm": {"candidates": 2, "images": 1000, "controls": False},
+            "search": {"sampler": "moments", "evaluations": 7, "rungs": [500], **search},
+            "confirm": {"candidates": 2, "images": 500, "controls": False},
         }
     )
     return tune(spec, storage=f"sqlite:///{folder / 'known.db'}")
@@ -88,7 +90,12 @@ def test_a_skip_that_the_network_does_not_hear_wins_nothing(
     """With the columns at zero the scale reaches no output but by rounding."""
     original = load_checkpoint("fashion")
     folded(original, tmp_path / "deaf.safetensors", factor=0.0)
-    result = tuned(tmp_path, tmp_path / "deaf.safetensors", reference, evaluations=4)
+    result = tuned(tmp_path, tmp_path / "deaf.safetensors", reference, evaluations=2)
     assert result.verdict == NO_GAIN
-    assert result.winner is not None
-    assert abs(result.winner.difference or 0.0) < 1e-3 * result.baseline.value
+    # Where rounding makes every proposal a trifle worse none of them is tested; all are scored.
+    with open_database(f"sqlite:///{tmp_path / 'known.db'}") as database:
+        study = ledger.require_study(database, "known")
+        scores = ledger.scores(database, study.id)
+    measured = [score.difference for score in scores if score.difference is not None]
+    assert len(measured) >= 2
+    assert max(map(abs, measured)) < 1e-3 * result.baseline.value

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from skiptune.errors import StorageError, UnavailableError
+from skiptune.errors import StorageError, TurnLostError, UnavailableError
 from skiptune.search.bounded import BoundedStudy
 from skiptune.search.confirm import result_of
 from skiptune.search.events import ChunkDone, Event
@@ -57,6 +57,28 @@ def finished(tiny: Tiny) -> OpenStudy:
 
 def names(study: OpenStudy) -> set[str]:
     return {s.study_name for s in optuna_storage(study.database).get_all_studies()}
+
+
+def test_who_loses_the_turn_while_telling_tells_no_more(tiny: Tiny, quick: None) -> None:
+    """The next worker tells what is left; in two turns at once one trial would be told twice."""
+    study = finished(tiny)
+    untouched = told(study)
+    delete_optuna_studies(study.database, board_names(study.row))
+    ledger.forget_told(study.database, study.id)
+    slow, steps = Board(study.database, study.row), iter(range(3))
+
+    def keep() -> None:
+        if next(steps) == 2:
+            raise TurnLostError("turn", expected="ours", found="another's", hint="-")
+
+    slow.refresh()
+    with pytest.raises(TurnLostError):
+        slow.project(keep=keep)
+    assert 0 < sum(map(len, told(study).values())) < sum(map(len, untouched.values()))
+    heir = Board(study.database, study.row)
+    heir.refresh()
+    heir.project()
+    assert told(study) == untouched
 
 
 def test_told_twice_because_the_note_was_lost_it_says_the_same(

@@ -11,8 +11,18 @@ import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from skiptune.errors import SpecError
-from skiptune.search.samplers import CLASSES, NEEDS, make_sampler, sampler_arguments
+from skiptune.search.samplers import (
+    AUTO,
+    CLASSES,
+    DESCENT,
+    MOMENTS,
+    NEEDS,
+    make_sampler,
+    sampler_arguments,
+    sampler_for,
+)
 from skiptune.search.sections import SAMPLERS
+from tests.search.conftest import Tiny
 
 RANGES: dict[str, BaseDistribution] = {
     "a": FloatDistribution(0.5, 2.0, log=True),
@@ -38,12 +48,12 @@ def proposals(name: str, *, seed: int, count: int = 14) -> list[tuple[float, flo
 
 
 def test_every_sampler_of_the_spec_has_a_class() -> None:
-    assert tuple(CLASSES) == SAMPLERS
+    assert (AUTO, DESCENT, MOMENTS, *CLASSES) == SAMPLERS
     for name in CLASSES.values():
         assert hasattr(optuna.samplers, name)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", tuple(CLASSES))
 def test_samplers_propose_or_name_what_they_need(name: str) -> None:
     if not installed(name):
         with pytest.raises(SpecError) as caught:
@@ -85,7 +95,7 @@ def test_the_seed_decides_what_is_proposed(name: str) -> None:
     assert proposals(name, seed=1) != proposals(name, seed=2)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", tuple(CLASSES))
 def test_arguments_are_plain_and_complete(name: str) -> None:
     arguments = sampler_arguments(name, seed=3, startup=7)
     assert json.loads(json.dumps(arguments)) == arguments
@@ -112,6 +122,13 @@ def test_only_the_experimental_warning_is_silenced(monkeypatch: pytest.MonkeyPat
     with pytest.warns(FutureWarning, match="something else") as record:
         make_sampler("random", seed=0)
     assert len(record) == 1
+
+
+def test_a_study_gets_the_sampler_that_it_names(tiny: Tiny) -> None:
+    for name, class_name in {**CLASSES, MOMENTS: "MomentSampler"}.items():
+        if installed(name):
+            study = tiny.open(search__sampler=name)
+            assert type(sampler_for(study, number=1)).__name__ == class_name
 
 
 def test_the_module_waits_for_optuna() -> None:

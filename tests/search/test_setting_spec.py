@@ -15,6 +15,7 @@ from skiptune.sampling.setting import (
     GRIDS,
     HISTORIES,
     LATER_FIELDS,
+    NOISES,
     SOLVERS,
     STOCHASTIC_SOLVERS,
     Setting,
@@ -82,6 +83,7 @@ positive = st.floats(1e-6, 1e6)
             "guidance_low": st.floats(0, 10),
             "guidance_high": st.none() | st.floats(0, 10),
             "history": st.sampled_from(HISTORIES),
+            "noise": st.sampled_from([*NOISES, "philox"]),
         },
     )
 )
@@ -126,3 +128,18 @@ def test_stochastic_solvers_may_churn() -> None:
         overrides = [f"setting.solver={solver}", "setting.churn={amount: 3, high: 50}"]
         setting = load_spec("fashion", overrides=overrides).setting.to_setting()
         assert (setting.churn.amount, setting.churn.high) == (3.0, 50.0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("final_zero", [True, False])
+def test_a_window_ends_at_the_last_point_of_the_setting(solver: str, final_zero: bool) -> None:
+    # Heun's second evaluation of the last step is at the level where it ends, unless that is 0.
+    last = 4 if solver == "heun" and not final_zero else 3
+    setting = {"solver": solver, "steps": 4, "final_zero": final_zero}
+    for end in range(3, 6):
+        plain = {**SMALLEST, "setting": setting, "space": {"window": {"first": 0, "last": end}}}
+        if end <= last:
+            StudySpec.from_json(plain)
+            continue
+        with pytest.raises(SpecError, match=f"a grid point from 0 to {last} "):
+            StudySpec.from_json(plain)

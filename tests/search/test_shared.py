@@ -181,7 +181,7 @@ def test_workers_never_propose_the_same_twice(tiny: Tiny) -> None:
     assert sorted(running) == sorted(e.schedule for e in made)
 
 
-SAMPLER, MARK = (proposals, "make_sampler"), (Board, "enter")
+SAMPLER, MARK = (proposals, "sampler_for"), (Board, "enter")
 
 
 @pytest.mark.parametrize(

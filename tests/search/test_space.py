@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from skiptune.errors import SpecError
-from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule
 from skiptune.sampling.setting import GRIDS, Setting, sigmas
 from skiptune.sampling.skips import Skip
-from skiptune.search.sections import SPACES, SpaceSpec
 from skiptune.search.space import EDGE, Space
+from skiptune.search.space_section import SPACE_PARTS, SPACES, SpaceSpec
 
 GRID = sigmas(Setting(steps=6))
 
@@ -48,7 +49,7 @@ def make_space(
 
 
 @st.composite
-def spaces(draw: st.DrawFn, window: bool = True) -> Space:
+def spaces(draw: st.DrawFn, window: bool = True, decoupled: bool = True) -> Space:
     kind = draw(st.sampled_from(SPACES))
     fewest = 2 if kind == "linear" else 1
     counts = draw(st.lists(st.integers(1, 3), min_size=fewest, max_size=4))
@@ -63,6 +64,7 @@ def spaces(draw: st.DrawFn, window: bool = True) -> Space:
         skips=make_skips(resolutions),
         sigmas=sigmas(setting),
         window=draw(st.sampled_from([None, "search", (first, last)])) if window else None,
+        part=draw(st.sampled_from(SPACE_PARTS if decoupled else PARTS)),
     )
 
 
@@ -80,9 +82,16 @@ def spaces_with_params(draw: st.DrawFn) -> tuple[Space, dict[str, float]]:
     return space, params
 
 
-def expected_scale(space: Space, params: Mapping[str, float], place: int) -> float:
+def expected_scale(space: Space, params: Mapping[str, float], place: int, part: str) -> float:
     """Return the scale of the skip at a place of the space, from the words of the design."""
     skip = space.skips[place]
+    if space.part == "decoupled":
+        if part not in ("shortcut", "residual"):
+            return 1.0
+        own = {k.partition("/")[2]: v for k, v in params.items() if k.startswith(part)}
+        params = {f"skip/{k}" if space.kind == "per-skip" else k: v for k, v in own.items()}
+    elif part != space.part:
+        return 1.0
     if space.kind == "uniform":
         return params["all"]
     if space.kind == "per-resolution":
@@ -112,10 +121,11 @@ def test_a_schedule_scales_the_wanted_skips_at_the_wanted_grid_points(
     schedule = space.schedule(params)
     acting = acting_points(space, params)
     for place, skip in enumerate(space.skips):
-        wanted = expected_scale(space, params, place)
-        for point, sigma in enumerate(space.sigmas):
-            found = schedule.scale(skip.address, sigma)
-            assert found == pytest.approx(wanted if point in acting else 1.0, rel=1e-12)
+        for part in PARTS:
+            wanted = expected_scale(space, params, place, part)
+            for point, sigma in enumerate(space.sigmas):
+                found = schedule.scale(skip.address, sigma, part=part)
+                assert found == pytest.approx(wanted if point in acting else 1.0, rel=1e-12)
 
 
 @given(case=spaces_with_params())
@@ -124,6 +134,15 @@ def test_scales_stay_in_the_range(case: tuple[Space, dict[str, float]]) -> None:
     for term in space.schedule(params).terms:
         # Only interpolation may round; the ends themselves are met exactly.
         assert space.low * (1 - 1e-12) <= term.scale <= space.high * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("branches", BRANCHES)
+def test_all_schedules_act_in_the_branches_of_the_space(branches: str) -> None:
+    space = Space.of(SpaceSpec(kind="uniform", branches=branches), SKIPS, GRID)
+    assert space.schedule({"all": 0.7}).branches == branches
+    assert space.schedule({"all": 1.0}) == Schedule.baseline()
+    with pytest.raises(SpecError, match="did you mean `uncond`"):
+        make_space(branches="unconditional")
 
 
 @given(space=spaces())
@@ -136,14 +155,59 @@ def test_the_baseline_is_in_every_space(space: Space) -> None:
         assert distribution._contains(distribution.to_internal_repr(params[name]))
 
 
-@given(space=spaces(window=False), bottom=st.floats(0, 1), top=st.floats(0, 1))
+@given(case=spaces_with_params())
+def test_the_chain_is_how_log_scales_move(case: tuple[Space, dict[str, float]]) -> None:
+    space, params = case
+    wide = dataclasses.replace(space, low=space.low / 2, high=space.high * 2)
+    at = wide.sigmas[int(params.get("window/first", 0))]
+    if isinstance(space.window, tuple):
+        at = wide.sigmas[space.window[0]]
+    step = 1e-4
+
+    def logs(moved: str, factor: float) -> list[float]:
+        schedule = wide.schedule({**params, moved: params[moved] * factor})
+        return [
+            math.log(schedule.scale(skip.address, at, part=part))
+            for part in space.parts
+            for skip in space.skips
+        ]
+
+    chain = space.chain(params)
+    assert chain.shape == (len(space.parts) * len(space.skips), len(space.scale_names))
+    for column, name in enumerate(space.scale_names):
+        ends = [logs(name, math.exp(sign * step)) for sign in (1, -1)]
+        found = [(a - b) / (2 * step) for a, b in zip(*ends, strict=True)]
+        assert chain[:, column] == pytest.approx(found, abs=1e-6)
+
+
+def test_a_decoupled_space_has_every_degree_of_freedom_twice() -> None:
+    space = make_space(part="decoupled")
+    own = [f"{part}/{skip.address}" for part in ("shortcut", "residual") for skip in SKIPS]
+    assert list(space.scale_names) == own
+    assert list(make_space("linear", part="decoupled").scale_names) == [
+        "shortcut/bottom", "shortcut/top", "residual/bottom", "residual/top",
+    ]  # fmt: skip
+    assert make_space("per-resolution", part="decoupled").scale_names[2:4] == (
+        "shortcut/resolution/32",
+        "residual/resolution/8",
+    )
+    assert make_space(part="shortcut").scale_names == make_space().scale_names
+    params = {**space.baseline_params(), own[0]: 0.5}
+    assert space.schedule(params) == Schedule.uniform({SKIPS[0].address: 0.5}, part="shortcut")
+    assert space.edges(params) == (own[0],)
+    with pytest.raises(SpecError, match="did you mean `shortcut`"):
+        make_space(part="shortcuts")
+    assert Space.of(SpaceSpec(part="residual"), SKIPS, GRID).parts == ("residual",)
+
+
+@given(space=spaces(window=False, decoupled=False), bottom=st.floats(0, 1), top=st.floats(0, 1))
 def test_linear_reaches_both_ends_exactly(space: Space, bottom: float, top: float) -> None:
     if space.kind != "linear":
         return
     at = [space.low * (space.high / space.low) ** share for share in (bottom, top)]
     at = [min(max(value, space.low), space.high) for value in at]
     schedule = space.schedule({"bottom": at[0], "top": at[1]})
-    scales = [schedule.scale(skip.address, 1.0) for skip in space.skips]
+    scales = [schedule.scale(skip.address, 1.0, part=space.part) for skip in space.skips]
     assert (scales[0], scales[-1]) == (at[0], at[1])
     assert scales == sorted(scales, reverse=at[0] > at[1])
 
@@ -251,8 +315,8 @@ def test_unknown_addresses_are_refused_with_the_real_ones() -> None:
     [
         ({"kind": "per-skp"}, "space.kind"),
         ({"low": 0.0}, "space.low, space.high"),
-        ({"low": 1.2}, "space.low, space.high"),
-        ({"high": 0.9}, "space.low, space.high"),
+        ({"low": 2.2}, "space.low, space.high"),
+        ({"high": 0.4}, "space.low, space.high"),
         ({"low": 1.0, "high": 1.0}, "space.low, space.high"),
         ({"high": math.inf}, "space.low, space.high"),
         ({"low": math.nan}, "space.low, space.high"),
@@ -271,6 +335,26 @@ def test_spaces_that_make_no_sense_are_refused(parts: dict[str, object], where: 
     (problem,) = caught.value.problems
     assert problem.where == where
     assert problem.expected and problem.found
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.05, 1.3), (0.7, 0.95)])
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_range_without_1_leaves_the_baseline_out_and_knows_it(
+    kind: str, low: float, high: float
+) -> None:
+    space = make_space(kind, low=low, high=high)
+    assert space.leaves_out_baseline and not make_space(kind).leaves_out_baseline
+    assert not make_space(kind, low=1.0).leaves_out_baseline
+    params = space.baseline_params()
+    assert space.schedule(params).is_baseline
+    assert space.chain(params) == pytest.approx(make_space(kind).chain(params))
+    assert space.window_at(params) == (0.0, math.inf)
+    # All scales at once, or none: a single 1 is out of the range.
+    some = {**params, space.scale_names[0]: high}
+    if len(some) > 1:
+        with pytest.raises(SpecError):
+            space.schedule(some)
+    assert not space.schedule(dict.fromkeys(params, high)).is_baseline
 
 
 @pytest.mark.parametrize(

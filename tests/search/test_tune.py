@@ -265,7 +265,7 @@ def test_a_rung_that_is_added_on_resume_goes_on_from_the_images_there_are(
 ) -> None:
     collect(study_folder, tiny_study)
     _, events = collect(
-        study_folder, tiny_study, search__rungs=[250, 500, 750], search__promote=0.5
+        study_folder, tiny_study, search__rungs=[250, 500, 750], search__promote=1.0
     )
     scored = [e for e in events if isinstance(e, Scored) and e.images == 750]
     assert [e.kind for e in scored[:2]] == ["baseline", "proposal"]

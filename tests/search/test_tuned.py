@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from skiptune.errors import NetworkError, OutputError, SpecError
 from skiptune.sampling.networks import build
-from skiptune.sampling.schedule import Schedule, Term
+from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
 from skiptune.sampling.setting import Churn, Setting
 from skiptune.sampling.skips import Skip, find_skips
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
@@ -47,7 +48,12 @@ SKIPS = find_skips(make_network())
 SCALES = {skip.address: 0.8 + 0.1 * skip.index for skip in SKIPS}
 
 
-def make_tuned(schedule: Schedule | None = None, skips: tuple[Skip, ...] = SKIPS) -> Tuned:
+def make_tuned(
+    schedule: Schedule | None = None,
+    skips: tuple[Skip, ...] = SKIPS,
+    *,
+    guidance: float = 1.0,
+) -> Tuned:
     score = Score(
         label="baseline",
         images=2000,
@@ -61,7 +67,9 @@ def make_tuned(schedule: Schedule | None = None, skips: tuple[Skip, ...] = SKIPS
         skips=skips,
         study="fashion",
         network=TunedNetwork(name="fashion", sha256=SHA),
-        setting=Setting(solver="heun", churn=Churn(amount=1.5, high=50.0)).to_json(),
+        setting=Setting(
+            solver="heun", churn=Churn(amount=1.5, high=50.0), guidance=guidance
+        ).to_json(),
         verdict=Verdict(verdict="win", gain=9.7, interval=(5.5, 13.9), alpha=0.025),
         measure=Measure(
             metric="FD(fashion-cnn)-2k-corrected",
@@ -94,14 +102,15 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
     terms: list[Term] = []
-    for skip in SKIPS:
+    parts = draw(st.sets(st.sampled_from(PARTS), min_size=1, max_size=2))
+    for skip, part in itertools.product(SKIPS, sorted(parts)):
         scale = st.just(0.0) | st.floats(0.01, 10)
         if draw(st.booleans()):
-            terms.append(Term(skip.address, draw(scale)))
+            terms.append(Term(skip.address, draw(scale), part=part))
             continue
         edges = sorted(draw(st.sets(st.floats(0, 100), min_size=2, max_size=5)))
         for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
-            terms.append(Term(skip.address, draw(scale), low, high))
+            terms.append(Term(skip.address, draw(scale), low, high, part))
     return Schedule(terms)
 
 
@@ -138,6 +147,47 @@ def test_the_file_has_one_row_per_skip_also_untouched_ones() -> None:
     assert rows[0]["skip_channels"] == SKIPS[0].skip_channels
 
 
+def test_parts_of_blocks_are_written_where_they_are_scaled() -> None:
+    first = SKIPS[0].address
+    plain = make_tuned().to_json()["skips"]
+    assert not any("parts" in row for row in plain)
+    terms = [Term(first, 0.7, part="shortcut"), Term(first, 0.9, 0.5, 2.0, "residual")]
+    tuned = make_tuned(Schedule(terms))
+    rows = tuned.to_json()["skips"]
+    assert (rows[0]["scale"], rows[0]["windows"]) == (1.0, [])
+    assert rows[0]["parts"] == [
+        {"part": "shortcut", "scale": 0.7, "windows": []},
+        {
+            "part": "residual",
+            "scale": 1.0,
+            "windows": [{"low": 0.5, "high": 2.0, "scale": 0.9}],
+        },
+    ]
+    assert all("parts" not in row for row in rows[1:])
+    assert tuned.schedule == Schedule(terms)
+
+
+@pytest.mark.parametrize("branches", BRANCHES)
+def test_branches_are_kept_where_they_are_not_both(branches: str, tmp_path: Path) -> None:
+    schedule = Schedule.uniform(SCALES, branches=branches)
+    tuned = make_tuned(schedule, guidance=2.0)
+    tuned.write(tmp_path / "tuned.json")
+    again = load(tmp_path / "tuned.json")
+    assert again == tuned
+    assert again.schedule == schedule
+    assert again.schedule_sha256 == schedule.digest
+    plain = tuned.to_json()
+    assert ("branches" in plain) == (branches != "both")
+    for other in BRANCHES:
+        if other != branches:
+            with pytest.raises(SpecError, match="edited by hand"):
+                Tuned.from_json({**plain, "branches": other})
+    plain["setting"]["guidance"] = 1.0
+    if branches != "both":
+        with pytest.raises(SpecError, match="branches: expected both: without guidance"):
+            Tuned.from_json(plain)
+
+
 def test_schedules_of_other_skips_are_refused() -> None:
     with pytest.raises(SpecError) as caught:
         make_tuned(Schedule([Term("64x64_block0", 0.7)]))
@@ -156,6 +206,21 @@ def test_schedules_of_other_skips_are_refused() -> None:
         (lambda v: v["skips"][0].update(scale=0.51), "schedule_sha256", "edited by hand"),
         (lambda v: v["skips"][0].pop("scale"), "skips[0].scale", "at least 0"),
         (lambda v: v["skips"][0].update(scales=1), "skips[0].scales", "did you mean `scale`?"),
+        (
+            lambda v: v["skips"][0].update(parts=[{"part": "shortcuts", "scale": 0.5}]),
+            "skips[0].parts[0].part",
+            "did you mean `shortcut`?",
+        ),
+        (
+            lambda v: v["skips"][0].update(parts=[{"part": "shortcut", "scale": 0.5}] * 2),
+            "skips[0].parts",
+            "each part once",
+        ),
+        (
+            lambda v: v["skips"][0].update(parts=[{"part": "shortcut", "scale": 0.5}]),
+            "schedule_sha256",
+            "edited by hand",
+        ),
         (lambda v: v["skips"].pop(0), "skips[0].index", "every skip once"),
         (lambda v: v["skips"].pop(1), "skips[1].index", "every skip once"),
         (lambda v: v["skips"].pop(), "schedule_sha256", "the hash of the rows"),
@@ -190,6 +255,8 @@ def test_schedules_of_other_skips_are_refused() -> None:
             "low <= high",
         ),
         (lambda v: v.update(schedule_sha256="a" * 64), "schedule_sha256", "the hash of the rows"),
+        (lambda v: v.update(branches="all"), "branches", "one of both, cond, uncond"),
+        (lambda v: v.update(branches="cond"), "branches", "without guidance"),
         (lambda v: v["network"].update(sha256="abc"), "network.sha256", "64 lower-case"),
         (lambda v: v["setting"].update(steps=0), "setting.steps", "from 1 to 1000"),
         (lambda v: v["setting"].update(solver="huen"), "setting.solver", "did you mean `heun`?"),

@@ -93,10 +93,10 @@ def watch(log: Path) -> None:
     current: list[str] = []
 
     @contextmanager
-    def scaled(network: nn.Module, schedule: hooks.Scales) -> Iterator[hooks.Handle]:
+    def scaled(network: nn.Module, schedule: hooks.Scales, **named: Any) -> Iterator[hooks.Handle]:
         assert isinstance(schedule, Schedule)
         current[:] = [schedule.digest]
-        with hooks.scaled(network, schedule) as handle:
+        with hooks.scaled(network, schedule, **named) as handle:
             yield handle
 
     def sample(*arguments: Any, **named: Any) -> Iterator[sampling_images.Batch]:
@@ -113,7 +113,9 @@ def watch(log: Path) -> None:
 def main(folder: Path) -> None:
     """Tune the study of a folder."""
     watch(folder / "sampled.log")
-    result = tune(spec(folder), storage=f"sqlite:///{folder / 'tiny.db'}")
+    # Whoever is scored goes on, so that every commit of a study is come by.
+    whole = spec(folder, search__promote=1.0)
+    result = tune(whole, storage=f"sqlite:///{folder / 'tiny.db'}")
     plain = result.to_json()
     # Wall time differs between runs; everything else must not.
     del plain["seconds"]

@@ -1,0 +1,86 @@
+"""What stands beside the verdict of each confirm: controls, luck, and what else was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from skiptune.search.overview import Confirmed, Other
+from skiptune.search.result import Luck, Measured
+from skiptune.storage import ledger
+from skiptune.storage.database import Database
+from skiptune.storage.records import Evaluation, Score
+
+__all__ = ["ConfirmEvidence", "confirm_evidence"]
+
+
+@dataclass(frozen=True)
+class ConfirmEvidence:
+    """What a confirm tells beside its verdict, all on its block B.
+
+    Arguments:
+        controls: The best option of each control.
+        luck: How much larger the winner's gain was in the search, which chose it, as a part of
+            the baseline's value; None where nothing is measured yet.
+        luck_error: Its standard error: the blocks share no seed, so the errors of both add up.
+        beside: What else was measured of the winner, a second opinion for example.
+    """
+
+    controls: tuple[Measured, ...]
+    luck: float | None
+    luck_error: float | None
+    beside: tuple[Other, ...]
+
+
+def confirm_evidence(
+    database: Database,
+    study_id: str,
+    confirms: Sequence[Confirmed],
+    *,
+    searched: Mapping[str, Score],
+    unit: float,
+) -> dict[int, ConfirmEvidence]:
+    """Return what stands beside each confirm, by its number.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        confirms: Its confirms.
+        searched: The search's last score of each schedule, by digest.
+        unit: The baseline's value at full size, above 0.
+    """
+    scores = ledger.scores(database, study_id, every_place=True)
+    first = {s.evaluation_id: s for s in scores if s.place == 0}
+    blocks = {block.number: block.block for block in ledger.spent_blocks(database, study_id)}
+    found = {}
+    for one in confirms:
+        here = ledger.evaluations(database, study_id, block=f"{blocks[one.number]}/B")
+        winners = {e.id for e in here if e.kind == "confirm"}
+        seen = None if one.schedule is None else searched.get(one.schedule.digest)
+        luck = None if seen is None or one.winner is None else Luck.between(seen, one.winner)
+        found[one.number] = ConfirmEvidence(
+            controls=tuple(
+                _measured(database, e, first[e.id])
+                for e in here
+                if e.kind == "control" and e.id in first
+            ),
+            luck=None if luck is None else luck.luck / unit,
+            luck_error=None if luck is None else luck.luck_error / unit,
+            beside=tuple(
+                Other.of(s) for s in scores if s.place > 0 and s.evaluation_id in winners
+            ),
+        )
+    return found
+
+
+def _measured(database: Database, one: Evaluation, score: Score) -> Measured:
+    chunk = ledger.chunks_of(database, one.id, score.images)[0]
+    return Measured(
+        label=one.label,
+        images=score.images,
+        nfe=chunk.nfe or 0.0,
+        value=score.value,
+        standard_error=score.standard_error,
+        difference=score.difference,
+        difference_error=score.difference_error,
+    )

@@ -1,0 +1,203 @@
+"""A second opinion: the winner of a confirm in features that the search has not looked at.
+
+A search may find what pleases one feature network and nobody else. So the images of block B,
+those of the baseline and of the chosen schedule, go through another network as well, in the pass
+that makes them, and its features are stored beside the study's own (`confirm.second_opinion`).
+Their Frechet distance decides nothing: it is shown, and a disagreement is said.
+
+A network of many features needs more images than a block may have. Then the distance is taken in
+as many principal directions of the baseline and the reference as images allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skiptune.errors import ObjectiveError, Problem, SpecError
+from skiptune.objectives.catalogue import FEATURES
+from skiptune.objectives.extractors import Extractor, load_extractor
+from skiptune.objectives.image_files import load_images, open_images
+from skiptune.objectives.metrics import Real, Sample, Standard, difference, measure, title
+from skiptune.objectives.names import ASSETS, RANDOM_PATCHES, REFERENCES
+from skiptune.objectives.paired import VERDICT_PER_FEATURE
+from skiptune.objectives.reference import Reference, load_reference, reference_of
+from skiptune.search.objective import Objective
+from skiptune.search.spec import StudySpec
+from skiptune.storage.records import CHUNK, NewScore
+
+__all__ = ["LEAST_REAL", "PLACE", "SECOND", "SecondOpinion", "second_score", "with_second"]
+
+SECOND: Final = "second"
+"""Name of the stored array float32 [N, d] of the other features, and of their measure."""
+
+PLACE: Final = 2000
+"""Place of a second opinion among an evaluation's scores: behind all that is measured beside."""
+
+LEAST_REAL: Final = 500
+"""Real images that a second opinion is held against, at least."""
+
+# What comes with skiptune of a reference in other features, beside the reference itself.
+_ASSETS = {name: ASSETS / f"{name}-{RANDOM_PATCHES}.npz" for name in REFERENCES}
+_IMAGES = "fashion-test"  # of the bundled reference, for features of which nothing is bundled
+
+
+@dataclass(frozen=True, eq=False)
+class SecondOpinion:
+    """Other features, and what real images are like in them.
+
+    Arguments:
+        extractor: Images to the other features.
+        source: Bundled statistics, or the real images that they are made of.
+    """
+
+    extractor: Extractor
+    source: str
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Statistics of the real images, made when they are asked for first.
+
+        Raises:
+            ObjectiveError: The images are too few, or cannot be read.
+        """
+        if self.source in map(str, _ASSETS.values()):
+            return load_reference(self.source, extractor=self.extractor)
+        pixels, _ = load_images(self.source)
+        features = self.extractor(torch.from_numpy(pixels)).cpu().numpy()
+        return reference_of(features, extractor=self.extractor, name=self.source)
+
+    @cached_property
+    def real(self) -> Real:
+        """The reference as metrics take it."""
+        return Real(self.reference)
+
+    def measure_with(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Return the measure of images that are looked at twice, plain data.
+
+        Arguments:
+            own: The study's own measure.
+        """
+        return {**own, SECOND: self.extractor.describe()}
+
+    def dimensions(self, images: int) -> int | None:
+        """Return in how many principal directions so many images are compared; None for all."""
+        real = self.reference.require_images()
+        dim = self.extractor.dim
+        # Half a chunk of slack, as for a study's own metric: 500 images serve d = 64.
+        if min(images, real) + CHUNK // 2 >= VERDICT_PER_FEATURE * dim:
+            return None
+        return min(images, real) // VERDICT_PER_FEATURE
+
+
+def with_second(
+    objective: Objective, spec: StudySpec, *, shape: tuple[int, int, int], device: str
+) -> Objective:
+    """Return an objective with the second opinion that a study asks for, refusing what is none.
+
+    Arguments:
+        objective: What the search goes by.
+        spec: The study.
+        shape: Channels, height and width of the network's images.
+        device: Torch device of the other extractor.
+
+    Raises:
+        SpecError: It is no second one, or there are no real images to compare with.
+        ObjectiveError: Weights are missing, or it cannot read the network's images.
+    """
+    name = spec.confirm.second_opinion
+    if name is None:
+        return objective
+    where = "confirm.second_opinion"
+    if name == objective.extractor.name:
+        raise SpecError(
+            where,
+            expected="features other than those of the search",
+            found=name,
+            hint="leave it out: -s confirm.second_opinion=null",
+        )
+    if not spec.objective.samples:
+        raise SpecError(
+            where,
+            expected="null: a study of denoising losses samples no images",
+            found=name,
+            hint="leave it out: -s confirm.second_opinion=null",
+        )
+    bundled = spec.objective.reference if spec.objective.reference in REFERENCES else None
+    source = spec.objective.images or (None if bundled is None else _IMAGES)
+    if name == RANDOM_PATCHES and bundled is not None:
+        source = str(_ASSETS[bundled])
+    if source is None:
+        raise SpecError(
+            where,
+            expected="real images to compare with",
+            found="none: `objective.images` is null",
+            hint="name some: -s objective.images=IMAGES.npz",
+        )
+    extractor = load_extractor(name, device=device)
+    extractor(torch.zeros(1, *shape, dtype=torch.uint8))
+    if source == spec.objective.images:
+        _check_images(source, shape=shape)
+    return replace(objective, second=SecondOpinion(extractor, source))
+
+
+def second_score(opinion: SecondOpinion, sample: Sample, baseline: Sample | None) -> NewScore:
+    """Return the score of images in the other features.
+
+    Arguments:
+        opinion: The other features.
+        sample: The images, with the array `SECOND`.
+        baseline: Those of the baseline on the same seeds; None for the baseline itself.
+
+    Raises:
+        ObjectiveError: They cannot be scored.
+    """
+    dimensions = opinion.dimensions(sample.images)
+    base = None if baseline is None else _of_second(baseline)
+    standard = Standard(real=opinion.real, baseline=base, projection=dimensions)
+    found = measure(["fd"], _of_second(sample), standard)["fd"]
+    change = None
+    if base is not None:
+        own = Standard(real=opinion.real, projection=dimensions)
+        change = difference(found, measure(["fd"], base, own)["fd"])
+    return NewScore(
+        metric=title("fd", opinion.extractor.name, sample.images, projection=dimensions),
+        reference=opinion.reference.digest,
+        images=sample.images,
+        value=found.value.value,
+        standard_error=found.value.standard_error,
+        raw=found.raw,
+        difference=None if change is None else change.value,
+        difference_error=None if change is None else change.standard_error,
+        place=PLACE,
+    )
+
+
+def _of_second(sample: Sample) -> Sample:
+    """Return a sample whose features are the other ones."""
+
+    def read(name: str) -> Iterator[NDArray[np.float32]]:
+        return sample.read(SECOND if name == FEATURES else name)
+
+    return Sample(sample.images, read, sample.nfe, sample.first_seed)
+
+
+def _check_images(source: str, *, shape: tuple[int, int, int]) -> None:
+    """Refuse too few real images, and some that the network could not have made."""
+    found = open_images(source)
+    problems = []
+    if found.count < LEAST_REAL:
+        expected = f"at least {LEAST_REAL} real images, for confirm.second_opinion"
+        problems.append(Problem(f"{source}: images", expected, f"{found.count}"))
+    if found.shape != shape:
+        expected = f"{list(shape)}, as the network makes them"
+        problems.append(Problem(f"{source}: images", expected, f"{list(found.shape)}"))
+    if problems:
+        hint = "give others, or leave it out: -s confirm.second_opinion=null"
+        raise ObjectiveError.of(problems, hint=hint)
