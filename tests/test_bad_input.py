@@ -66,6 +66,7 @@ def _write_references(folder: Path) -> None:
         "weights": ({**header, "sha256": "0" * 64}, mean, covariance),
         "dimension": ({**header, "dim": 32}, mean[:32], covariance[:32, :32]),
         "nan": (header, np.where(np.arange(64) == 7, np.nan, mean), covariance),
+        "pixels": ({**header, "more": {"shape": [3, 64, 64]}}, mean, covariance),
         "not-psd": (header, mean, covariance - 0.5 * np.trace(covariance) * np.eye(64)),
     }
     for name, (head, center, spread) in forged.items():
@@ -109,6 +110,7 @@ def prepared() -> Iterator[Path]:
         _save(folder / "other.safetensors", model_channels=16)
         _save(folder / "mislabelled.safetensors", described={**NETWORK, "model_channels": 16})
         _save(folder / "tiny-images.safetensors", img_resolution=8)
+        _save(folder / "narrow.safetensors", sigma_min=0.01)
         whole = (folder / "small.safetensors").read_bytes()
         (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
         torch.save({"a": torch.zeros(1)}, folder / "pickle.pt")
@@ -237,6 +239,12 @@ CASES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "unknown extractor": (setting("objective.extractor=vgg"), "objective.extractor", '"vgg"'),
     "skip missing": (setting("space.skips=[9x9_block0]"), "space.skips[0]", '"9x9_block0"'),
     "label out of range": (setting("setting.labels=10"), "setting.labels", "10"),
+    "sigma of another network": (network("narrow"), "study.yaml: setting.sigma_min", "0.002"),
+    "churn of a solver without": (
+        setting("setting={solver: unipc, churn: {amount: 2.5}}"),
+        "setting.churn.amount",
+        "2.5",
+    ),
     "too few images": (setting("search.rungs=[250]"), "search.rungs", "250"),
     "no such device": ((*setting("study=x"), "--device", "tpu"), "--device tpu", "tpu"),
     "checkpoint missing": (network("none"), "none.safetensors", "no such file"),
@@ -248,6 +256,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "reference missing": (reference("none"), "none.npz", "no such file"),
     "reference of another extractor": (reference("extractor"), "extractor.npz", "inception"),
     "reference of other weights": (reference("weights"), "weights.npz", "0" * 64),
+    "reference of other pixels": (reference("pixels"), "pixels.npz: images", "[3, 64, 64]"),
     "reference of another dimension": (reference("dimension"), "dimension", "32"),
     "reference with NaN": (reference("nan"), "", "NaN"),
     "reference not PSD": (reference("not-psd"), "", ""),

@@ -285,7 +285,8 @@ def test_env_names_versions_and_threads(command: Command) -> None:
 def test_a_study_is_tuned_read_exported_shown_and_confirmed(
     command: Command, spec: Path, tmp_path: Path
 ) -> None:
-    tuned = command("tune", spec, "-o", "results")
+    everybody = ("-s", "search.promote=1")
+    tuned = command("tune", spec, "-o", "results", *everybody)
     assert tuned.code == 0, tuned.err
     assert "\x1b" not in tuned.out + tuned.err
     assert max(map(len, tuned.out.splitlines())) <= 80

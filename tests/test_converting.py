@@ -16,9 +16,10 @@ from torch import nn
 from skiptune.canonical import file_digest
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.networks import EDMPrecond
+from skiptune.search.tuned import load
 from tests.command_line import Outcome, write_spec
+from tests.sampling.families import FAMILIES, random_network
 from tests.sampling.official_files import edm2, official, training_dict, write_official
-from tests.sampling.test_conformance import FAMILIES, random_network
 
 Command = Callable[..., Outcome]
 
@@ -29,6 +30,17 @@ def pickle_file(tiny_network: EDMPrecond, tiny_config: dict[str, Any], tmp_path:
     arguments = {key: value for key, value in tiny_config.items() if key != "precond"}
     content = training_dict(official(tiny_network, {**arguments, "model_type": "SongUNet"}))
     return write_official(tmp_path / "edm-tiny.pkl", content)
+
+
+def family_file(folder: Path, network: Any, config: dict[str, Any]) -> Path:
+    """Write a training pickle as the family publishes it."""
+    arguments = {key: value for key, value in config.items() if key != "precond"}
+    if config["precond"] == "edm2":
+        # As published: float16, with a head of its training that is no part of the denoiser.
+        network = network.half()
+        network.logvar_linear = nn.Linear(2, 1, bias=False)
+        arguments |= {"use_fp16": True, "logvar_channels": 2}
+    return write_official(folder / "x.pkl", training_dict(official(network, arguments)))
 
 
 def test_the_converted_network_is_the_same(
@@ -52,16 +64,8 @@ def test_the_converted_network_is_the_same(
 def test_networks_of_every_family_are_the_same(
     command: Command, tmp_path: Path, family: str
 ) -> None:
-    config = FAMILIES[family].config
-    network = random_network(config)
-    arguments = {key: value for key, value in config.items() if key != "precond"}
-    if family == "edm2":
-        # As published: float16, with a head of its training that is no part of the denoiser.
-        network = network.half()
-        network.logvar_linear = nn.Linear(2, 1, bias=False)
-        arguments |= {"use_fp16": True, "logvar_channels": 2}
-    path = write_official(tmp_path / "x.pkl", training_dict(official(network, arguments)))
-    done = command("convert", path, "out")
+    network = random_network(FAMILIES[family].config)
+    done = command("convert", family_file(tmp_path, network, FAMILIES[family].config), "out")
     assert done.code == 0
     assert "caution" not in done.err
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -75,22 +79,50 @@ def test_networks_of_every_family_are_the_same(
         assert torch.equal(loaded(x, sigma, labels), network(x, sigma, labels))
 
 
-def test_a_study_is_tuned_from_the_converted_file(
-    command: Command, pickle_file: Path, tiny_study: ModuleType, study_folder: Path
+def test_studies_are_tuned_from_the_converted_files(
+    command: Command, tmp_path: Path, tiny_study: ModuleType, study_folder: Path
 ) -> None:
-    assert command("convert", pickle_file, "out").code == 0
-    changes = {
-        "network__checkpoint": "out/edm-tiny.safetensors",
-        "setting__steps": 2,
-        "search__evaluations": 3,
-        "search__rungs": [250],
-        "confirm__candidates": 1,
-    }
-    done = command("tune", write_spec(tiny_study, study_folder, **changes), "-q")
-    assert done.code == 0
-    tuned = json.loads(Path("tuned.json").read_text())
-    assert tuned["network"]["name"] == "edm-tiny.safetensors"
-    assert tuned["network"]["sha256"] == file_digest("out/edm-tiny.safetensors")
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for family in ("ncsnpp-ve", "adm-iddpm", "edm2"):
+        config = {**FAMILIES[family].config, "model_channels": 8}
+        file = family_file(tmp_path, random_network(config), config)
+        assert command("convert", file, family).code == 0
+        checkpoint, document = f"{family}/x.safetensors", f"{family}/tuned.json"
+        changes = {
+            "study": family,
+            "network__checkpoint": checkpoint,
+            "setting": {"solver": "euler", "steps": 1, "guidance": 2.0},
+            "space__branches": "uncond",
+            "search__evaluations": 1,
+            "search__rungs": [250],
+            "confirm__candidates": 1,
+        }
+        study = write_spec(tiny_study, study_folder, **changes)
+        assert command("tune", study, "-q", "-o", family).code == 0
+        plain = json.loads(Path(document).read_text())
+        assert plain["network"] == {"name": "x.safetensors", "sha256": file_digest(checkpoint)}
+        assert plain["branches"] == "uncond"
+        network = load_checkpoint(checkpoint).network
+        level, labels = torch.tensor(0.5), torch.eye(3)[:2]
+        with torch.no_grad():
+            before = [network(x, level, rows) for rows in (labels, None)]
+            load(document).apply(network, sha256=plain["network"]["sha256"])
+            after = [network(x, level, rows) for rows in (labels, None)]
+        changed = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
+        assert changed == [False, True]
+    best = command("best", family)
+    assert (best.code, "branch" in best.out, "uncond" in best.out) == (0, True, True)
+
+
+def test_the_same_pickle_gives_the_same_bytes(
+    command: Command, pickle_file: Path, tmp_path: Path
+) -> None:
+    # A study knows its network by this hash, so every host must come to the same one.
+    digests = set()
+    for number in range(8):
+        assert command("convert", pickle_file, f"out{number}").code == 0
+        digests.add(file_digest(tmp_path / f"out{number}" / "edm-tiny.safetensors"))
+    assert len(digests) == 1
 
 
 def test_the_card_and_the_configuration(

@@ -172,7 +172,7 @@ def test_tuned_scales_are_scored_beside_the_baseline_on_the_same_seeds(
     assert outcome.code == 0, outcome.err
     fd, plain, nfe = json.loads(outcome.out)["scores"]
     extractor = load_extractor(tiny_study.EXTRACTOR)
-    network = load_checkpoint(tuned.parent / "tiny.safetensors").network
+    network = load_checkpoint(tuned.parent / "tiny.safetensors")
     document = json.loads(tuned.read_text())
     schedule = Schedule.uniform({document["skips"][0]["address"]: 0.6})
     features = [

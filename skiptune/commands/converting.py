@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from skiptune.sampling.official import Official
 
-__all__ = ["convert"]
+__all__ = ["Converted", "check_free", "convert", "convert_file"]
 
 SOURCE_KEY = "skiptune.source"
 """Metadata entry of the converted file: name, size and SHA-256 of the original, as JSON."""
@@ -27,45 +28,129 @@ SOURCE_KEY = "skiptune.source"
 _SHOWN = 3
 
 
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion has written.
+
+    Arguments:
+        target: The checkpoint.
+        others: Configuration and card beside it.
+        about: What `config.json` holds.
+        cautions: What the checkpoint cannot be used for, in sentences.
+        official: What was read.
+    """
+
+    target: Path
+    others: tuple[Path, ...]
+    about: dict[str, Any]
+    cautions: list[str]
+    official: Official
+
+
 @click.command()
-@click.argument("network", metavar="NETWORK.pkl", type=click.Path(path_type=Path))
+@click.argument("network", metavar="NETWORK.pkl|URL")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @shared
 @pass_options
-def convert(options: Options, network: Path, folder: Path, *, force: bool) -> None:
+def convert(options: Options, network: str, folder: Path, *, force: bool) -> None:
     """Convert a pickle of EDM or EDM2, running none of its code.
 
     Writes DIR/NETWORK.safetensors, which every command takes as a checkpoint, DIR/config.json and
-    the card DIR/README.md. The licence of the weights stays what it was.
+    the card DIR/README.md. The licence of the weights stays what it was. A URL is downloaded into
+    the cache first; after an interruption the same command goes on.
 
     \b
     Examples:
       skiptune convert edm-cifar10-32x32-cond-vp.pkl cifar10
       skiptune convert edm-imagenet-64x64-cond-adm.pkl imagenet64 --force
       skiptune convert edm2-img64-s-1073741-0.075.pkl edm2-s --json
+      skiptune convert https://example.org/edm-cifar10-32x32-cond-vp.pkl cifar10
+    """
+    from skiptune.commands.output import print_json, say
+
+    path = Path(network)
+    if "://" in network:
+        from skiptune.commands.fetching import downloaded
+        from skiptune.search.downloads import file_name
+
+        check_free(folder, Path(file_name(network)).stem, force=force)
+        path = downloaded(options, network).path
+    try:
+        made = convert_file(path, folder, force=force)
+    except NetworkError:
+        if "://" in network:
+            from skiptune.search.downloads import forget
+
+            # Kept, it would be taken for the file of this address ever after.
+            forget(network)
+        raise
+    if options.json:
+        written = [made.target, *made.others]
+        print_json({"written": written, **made.about, "cautions": made.cautions})
+    for caution in made.cautions:
+        say(options, f"caution: {caution}")
+    official = made.official
+    say(
+        options,
+        f"Wrote {made.target}: {official.class_name}, {official.parameters:,} parameters, "
+        f"{', '.join(official.dtypes)}",
+    )
+    if not made.cautions:
+        say(options, f"Next: skiptune skips {made.target}")
+
+
+def check_free(folder: Path, stem: str, *, force: bool = False) -> tuple[Path, ...]:
+    """Return the files that a conversion writes, which must not be there.
+
+    Arguments:
+        folder: Where, made if it is missing.
+        stem: What the checkpoint is called, without suffix.
+        force: Whether files that are there may be replaced.
+
+    Raises:
+        OutputError: One of them is there, or the folder cannot be made or written.
+    """
+    from skiptune.commands.output import check_writable
+
+    made = _folder(folder)
+    stem = re.sub(r"[^\w.+-]", "_", stem) or "network"
+    paths = (folder / f"{stem}.safetensors", folder / "config.json", folder / "README.md")
+    try:
+        for path in paths:
+            check_writable(path, force=force, option="DIR")
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    return paths
+
+
+def convert_file(
+    network: Path, folder: Path, *, stem: str | None = None, force: bool = False
+) -> Converted:
+    """Convert a pickle; the same pickle gives the same bytes.
+
+    Arguments:
+        network: The pickle.
+        folder: Where the files go, made if it is missing.
+        stem: What the checkpoint is called, without suffix; by default as the pickle.
+        force: Replace files that are there.
+
+    Raises:
+        NetworkError: The file is none of EDM's or EDM2's, or is damaged.
+        OutputError: The files cannot be written.
     """
     import json
 
-    from skiptune.commands.output import check_writable, print_json, say
     from skiptune.sampling.checkpoint import METADATA_KEY
     from skiptune.sampling.official import read_official
     from skiptune.search.output import write_whole
 
-    made = _folder(folder)
-    try:
-        target = folder / f"{_name(network)}.safetensors"
-        others = (folder / "config.json", folder / "README.md")
-        for path in (target, *others):
-            check_writable(path, force=force, option="DIR")
-        official = read_official(network)
-        cautions = _cautions(official)
-    except BaseException:
-        if made:
-            # What was refused leaves nothing behind.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+    target, *others = check_free(folder, stem or network.stem, force=force)
+    # What is refused from here on leaves nothing behind.
+    official = read_official(network)
+    cautions = _cautions(official)
     source = {"file": network.name, "bytes": network.stat().st_size, "sha256": official.sha256}
     about = {
         "network": official.config,
@@ -76,22 +161,13 @@ def convert(options: Options, network: Path, folder: Path, *, force: bool) -> No
         "source": source,
     }
     metadata = {METADATA_KEY: json.dumps(official.config), SOURCE_KEY: json.dumps(source)}
+    _folder(folder)
     _write_tensors(target, official.tensors, metadata, force=force)
     text = json.dumps(about, indent=2, allow_nan=False) + "\n"
     write_whole(others[0], text.encode(), force=force)
     card = _card(target.name, official, source, cautions)
     write_whole(others[1], card.encode(), force=force)
-    if options.json:
-        print_json({"written": [target, *others], **about, "cautions": cautions})
-    for caution in cautions:
-        say(options, f"caution: {caution}")
-    say(
-        options,
-        f"Wrote {target}: {official.class_name}, {official.parameters:,} parameters, "
-        f"{', '.join(official.dtypes)}",
-    )
-    if not cautions:
-        say(options, f"Next: skiptune skips {target}")
+    return Converted(target, tuple(others), about, cautions, official)
 
 
 def _folder(folder: Path) -> bool:
@@ -108,11 +184,6 @@ def _folder(folder: Path) -> bool:
             hint="make the folder above it, or choose another place",
         ) from None
     return True
-
-
-def _name(network: Path) -> str:
-    """Return what the converted file is called: the name of the pickle without its suffix."""
-    return re.sub(r"[^\w.+-]", "_", network.stem) or "network"
 
 
 def _cautions(official: Official) -> list[str]:
@@ -171,6 +242,7 @@ def _write_tensors(
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         save_file(tensors, temporary, metadata=metadata)
+        _in_order(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         if force:
@@ -188,6 +260,24 @@ def _write_tensors(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _in_order(path: Path) -> None:
+    """Put the metadata of a safetensors file into the order of its keys.
+
+    safetensors writes it in an order of chance, and a file's hash is what a study knows it by.
+    """
+    import json
+
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length)
+        header = json.loads(text)
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(ordered) <= length
+        file.seek(8)
+        file.write(ordered.ljust(length))  # spaces fill it up, as the format has it
 
 
 def _card(

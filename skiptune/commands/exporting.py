@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from skiptune.commands.options import (
 from skiptune.errors import NetworkError, SpecError, StorageError
 
 if TYPE_CHECKING:
+    from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.search.tuned import Tuned
 
 __all__ = ["export", "sample"]
@@ -101,6 +102,11 @@ def export(
     help="The network; by default the bundled one or the file beside TUNED.json.",
 )
 @click.option(
+    "--decoder",
+    metavar="FOLDER",
+    help="The VAE of a network of latents; by default the folder beside TUNED.json.",
+)
+@click.option(
     "-o",
     "--output",
     metavar="FILE",
@@ -118,6 +124,7 @@ def sample(
     tuned: Path,
     seeds: str,
     checkpoint: str | None,
+    decoder: str | None,
     output: Path,
     device: str,
     *,
@@ -140,17 +147,16 @@ def sample(
     check_writable(output, force=force)
     from skiptune.commands.device import check_device
     from skiptune.commands.pictures import images_of
-    from skiptune.sampling.checkpoint import load_checkpoint
     from skiptune.views.picture import Row, folded, write_picture
 
     check_device(device)
-    loaded = load_checkpoint(network_place(checkpoint, document, tuned), device=device)
-    document.check(loaded.skips, sha256=loaded.sha256)
+    places = network_place(checkpoint, document, tuned), decoder_place(decoder, document, tuned)
+    loaded = tuned_network(document, *places, device=device)
     setting = document.setting.to_setting()
-    images = images_of(loaded.network, setting, document.schedule, wanted)
+    images = images_of(loaded, setting, document.schedule, wanted)
     rows = folded(Row("", images))
     if compare:
-        base = images_of(loaded.network, setting, None, wanted)
+        base = images_of(loaded, setting, None, wanted)
         columns = min(len(wanted), 16)
         rows = [
             row
@@ -182,6 +188,74 @@ def network_place(checkpoint: str | None, document: Tuned, tuned: Path) -> str |
             hint="say where it is with --checkpoint FILE",
         )
     return beside
+
+
+def decoder_place(decoder: str | None, document: Tuned, tuned: Path) -> str | Path | None:
+    """Return where the VAE of a tuned.json is, None where its network makes pixels."""
+    needed = document.network.decoder
+    if needed is None:
+        if decoder is not None:
+            raise SpecError(
+                f"--decoder {decoder}",
+                expected="scales of a network that makes latents",
+                found=f"{tuned}, whose network makes pixels",
+                hint="leave --decoder out",
+            )
+        return None
+    beside = tuned.parent / needed.name
+    if decoder is None and not beside.is_dir():
+        raise NetworkError(
+            f"{tuned}: network.decoder",
+            expected=f"the VAE {needed.name} beside it",
+            found="no such folder",
+            hint="say where it is with --decoder FOLDER",
+        )
+    return decoder or beside
+
+
+def tuned_network(
+    document: Tuned, network: str | Path, decoder: str | Path | None, *, device: str
+) -> Checkpoint:
+    """Load the network that scales were tuned on, with its decoder if any.
+
+    Arguments:
+        document: The scales.
+        network: From `network_place`.
+        decoder: From `decoder_place`.
+        device: Torch device of both.
+
+    Raises:
+        NetworkError: One of the two is another one.
+    """
+    from dataclasses import replace
+
+    from skiptune.canonical import digest
+    from skiptune.sampling.checkpoint import load_checkpoint
+    from skiptune.sampling.decoder import load_decoder
+
+    loaded = load_checkpoint(network, device=device)
+    document.check(loaded.skips, sha256=loaded.sha256)
+    needed = document.network.decoder
+    if needed is None or decoder is None:
+        return loaded
+    model: Any = loaded.network
+    found = load_decoder(
+        decoder,
+        sha256=needed.sha256,
+        dtype=needed.dtype,
+        latents=needed.latents,
+        microbatch=needed.microbatch,
+        channels=model.img_channels,
+        device=device,
+    )
+    if digest(found.describe()) != needed.identity:
+        raise NetworkError(
+            f"decoder {decoder}",
+            expected="the configuration that the scales were tuned with",
+            found="the same weights with another configuration",
+            hint="put the config.json that came with the VAE beside its weights",
+        )
+    return replace(loaded, decoder=found)
 
 
 def _seeds(text: str) -> list[int]:

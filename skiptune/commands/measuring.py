@@ -13,17 +13,18 @@ from skiptune.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from torch import nn
 
     from skiptune.objectives.extractors import Extractor
     from skiptune.objectives.image_files import ImageSource
     from skiptune.objectives.metrics import Sample
     from skiptune.objectives.standalone import Group, Measure
+    from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.sampling.schedule import Schedule
     from skiptune.sampling.setting import Setting
     from skiptune.search.tuned import Tuned
 
     Page = Iterator[RenderableType]
+    Places = tuple[str | Path, str | Path | None]
 
 __all__ = [
     "Loading",
@@ -119,23 +120,25 @@ def score_images(
 
 
 def score_tuned(
-    options: Options, name: str, loading: Loading, tuned: Tuned, place: str | Path, count: int
+    options: Options, name: str, loading: Loading, tuned: Tuned, places: Places, count: int
 ) -> tuple[int, list[Page], list[dict[str, Any]]]:
-    """Sample with and without the scales; return as `score_images`."""
+    """Sample with and without the scales, at the places of network and decoder.
+
+    Returns as `score_images`.
+    """
     measures = loading.measures(count)
+    from skiptune.commands.exporting import tuned_network
     from skiptune.objectives.standalone import compare
-    from skiptune.sampling.checkpoint import load_checkpoint
     from skiptune.sampling.schedule import Schedule
     from skiptune.views.scores import pairs_json, pairs_view
 
-    loaded = load_checkpoint(place, device=loading.device)
-    tuned.check(loaded.skips, sha256=loaded.sha256)
+    loaded = tuned_network(tuned, *places, device=loading.device)
     setting = tuned.setting.to_setting()
     networks = [measure.extractor for measure in measures]
     both = []
     for label, schedule in (("baseline", Schedule.baseline()), ("tuned", tuned.schedule)):
         with image_progress(options, label, count) as progress:
-            both.append(_sampled(loaded.network, setting, schedule, count, networks, progress))
+            both.append(_sampled(loaded, setting, schedule, count, networks, progress))
     pages: list[Page] = []
     plain: list[dict[str, Any]] = []
     for measure, baseline, ours in zip(measures, *both, strict=True):
@@ -148,7 +151,7 @@ def score_tuned(
 
 
 def _sampled(
-    network: nn.Module,
+    checkpoint: Checkpoint,
     setting: Setting,
     schedule: Schedule,
     count: int,
@@ -166,8 +169,9 @@ def _sampled(
 
     parts: list[list[Any]] = [[] for _ in networks]
     done, nfe = 0, 0.0
+    network, decoder, size = checkpoint.network, checkpoint.decoder, min(MICROBATCH, count)
     with scaled(network, schedule):
-        for batch in sample(network, setting, range(count), microbatch=min(MICROBATCH, count)):
+        for batch in sample(network, setting, range(count), microbatch=size, decoder=decoder):
             if not bool(batch.finite.all()):
                 raise ObjectiveError(
                     f"image of seed {batch.seeds[int(batch.finite.int().argmin())]}",

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_folder",
     "check_writable",
+    "print_hints",
     "print_json",
     "print_text",
     "say",
@@ -42,6 +43,12 @@ def print_text(*parts: RenderableType) -> None:
     console = stdout_console()
     for part in parts:
         console.print(part)
+
+
+def print_hints(hints: Iterable[str]) -> None:
+    """Print next steps on stdout, a line each: a command that is pasted must not be broken."""
+    for number, hint in enumerate(hints):
+        print(f"hint: {hint}" if number else f"\nhint: {hint}", flush=True)
 
 
 def say(options: Options, text: str) -> None:

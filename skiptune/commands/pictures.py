@@ -13,8 +13,7 @@ from skiptune.views import numbers
 from skiptune.views.picture import Row, write_picture
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.sampling.schedule import Schedule
     from skiptune.sampling.setting import Setting
     from skiptune.search.result import Result
@@ -33,7 +32,8 @@ def before_after(study: OpenStudy, result: Result, path: Path) -> Path:
     Raises:
         OutputError: The file cannot be written.
     """
-    network, setting = study.checkpoint.network, result.setting
+    network, setting = study.checkpoint, result.setting
+    settings = (setting, setting.with_knobs(result.schedule.knobs))
     base, winner = result.baseline, result.winner
     captions = [f"baseline: {result.metric} {numbers.value(base.value)}"]
     if winner is not None:
@@ -41,19 +41,19 @@ def before_after(study: OpenStudy, result: Result, path: Path) -> Path:
         words = f"gain {numbers.percent(gain)} %, {result.verdict}"
         captions.append(f"tuned: {numbers.value(winner.value)}, {words}")
     rows = [
-        Row(caption, images_of(network, setting, schedule, PICTURE_SEEDS))
-        for caption, schedule in zip(captions, (None, result.schedule), strict=False)
+        Row(caption, images_of(network, at, schedule, PICTURE_SEEDS))
+        for caption, schedule, at in zip(captions, (None, result.schedule), settings, strict=False)
     ]
     return write_picture(path, rows, force=True)
 
 
 def images_of(
-    network: nn.Module, setting: Setting, schedule: Schedule | None, seeds: Sequence[int]
+    checkpoint: Checkpoint, setting: Setting, schedule: Schedule | None, seeds: Sequence[int]
 ) -> NDArray[np.uint8]:
     """Return the images of seeds, uint8 of shape [N, C, H, W].
 
     Arguments:
-        network: Without a schedule installed.
+        checkpoint: A network without a schedule installed, with its decoder if any.
         setting: How images are made.
         schedule: The scales; None leaves the network as it is.
         seeds: One per image.
@@ -62,7 +62,8 @@ def images_of(
     from skiptune.sampling.images import sample
     from skiptune.sampling.schedule import Schedule
 
+    network, decoder = checkpoint.network, checkpoint.decoder
     microbatch = min(MICROBATCH, len(seeds))
     with scaled(network, schedule or Schedule.baseline()):
-        batches = sample(network, setting, seeds, microbatch=microbatch)
+        batches = sample(network, setting, seeds, microbatch=microbatch, decoder=decoder)
         return np.concatenate([batch.images.cpu().numpy() for batch in batches])

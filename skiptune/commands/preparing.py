@@ -1,21 +1,18 @@
-"""Commands before a study: write its file, look at the network, check everything."""
+"""Commands before a study: write its file, look at the network, tell what is installed."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skiptune import __version__
 from skiptune.commands.options import (
     Options,
-    device_option,
     pass_options,
     shared,
     study_option,
@@ -27,15 +24,14 @@ if TYPE_CHECKING:
     from skiptune.sampling.norms import NormRatios
     from skiptune.search.spec import StudySpec
 
-__all__ = ["check", "env", "init", "skips"]
+__all__ = ["env", "init", "skips"]
 
 PACKAGES = (
     "torch", "torchvision", "torch-fidelity", "numpy", "optuna", "sqlalchemy", "alembic",
-    "pydantic", "click", "rich", "pillow", "safetensors",
+    "pydantic", "click", "rich", "pillow", "safetensors", "diffusers",
 )  # fmt: skip
-PROBE_SEED = 0  # of the images that `check` and `skips --norms` make and throw away
+PROBE_SEED = 0  # of the images that `skips --norms` makes and throws away
 NORM_IMAGES = 16
-Value = TypeVar("Value")
 
 
 @click.command()
@@ -48,21 +44,32 @@ Value = TypeVar("Value")
 def init(options: Options, file: Path | None, preset: str, *, list_: bool, force: bool) -> None:
     """Write a commented study file to FILE.
 
+    Presets other than `fashion` name networks that NVIDIA publishes: `skiptune fetch FILE` brings
+    them. What is published about them, and was not run here, stands in the list.
+
     \b
     Examples:
-      skiptune init study.yaml                     begin with the bundled study
-      skiptune init study.yaml --preset fashion    name the preset
-      skiptune init --list                         which presets there are
+      skiptune init study.yaml                              begin with the bundled study
+      skiptune init study.yaml --preset edm-cifar10-cond    EDM's network of CIFAR-10
+      skiptune init --list                                  which presets there are
+      skiptune init --list --json                           the same with every source
     """
-    from skiptune.commands.output import print_json, say
+    from skiptune.commands.output import print_json, print_text, say
     from skiptune.search.output import write_whole
     from skiptune.search.spec import preset_text, presets
 
     if list_:
+        from dataclasses import asdict
+
+        from skiptune.search.published import PUBLISHED
+        from skiptune.views.presets import preset_table
+
         if options.json:
-            print_json({"presets": presets()})
+            published = {name: asdict(found) for name, found in PUBLISHED.items()}
+            print_json({"presets": presets(), "published": published, "run_here": False})
         else:
-            print("\n".join(presets()))
+            print_text(preset_table())
+            say(options, "FIDs are what others have published, not run here: docs/presets.md")
         return
     text = preset_text(preset)
     if file is None:
@@ -76,7 +83,8 @@ def init(options: Options, file: Path | None, preset: str, *, list_: bool, force
     if options.json:
         print_json({"written": str(file), "preset": preset})
     say(options, f"Wrote study: {file}")
-    say(options, f"Next: skiptune check {file}")
+    needs = "pickle_url:" in text
+    say(options, f"Next: skiptune {'fetch' if needs else 'check'} {file}")
 
 
 @click.command()
@@ -132,51 +140,6 @@ def skips(options: Options, network: str, overrides: tuple[str, ...], *, norms: 
 
 
 @click.command()
-@click.argument("spec", metavar="SPEC|PRESET")
-@study_option
-@device_option
-@shared
-@pass_options
-def check(options: Options, spec: str, overrides: tuple[str, ...], device: str) -> None:
-    """Check a study before it runs, and what it costs.
-
-    Files, hashes, database, one microbatch: one line per check with its time. Nothing is written.
-
-    \b
-    Examples:
-      skiptune check fashion
-      skiptune check study.yaml --device cuda
-      skiptune check study.yaml -s search.evaluations=100
-    """
-    from skiptune.commands.device import check_device
-    from skiptune.commands.output import print_json
-    from skiptune.search.spec import load_spec
-
-    report = _Report(quiet=options.json)
-    study = report.add(
-        "spec",
-        lambda: load_spec(spec, overrides=overrides),
-        lambda s: f"study {s.study}, space {s.space.kind}, {s.search.evaluations} schedules",
-    )
-    report.add("device", lambda: check_device(device), lambda _: device)
-    _check_parts(report, study, spec, device)
-    row = _check_storage(report, study, options.url)
-    report.extra["stored"] = row is not None
-    checkpoint, meaning = report.kept["checkpoint"], report.kept["meaning"]
-    if row is not None:
-        from skiptune.search.study import check_unchanged
-
-        report.add(
-            "resume",
-            lambda: check_unchanged(row, meaning, source=spec),
-            lambda _: f"study {study.study} is stored and means the same",
-        )
-    _check_speed(report, study, checkpoint)
-    if options.json:
-        print_json({"study": study.study, "checks": report.rows, **report.extra})
-
-
-@click.command()
 @shared
 @pass_options
 def env(options: Options) -> None:
@@ -222,103 +185,6 @@ def env(options: Options) -> None:
             print(f"{key}: {', '.join(fact) if isinstance(fact, list) else fact}")
 
 
-class _Report:
-    """Checks, their times, and what later ones need of earlier ones."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.kept: dict[str, Any] = {}
-        self.extra: dict[str, Any] = {}
-        self._quiet = quiet
-
-    def add(self, name: str, action: Callable[[], Value], words: Callable[[Value], str]) -> Value:
-        """Run one check and print its line; what it raises ends the command."""
-        began = time.perf_counter()
-        value = action()
-        seconds = time.perf_counter() - began
-        found = words(value)
-        self.rows.append({"check": name, "found": found, "seconds": round(seconds, 3)})
-        if not self._quiet:
-            print(f"ok  {name:<10} {found}  ({seconds:.1f} s)", flush=True)
-        return value
-
-
-def _check_parts(report: _Report, spec: StudySpec, source: str, device: str) -> None:
-    from skiptune.search.study import check_study, study_meaning
-
-    def words(parts: Any) -> str:
-        checkpoint, objective, space = parts
-        extractor, reference = objective.extractor, objective.reference
-        held = "no reference"
-        if reference is not None:
-            count = "unknown size" if reference.images is None else f"{reference.images:,} images"
-            held = f"reference {reference.name} of {count}"
-        return (
-            f"network {checkpoint.name} (sha256 {checkpoint.sha256[:12]}), "
-            f"{len(checkpoint.skips)} skips, {len(space.scale_names)} scales searched; "
-            f"extractor {extractor.name}, {extractor.dim} features; "
-            f"{held}; measures {', '.join(objective.keys)}"
-        )
-
-    parts = report.add("parts", lambda: check_study(spec, device=device, source=source), words)
-    report.kept["checkpoint"], report.kept["extractor"] = parts[0], parts[1].extractor
-    report.kept["meaning"] = study_meaning(spec, *parts[:2])
-
-
-def _check_storage(report: _Report, spec: StudySpec, url: str) -> Any:
-    """Return the stored study of this name, or None; nothing is created."""
-    from skiptune.commands.output import check_writable
-    from skiptune.storage import ledger
-    from skiptune.storage.database import open_database
-    from skiptune.storage.location import masked_url, sqlite_path
-
-    def look() -> Any:
-        path = sqlite_path(url)
-        if path is not None and not path.exists():
-            check_writable(path, force=False, option="--storage")
-            return None
-        with open_database(url) as database:
-            names = {study.name: study for study in ledger.list_studies(database)}
-        return names.get(spec.study)
-
-    def words(row: Any) -> str:
-        state = "new study" if row is None else "the study is there and would go on"
-        return f"{masked_url(url)}: {state}"
-
-    return report.add("storage", look, words)
-
-
-def _check_speed(report: _Report, spec: StudySpec, checkpoint: Checkpoint) -> None:
-    from skiptune.sampling.images import sample
-    from skiptune.search.plan import confirm_images, search_images
-    from skiptune.views.numbers import count, duration
-
-    setting = spec.setting.to_setting()
-    extractor = report.kept["extractor"]
-
-    def probe() -> float:
-        seeds = range(PROBE_SEED, PROBE_SEED + spec.microbatch)
-        # The first microbatch warms up; what a study does thousands of times is the second.
-        for _ in range(2):
-            began = time.perf_counter()
-            for batch in sample(checkpoint.network, setting, seeds, microbatch=spec.microbatch):
-                extractor(batch.images)
-            seconds = time.perf_counter() - began
-        return spec.microbatch / seconds
-
-    rate = report.add(
-        "sampling", probe, lambda r: f"one microbatch of {spec.microbatch}: {r:.1f} images/s"
-    )
-    images = search_images(spec) + confirm_images(spec)
-    seconds = images / rate
-    report.extra |= {"images": images, "seconds": round(seconds), "images_per_second": rate}
-    report.add(
-        "cost",
-        lambda: None,
-        lambda _: f"about {count(images)} images, {duration(seconds)} on one worker",
-    )
-
-
 def _spec_if_any(target: str, overrides: tuple[str, ...]) -> StudySpec | None:
     from skiptune.search.spec import load_spec, presets
 
@@ -336,19 +202,21 @@ def _checkpoint(target: str, spec: StudySpec | None) -> Checkpoint:
 
 
 def _norms(spec: StudySpec | None, checkpoint: Checkpoint) -> NormRatios:
+    from skiptune.sampling.levels import usual_setting
     from skiptune.sampling.norms import norm_ratios
-    from skiptune.sampling.setting import Setting
 
-    setting = Setting() if spec is None else spec.setting.to_setting()
+    usual = usual_setting(checkpoint.network)
+    setting = usual if spec is None else spec.setting.to_setting()
     seeds = range(PROBE_SEED, PROBE_SEED + NORM_IMAGES)
     return norm_ratios(checkpoint.network, setting, seeds)
 
 
 def _searched(spec: StudySpec, checkpoint: Checkpoint) -> frozenset[str]:
-    from skiptune.sampling.setting import sigmas
+    from skiptune.sampling.levels import grid_points
     from skiptune.search.space import Space
 
-    space = Space.of(spec.space, checkpoint.skips, sigmas(spec.setting.to_setting()))
+    points = grid_points(checkpoint.network, spec.setting.to_setting())
+    space = Space.of(spec.space, checkpoint.skips, points)
     return frozenset(skip.address for skip in space.skips)
 
 

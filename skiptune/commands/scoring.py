@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from skiptune.commands.exporting import network_place
+from skiptune.commands.exporting import decoder_place, network_place
 from skiptune.commands.interruption import stoppable
 from skiptune.commands.measuring import (
     Loading,
@@ -195,6 +195,11 @@ def ref(
     help="The network; by default the bundled one or the file beside TUNED.json.",
 )
 @click.option(
+    "--decoder",
+    metavar="FOLDER",
+    help="The VAE of a network of latents; by default the folder beside TUNED.json.",
+)
+@click.option(
     "--top",
     metavar="N",
     type=click.IntRange(min=1),
@@ -216,6 +221,7 @@ def score(
     weights_sha256: str | None,
     num: int | None,
     checkpoint: str | None,
+    decoder: str | None,
     top: int,
     device: str,
     artifacts: str | None,
@@ -247,6 +253,7 @@ def score(
             "--weights-sha256": weights_sha256,
             "--num": num,
             "--checkpoint": checkpoint,
+            "--decoder": decoder,
             "--rgb": rgb or None,
         }
         _refuse(images, [word for word, value in given.items() if value is not None])
@@ -264,18 +271,20 @@ def score(
     )
     loading = Loading(groups, reference, weights, weights_sha256, device)
     if tuned is None:
-        if checkpoint is not None:
-            raise SpecError(
-                f"--checkpoint {checkpoint}",
-                expected="a TUNED.json to sample",
-                found=images,
-                hint="leave --checkpoint out to score images",
-            )
+        for option, given_place in (("--checkpoint", checkpoint), ("--decoder", decoder)):
+            if given_place is not None:
+                raise SpecError(
+                    f"{option} {given_place}",
+                    expected="a TUNED.json to sample",
+                    found=images,
+                    hint=f"leave {option} out to score images",
+                )
         count, pages, scores = score_images(options, images, loading, num=num, rgb=rgb)
     else:
         count = _sampled_count(num, rgb=rgb)
-        place = network_place(checkpoint, tuned, Path(images))
-        count, pages, scores = score_tuned(options, images, loading, tuned, place, count)
+        path = Path(images)
+        places = network_place(checkpoint, tuned, path), decoder_place(decoder, tuned, path)
+        count, pages, scores = score_tuned(options, images, loading, tuned, places, count)
     if options.json:
         print_json({"scored": images, "images": count, "scores": scores})
         return

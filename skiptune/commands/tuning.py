@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from skiptune.search.spec import StudySpec
     from skiptune.search.study import OpenStudy
 
-__all__ = ["confirm", "tune"]
+__all__ = ["confirm", "tune", "watched"]
 
 TUNED, PICTURE = "tuned.json", "before-after.png"
 
@@ -90,7 +90,7 @@ def tune(
         artifacts=artifacts,
         group_writable=group_writable,
     ) as study:
-        with _watched(options, study) as (listener, interruption):
+        with watched(options, study) as (listener, interruption):
             result = run(study, on_event=listener, stop=interruption.stop)
         interruption.raise_if_stopped()
         assert result is not None
@@ -160,7 +160,7 @@ def confirm(
     with opening as opened:
         before = confirms(opened.database, study_spec.study)
         number = len(before) + 1 if not before or before[-1].finished else len(before)
-        with _watched(options, opened) as (listener, interruption):
+        with watched(options, opened) as (listener, interruption):
             result = run(opened, number=number, on_event=listener, stop=interruption.stop)
         interruption.raise_if_stopped()
         assert result is not None
@@ -175,8 +175,13 @@ def confirm(
 
 
 @contextmanager
-def _watched(options: Options, study: OpenStudy) -> Iterator[tuple[Any, Interruption]]:
-    """Watch the study, and turn signals into an orderly end."""
+def watched(options: Options, study: OpenStudy) -> Iterator[tuple[Any, Interruption]]:
+    """Watch a study, and turn signals into an orderly end.
+
+    Arguments:
+        options: How much is said, and the command line to go on with.
+        study: The open study.
+    """
     from skiptune.cli import command_text
     from skiptune.commands.watching import watching
 

@@ -6,11 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from rich.color import Color
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from skiptune.views.heat import heat, spread_out
 from skiptune.views.tables import listing
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["heat_table", "path_text", "skip_table"]
 
-MOST_LEVELS = 8  # columns of noise levels that fit beside an address in 80 columns
-WEAK, EVEN, STRONG = (59, 76, 192), (221, 221, 221), (180, 4, 38)
 WIDEST_RATIO = 4.0  # where the colour is full: skip or main path so many times the other
 
 
@@ -58,7 +55,7 @@ def heat_table(norms: NormRatios) -> Table:
     Arguments:
         norms: What was measured; of more than 8 noise levels, 8 are shown, both ends among them.
     """
-    shown = _spread_out(len(norms.sigmas))
+    shown = spread_out(len(norms.sigmas))
     columns = [f"{norms.sigmas[place]:.3g}" for place in shown]
     table = listing(["skip, by sigma", *columns], [], right=columns, gap=1)
     for address, ratios in zip(norms.addresses, norms.ratios, strict=True):
@@ -77,21 +74,7 @@ def path_text(skip: Skip) -> str:
     return "shortcut + mixed group" if skip.mixed else "shortcut only"
 
 
-def _spread_out(count: int) -> list[int]:
-    if count <= MOST_LEVELS:
-        return list(range(count))
-    return [round(step * (count - 1) / (MOST_LEVELS - 1)) for step in range(MOST_LEVELS)]
-
-
 def _heat(ratio: float) -> Text:
     if not math.isfinite(ratio):
         return Text("not finite")
-    share = math.log(ratio, WIDEST_RATIO) if ratio > 0 else -1.0
-    share = max(-1.0, min(1.0, share))
-    end = STRONG if share > 0 else WEAK
-    red, green, blue = (
-        round(even + abs(share) * (full - even)) for even, full in zip(EVEN, end, strict=True)
-    )
-    ink = "black" if abs(share) < 0.6 else "white"
-    style = Style(color=ink, bgcolor=Color.from_rgb(red, green, blue))
-    return Text(f"{ratio:5.2f}", style=style)
+    return heat(f"{ratio:5.2f}", math.log(ratio, WIDEST_RATIO) if ratio > 0 else -1.0)

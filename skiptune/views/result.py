@@ -25,11 +25,14 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
         addresses: All skips of the network, deepest first.
     """
     yield Text(f"{result.study}: {result.metric}, {result.better} is better", style="bold")
+    where = (
+        f"measured on fresh seeds from {numbers.count(result.seeds[1])} on, which took no part in "
+        "any choice"
+        if result.tested
+        else "measured on the search's own seeds; no fresh ones were spent"
+    )
     yield paragraph(
-        f"{setting_text(result.setting)}; measured on fresh seeds from "
-        f"{numbers.count(result.seeds[1])} on, which took no part in any choice; "
-        "95 % intervals in brackets",
-        style="dim",
+        f"{setting_text(result.setting)}; {where}; 95 % intervals in brackets", style="dim"
     )
     yield Text("")
     yield score_table(result)
@@ -38,6 +41,8 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
     yield paragraph(verdict_text(result), style="bold green" if won else "bold")
     for note in notes(result):
         yield paragraph(note, style="yellow")
+    for line in hindsight(result):
+        yield paragraph(line)
     if not result.schedule.is_baseline:
         yield Text("")
         yield Text("Tuned scales" if won else "Scales of the candidate", style="bold")
@@ -50,10 +55,21 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
 
 
 def score_table(result: Result) -> Table:
-    """Return the rows baseline, tuned and controls with intervals and gains."""
+    """Return the rows baseline, tuned and controls with intervals and gains.
+
+    The row of a second opinion has the value in its own features, and the gain on the baseline's
+    value there.
+    """
     rows = [_row("baseline", result.baseline, result.baseline)]
     if result.winner is not None:
         rows.append(_row("tuned", result.winner, result.baseline))
+    if result.second is not None:
+        features = _features(result.second.metric)
+        label, *cells = _row(f"in {features}", result.second.tuned, result.second.baseline)
+        low, high = result.second.tuned.interval()
+        # Of another unit, and three decimals keep the column as narrow as it is.
+        cells[0] = f"{result.second.tuned.value:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append((label, *cells))
     # "solver: heun on edm, 3 steps" says its family by itself, and 80 columns are narrow.
     rows += [
         _row(c.label.partition(": ")[2] or c.label, c, result.baseline) for c in result.controls
@@ -72,6 +88,11 @@ def verdict_text(result: Result) -> str:
         f"Test at level {result.alpha:g} (confirm {result.confirm}), "
         f"least gain that counts {100 * result.min_gain:g} %."
     )
+    if not result.tested:
+        return (
+            "No significant gain: no candidate was better than the baseline in the search, so "
+            "nothing was tested. This is a valid answer: keep the baseline."
+        )
     winner, base = result.winner, result.baseline.value
     measured = None if winner is None else winner.gain(base)
     ends = None if winner is None else winner.gain_interval(base, 1 - result.alpha)
@@ -105,8 +126,15 @@ def verdict_text(result: Result) -> str:
 
 
 def notes(result: Result) -> Iterator[str]:
-    """Yield what qualifies the verdict: better controls, optima at the edge of their range."""
+    """Yield what qualifies the verdict: other features, better controls, edges of ranges."""
     base = result.baseline.value
+    second = result.second
+    if second is not None and second.disagrees and second.gain is not None and second.interval:
+        yield (
+            f"Warning: in features that the search has not looked at, {second.metric}, the "
+            f"schedule is worse: {numbers.gain(second.gain, *second.interval)}. Its gain may be "
+            f"one in {_features(result.metric)} alone."
+        )
     tuned = (result.winner.gain(base) if result.winner is not None else None) or 0.0
     better = [c for c in result.controls if (c.gain(base) or 0.0) > max(tuned, 0.0)]
     if better:
@@ -117,6 +145,31 @@ def notes(result: Result) -> Iterator[str]:
             f"Warning: the optimum touches the edge of its range at {', '.join(result.edges)}: "
             "a better one may lie beyond. Widen space.low or space.high under a new study name."
         )
+
+
+def hindsight(result: Result) -> Iterator[str]:
+    """Yield what fresh seeds say of the search: how much was luck, and which rungs ranked well."""
+    luck, base = result.luck, result.baseline.value
+    if luck is not None and base > 0:
+        seen = Measured("", luck.images, 0, 0, 0, luck.difference, luck.difference_error)
+        fraction, ends = seen.gain(base), seen.gain_interval(base)
+        half = 1.96 * luck.luck_error / base
+        if fraction is not None and ends is not None:
+            yield (
+                f"The search had seen {numbers.gain(fraction, *ends)} on "
+                f"{numbers.count(luck.images)} images of its own; of that, "
+                f"{numbers.percent(luck.luck / base)} ± {100 * half:.1f} points were luck."
+            )
+    for one in result.rankings:
+        yield (
+            f"{one.first} rank schedules as {one.last} by {one.value:.2f} "
+            f"({one.low:.2f} to {one.high:.2f}, {one.schedules} schedules; Spearman)."
+        )
+
+
+def _features(metric: str) -> str:
+    """Return the features in a metric's full name: ``fashion-cnn``."""
+    return metric.partition("(")[2].rpartition(")")[0] or metric
 
 
 def setting_text(setting: Setting) -> str:

@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.schedule import PARTS, Schedule
+from skiptune.search.address_order import deepest_first
 from skiptune.views import numbers
 from skiptune.views.tables import listing
 
-__all__ = ["scale_table", "skip_order"]
+__all__ = ["scale_table"]
 
 
 def scale_table(schedule: Schedule, *, addresses: Sequence[str] | None = None) -> Table:
     """Return one row per skip: address, scale, change from 1, and where it acts.
+
+    The branch of guidance has a column where the schedule acts in one alone, and so has the part
+    of the block where one is scaled alone; a skip then has a row for each of its parts. Numbers
+    of the setting that go with the schedule stand below.
 
     Arguments:
         schedule: The scales.
         addresses: All skips in the order to show them; by default those of the schedule only,
             deepest first.
     """
-    shown = list(addresses) if addresses is not None else skip_order(schedule.addresses)
+    shown = list(addresses) if addresses is not None else deepest_first(schedule.addresses)
     rows: list[tuple[str, ...]] = []
     for address in shown:
         terms = [term for term in schedule.terms if term.address == address]
         if not terms:
-            rows.append((address, "1", "untouched", "everywhere"))
+            rows.append((address, "1", "untouched", "everywhere", ""))
         rows += [
-            (address, f"{t.scale:.3f}", numbers.change(t.scale), _window(t.low, t.high))
-            for t in terms
+            (address, f"{t.scale:.3f}", numbers.change(t.scale), _window(t.low, t.high), t.part)
+            for t in sorted(terms, key=lambda term: (PARTS.index(term.part), term.low))
         ]
-    columns = ["skip", "scale", "change from 1", "acts at sigma"]
-    if all(row[3] == "everywhere" for row in rows):
-        columns, rows = columns[:3], [row[:3] for row in rows]
+    rows += [
+        (f"setting {name}", f"{value:.4g}", "", "everywhere", "")
+        for name, value in schedule.knobs.items()
+    ]
+    columns = ["skip", "scale", "change from 1", "acts at sigma", "part of the block"]
+    places = [0, 1, 2]
+    if any(row[3] != "everywhere" for row in rows):
+        places.append(3)
+    if set(schedule.parts) - {"both"}:
+        places.append(4)
+    columns, rows = [columns[k] for k in places], [tuple(row[k] for k in places) for row in rows]
+    if schedule.branches != "both":
+        columns.append("branch")
+        rows = [(*row, schedule.branches) for row in rows]
     return listing(columns, rows, right=("scale", "change from 1"))
-
-
-def skip_order(addresses: Iterable[str]) -> list[str]:
-    """Return addresses in the order of the decoder: low resolutions first, then by block."""
-
-    def key(address: str) -> tuple[int, ...]:
-        return tuple(int(digits) for digits in re.findall(r"\d+", address))
-
-    return sorted(addresses, key=lambda address: (key(address), address))
 
 
 def _window(low: float, high: float) -> str:

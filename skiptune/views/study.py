@@ -14,7 +14,7 @@ from skiptune.views import numbers
 from skiptune.views.scales import scale_table
 from skiptune.views.tables import listing, paragraph
 
-__all__ = ["leaders_view", "overview_view", "studies_table"]
+__all__ = ["confirm_text", "leaders_view", "other_text", "overview_view", "studies_table"]
 
 
 def studies_table(studies: Sequence[Overview]) -> Table:
@@ -65,7 +65,7 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
         rows.append(("best so far", f"{_evidence(study.best)} ({study.best.measured.label})"))
     if study.ranking is not None:
         rows.append(("first rung", f"ranks as the highest one does by {study.ranking} (Spearman)"))
-    rows += [(f"confirm {c.number}", _confirm_text(c)) for c in study.confirms]
+    rows += [(f"confirm {c.number}", confirm_text(c)) for c in study.confirms]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -92,11 +92,12 @@ def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
             f"{_evidence(leader)}"
         )
         for other in leader.others:
-            yield paragraph(_other_text(other))
+            yield paragraph(other_text(other))
         yield Text("")
 
 
-def _other_text(other: Other) -> str:
+def other_text(other: Other) -> str:
+    """Return what was measured beside: its value, and how it compares with the baseline's."""
     half = 1.96 * other.standard_error
     if other.kind == "constraint":
         word = "violated" if other.violated else "kept"
@@ -129,7 +130,8 @@ def _short_gain(leader: Leader) -> str:
     return "" if fraction is None or ends is None else numbers.gain(fraction, *ends)
 
 
-def _confirm_text(confirmed: Confirmed) -> str:
+def confirm_text(confirmed: Confirmed) -> str:
+    """Return what a confirm decided: the verdict, and the gain with its interval and images."""
     if confirmed.baseline is None or confirmed.winner is None:
         return f"{confirmed.verdict} (level {confirmed.alpha:g})"
     level = 1 - confirmed.alpha

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.setting import Setting
-from skiptune.search.result import NO_GAIN, WIN, Measured, Result
+from skiptune.search.result import NO_GAIN, WIN, Luck, Measured, Ranking, Result, SecondLook
 from skiptune.views.result import result_view, setting_text, verdict_text
 
 ADDRESSES = ("8x8_block0", "8x8_block1", "16x16_block0")
@@ -128,6 +128,22 @@ def test_a_study_whose_candidates_all_diverged_still_has_a_page() -> None:
     assert "block0" not in text
 
 
+def test_a_search_that_found_nothing_better_says_that_nothing_was_tested() -> None:
+    found = replace(
+        RESULT,
+        winner=None,
+        controls=(),
+        schedule=Schedule.baseline(),
+        verdict=NO_GAIN,
+        tested=False,
+    )
+    text = " ".join(page(found).split())
+    assert "no candidate was better than the baseline in the search" in text
+    assert "valid answer: keep the baseline" in text
+    assert "no fresh ones were spent" in text and "2,150,000" not in text
+    assert "Test at level" not in text
+
+
 def test_an_optimum_at_the_edge_and_a_better_control_are_said() -> None:
     text = " ".join(page(replace(RESULT, edges=("skip/8x8_block0",))).split())
     assert "touches the edge of its range at skip/8x8_block0" in text
@@ -168,3 +184,53 @@ def test_verdicts_that_are_no_win_say_why() -> None:
     assert "not above zero" in verdict_text(near_zero)
     higher = replace(RESULT, better="higher")
     assert "higher is better" in page(higher)
+
+
+SECOND = SecondLook(
+    "FD(random-patches)-2k-corrected",
+    measured("baseline", 0.4, None),
+    Measured("tuned", 2000, 6, 0.36, 0.01, -0.04, 0.004),
+)
+
+
+def test_a_second_opinion_has_a_row_of_its_own_and_is_silent_where_it_agrees() -> None:
+    text = page(replace(RESULT, second=SECOND))
+    (line,) = [line for line in text.splitlines() if line.startswith("in random-patches")]
+    # 0.04 of 0.4, and 1.96 x 0.004 of it.
+    assert line.split()[2:] == [
+        "0.360",
+        "[0.340,",
+        "0.380]",
+        "+10.0",
+        "[+8.0,",
+        "+12.0]",
+        "6",
+        "2,000",
+    ]
+    assert "Warning" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_second_opinion_that_disagrees_is_a_sentence() -> None:
+    worse = replace(SECOND, tuned=replace(SECOND.tuned, difference=0.01))
+    text = " ".join(page(replace(RESULT, second=worse)).split())
+    assert "Warning: in features that the search has not looked at" in text
+    assert "the schedule is worse: -2.5 % [-4.5, -0.5]" in text
+    assert "one in fashion-cnn alone" in text
+    within = replace(SECOND, tuned=replace(SECOND.tuned, difference=0.006))
+    assert "Warning" not in page(replace(RESULT, second=within))
+
+
+def test_luck_and_the_order_of_rungs_are_told() -> None:
+    # Seen 0.6 of 5, of which 0.1 is gone on fresh seeds.
+    luck = Luck(1500, -0.6, 0.05, 0.1, 0.07)
+    assert luck.part == pytest.approx(1 / 6)
+    assert replace(luck, difference=0.1).part is None
+    ranking = Ranking("500 images of the search", "fresh seeds", 0.8, -0.2, 0.98, 5)
+    text = " ".join(page(replace(RESULT, luck=luck, rankings=(ranking,))).split())
+    assert "The search had seen +12.0 % [+10.0, +14.0] on 1,500 images of its own" in text
+    assert "+2.0 ± 2.7 points were luck" in text
+    assert (
+        "500 images of the search rank schedules as fresh seeds by 0.80 (-0.20 to 0.98, "
+        "5 schedules; Spearman)" in text
+    )

@@ -1,0 +1,101 @@
+"""`skiptune explain`: what it prints and writes, without a network where none is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+from torch import nn
+
+from skiptune.search.course import whole_study
+from skiptune.search.study import open_study
+from skiptune.search.worker import Limits, Worker
+from tests.search import made_up
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    tiny_study: ModuleType,
+    tiny_network: nn.Module,
+    write_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with a study that has scored its baseline and three schedules, all made up."""
+    made_up.replace(monkeypatch.setattr)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    write_checkpoint(tiny_network, folder / "tiny.safetensors")
+    made_up.write_reference(folder, tiny_study)
+    spec = tiny_study.spec(folder, search__rungs=[250], search__sampler="random")
+    study = open_study(spec, storage=f"sqlite:///{folder / 'tiny.db'}")
+    Worker(study, whole_study(study), limits=Limits(images=1000)).run()
+    study.database.close()
+    return folder
+
+
+def test_a_page_two_pictures_and_data(command: Callable[..., Any], folder: Path) -> None:
+    where = ("--storage", f"sqlite:///{folder / 'tiny.db'}")
+    shown = command("explain", "tiny", *where)
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("hint: ")) <= 80
+    for heading in ("Images per rung", "Gain over images", "What each scale does",
+                    "A slice of the landscape", "What was confirmed"):  # fmt: skip
+        assert heading in lines
+    assert "A model of 4 schedules' features" in " ".join(shown.out.split())
+    assert "hint: nobody works on it: skiptune worker tiny --until-done" in lines
+    for name in ("gain", "slice"):
+        path = folder / f"tiny-{name}.png"
+        assert f"Wrote {path}" in shown.err
+        with Image.open(path) as picture:
+            assert picture.size == (760, 440)
+
+    plain = json.loads(command("explain", "tiny", *where, "-o", "here", "--json").out)
+    assert [Path(path).parent.name for path in plain["written"]] == ["here", "here"]
+    assert len(plain["steps"]) == 3 and plain["steps"][-1]["spent"] == 1000
+    assert plain["prediction"]["schedules"] == 4
+    assert plain["rungs"][0]["entered"] == 3
+
+    # Elsewhere the files are not there: measured points remain, and it is said why.
+    (folder / "tiny.safetensors").rename(folder / "away.safetensors")
+    (folder / "skiptune-artifacts").rename(folder / "away")
+    moved = command("explain", "tiny", *where)
+    assert moved.code == 0, moved.err
+    assert "Measured points only: the study's files are not all here" in " ".join(
+        moved.out.split()
+    )
+
+    unknown = command("explain", "tinny", *where)
+    assert unknown.code == 2 and "tinny" in unknown.err
+    no_folder = command("explain", "tiny", *where, "-o", folder / "tiny.db")
+    assert no_folder.code == 2
+
+
+def test_without_a_model_no_network_is_loaded(folder: Path) -> None:
+    program = (
+        "import sys\nfrom skiptune.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    print('torch' in sys.modules, file=sys.stderr)"
+    )
+    words = ["explain", "tiny", "--no-model", "--storage", f"sqlite:///{folder / 'tiny.db'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "False"
+    assert "the model was not asked (--no-model)" in " ".join(done.stdout.split())
