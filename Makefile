@@ -38,7 +38,7 @@ tune: $(STAMP)  ## tune the bundled network, confirm the winner, show before and
 	"$(VENV)/bin/skiptune" tune fashion $(ARGS)
 
 test: $(STAMP)  ## run the tests
-	$(IN_VENV) pytest $(ARGS)
+	$(IN_VENV) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(STAMP)  ## lint, format and types, as continuous integration sees them
 	$(IN_VENV) ruff check

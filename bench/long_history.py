@@ -62,7 +62,15 @@ def simulated_study(database: Database, *, parameters: int) -> OpenStudy:
         parameters: Scales that are searched, one per skip.
     """
     rungs = list(RUNGS)
-    spec = load_spec("fashion", overrides=[f"study={NAME}", f"search.rungs={rungs}"])
+    spec = load_spec(
+        "fashion",
+        overrides=[
+            f"study={NAME}",
+            f"search.rungs={rungs}",
+            "search.sampler=tpe",
+            "space.intervals=1",
+        ],
+    )
     # Nobody runs out of budget here.
     search = spec.search.model_copy(update={"evaluations": 10**9})
     spec = spec.model_copy(update={"search": search})

@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "Bound", "finish", "machine", "print_table", "use_threads"]
+__all__ = [
+    "RESULTS",
+    "Bound",
+    "finish",
+    "machine",
+    "measured_before",
+    "print_table",
+    "use_threads",
+]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,6 +73,20 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         print("  ".join(cells).rstrip())
+
+
+def measured_before(path: Path, settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return what a result holds that was measured with the same settings, to go on from it.
+
+    Arguments:
+        path: The JSON file, which need not be there.
+        settings: As for `finish`, plain data.
+        key: Of what is returned, a mapping.
+    """
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return dict(found[key]) if found["settings"] == settings else {}
 
 
 def finish(
