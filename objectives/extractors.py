@@ -7,7 +7,9 @@
     efficientnet-lite0 an ImageNet classifier with weights in a package, d = 1280
     dinov2             ViT-L/14 with EDM2's preprocessing, d = 1024; weights by path or download
     random-patches     random filters, computed, not trained, d = 64
+    dct                the lowest frequencies of the image, d = 64
     exported           the user's own TorchScript or torch.export file, given as weights
+    NAME+NAME:FACTOR   the features of several of these side by side (`joint`)
 
 Features are always computed in float32: TF32 is switched off on CUDA, because it shifts a
 Frechet distance and would have to equal the reference's mode. A checkpoint is read as tensors
@@ -33,15 +35,18 @@ from torch import Tensor, nn
 
 from skiptune.errors import ObjectiveError
 from skiptune.objectives import (
+    dct,
     dinov2,
     efficientnet,
     exported,
     fashion_cnn,
     inception,
+    joint,
     random_patches,
 )
 from skiptune.objectives.names import (
     ASSETS,
+    DCT,
     DINOV2,
     DINOV2_SHA256,
     EFFICIENTNET,
@@ -53,6 +58,8 @@ from skiptune.objectives.names import (
     INCEPTION_SHA256,
     RANDOM_PATCHES,
     RANDOM_PATCHES_SHA256,
+    joint_name,
+    parts_of,
     remember_extractor,
 )
 from skiptune.objectives.pixels import levels_of
@@ -76,6 +83,7 @@ class Extractor:
         module: Maps uint8 [N, C, H, W] to float [N, d]; in eval mode.
         floats: Whether the module takes float32 [N, C, H, W] in 0..255 as well, with gradients,
             and then gives the same features for whole numbers as for bytes.
+        parts: The networks behind a joint extractor; empty for one network.
     """
 
     name: str
@@ -84,6 +92,7 @@ class Extractor:
     preprocess: str
     module: nn.Module
     floats: bool = False
+    parts: tuple[joint.Part, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -241,7 +250,8 @@ def load_extractor(
     """Load a feature network.
 
     Arguments:
-        name: One of `skiptune.objectives.EXTRACTORS`, or a registered name.
+        name: One of `skiptune.objectives.EXTRACTORS`, a registered name, or several of them
+            joined (`names.parts_of`).
         weights: A weights file in place of the default one; for `exported` the program.
         sha256: What the weights file must hash to; by default the published file's hash, and
             for `exported` any.
@@ -249,8 +259,11 @@ def load_extractor(
 
     Raises:
         ObjectiveError: For an unknown name, and for weights that are missing, have another hash,
-            or belong to another network.
+            or belong to another network; for weights of a joint extractor, whose parts have
+            their own, and for names that cannot be joined.
     """
+    if "+" in name:
+        return _joint(name, weights=weights, sha256=sha256).to(device)
     if name not in _FACTORIES:
         raise ObjectiveError(
             f"extractor {name}",
@@ -344,6 +357,54 @@ def _random_patches(*, weights: Path | None, sha256: str | None) -> Extractor:
     return Extractor(RANDOM_PATCHES, dim, found, preprocess, _frozen(network), floats=True)
 
 
+def _dct(*, weights: Path | None, sha256: str | None) -> Extractor:
+    if weights is not None or sha256 not in (None, dct.SHA256):
+        raise ObjectiveError(
+            f"weights of {DCT}",
+            expected="none: the features are computed",
+            found=sha256 if weights is None else str(weights),  # type: ignore[arg-type]
+            hint="leave out weights and sha256",
+        )
+    module = _frozen(dct.LowFrequencies())
+    return Extractor(DCT, dct.DIM, dct.SHA256, dct.PREPROCESS, module, floats=True)
+
+
+def _joint(name: str, *, weights: Path | str | None, sha256: str | None) -> Extractor:
+    try:
+        parts = parts_of(name)
+    except ValueError as error:
+        raise ObjectiveError(
+            f"extractor {name}",
+            expected=str(error),
+            found=repr(name),
+            hint="write it as NAME+NAME:FACTOR, for example fashion-cnn+random-patches:4",
+        ) from error
+    if weights is not None or sha256 is not None:
+        raise ObjectiveError(
+            f"weights of {name}",
+            expected="none: each part has its own, the published ones",
+            found=str(weights or sha256),
+            hint="export the networks as one program to use other weights: extractor exported",
+        )
+    each = [load_extractor(part) for part, _ in parts]
+    joined = tuple(
+        joint.Part(one.name, one.dim, one.sha256, one.preprocess, factor)
+        for one, (_, factor) in zip(each, parts, strict=True)
+    )
+    network = joint.JointNetwork(
+        (one.module, part.factor) for one, part in zip(each, joined, strict=True)
+    )
+    return Extractor(
+        joint_name(parts),
+        sum(part.dim for part in joined),
+        joint.sha256_of(joined),
+        "; ".join(f"{part.name} x {part.factor:g}: {part.preprocess}" for part in joined),
+        _frozen(network),
+        floats=all(one.floats for one in each),
+        parts=joined,
+    )
+
+
 def _exported(*, weights: Path | None, sha256: str | None) -> Extractor:
     if weights is None:
         raise ObjectiveError(
@@ -394,4 +455,5 @@ for _dim, _name in INCEPTION_LAYERS.items():
 register_extractor(EFFICIENTNET, _efficientnet)
 register_extractor(DINOV2, _dinov2)
 register_extractor(RANDOM_PATCHES, _random_patches)
+register_extractor(DCT, _dct)
 register_extractor(EXPORTED, _exported)

@@ -5,10 +5,13 @@ A study file is checked against these names before anything heavy is imported.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 __all__ = [
     "ASSETS",
+    "BUNDLED",
+    "DCT",
     "DINOV2",
     "DINOV2_SHA256",
     "EFFICIENTNET",
@@ -24,9 +27,12 @@ __all__ = [
     "RANDOM_PATCHES_SHA256",
     "REFERENCES",
     "SECOND_OPINIONS",
+    "bundled_reference",
     "count_text",
+    "joint_name",
     "known_extractors",
     "metric_name",
+    "parts_of",
     "remember_extractor",
 ]
 
@@ -40,6 +46,9 @@ DINOV2 = "dinov2"
 
 RANDOM_PATCHES = "random-patches"
 """Filters that nobody has trained; needs no file."""
+
+DCT = "dct"
+"""The 64 lowest frequencies of an image; needs no file."""
 
 EXPORTED = "exported"
 """A program of the user's own, given as weights; its features are named by its file."""
@@ -58,6 +67,7 @@ EXTRACTORS: tuple[str, ...] = (
     EFFICIENTNET,
     DINOV2,
     RANDOM_PATCHES,
+    DCT,
     EXPORTED,
 )
 """Extractors that `load_extractor` knows without `register_extractor`."""
@@ -79,13 +89,75 @@ DINOV2_SHA256 = "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf42
 RANDOM_PATCHES_SHA256 = "e5b3e678cc63d68a91edabcad373f856db9fe2380ecf8b7bcf7f739550e959ab"
 """Of the filters of `random-patches`, which are computed."""
 
-SECOND_OPINIONS: tuple[str, ...] = (RANDOM_PATCHES, EFFICIENTNET)
+SECOND_OPINIONS: tuple[str, ...] = (RANDOM_PATCHES, DCT, EFFICIENTNET)
 """Extractors in which a confirm may look at its winner once more."""
 
 REFERENCES: tuple[str, ...] = ("fashion-train",)
 """References that `load_reference` finds in this package."""
 
 _FID_IMAGES = 50_000
+
+_LEAST_FACTOR, _LARGEST_FACTOR = 1e-3, 1e3
+
+
+def parts_of(extractor: str) -> tuple[tuple[str, float], ...]:
+    """Return the feature networks behind a name, and what their features are multiplied by.
+
+    A *joint* extractor puts the features of several networks side by side, written
+    ``NAME+NAME:FACTOR``, e.g. ``fashion-cnn+random-patches:4``. A factor c multiplies what its
+    part adds to a Frechet distance by about c^2; without one it is 1.
+
+    Arguments:
+        extractor: The name; one without ``+`` is its own only part.
+
+    Raises:
+        ValueError: Saying what is expected instead: a part that is empty or stands there twice,
+            or a factor that is no number from 0.001 to 1000.
+    """
+    if "+" not in extractor:
+        return ((extractor, 1.0),)
+    parts: dict[str, float] = {}
+    for text in extractor.split("+"):
+        name, colon, factor = (piece.strip() for piece in text.partition(":"))
+        if not name:
+            raise ValueError("names of extractors on both sides of each `+`")
+        if name in parts:
+            raise ValueError(f"each extractor once (`{name}` stands here twice)")
+        try:
+            parts[name] = float(factor) if colon else 1.0
+        except ValueError:
+            parts[name] = math.nan
+        if not _LEAST_FACTOR <= parts[name] <= _LARGEST_FACTOR:
+            raise ValueError(
+                f"a factor from {_LEAST_FACTOR:g} to {_LARGEST_FACTOR:g} behind `{name}:`"
+            )
+    return tuple(parts.items())
+
+
+def joint_name(parts: tuple[tuple[str, float], ...]) -> str:
+    """Return the name that `parts_of` reads, the same for the same parts in this order."""
+    return "+".join(name if factor == 1 else f"{name}:{factor:g}" for name, factor in parts)
+
+
+BUNDLED: tuple[str, ...] = (FASHION_CNN, RANDOM_PATCHES, DCT)
+"""Extractors in whose features the references of `REFERENCES` are bundled."""
+
+
+def bundled_reference(name: str, extractor: str | None) -> Path:
+    """Return the file of a bundled reference in the features of an extractor.
+
+    Arguments:
+        name: One of `REFERENCES`.
+        extractor: Its name; None stands for the one that the reference is bundled for first.
+
+    Returns:
+        The first one's file where nothing is bundled for the extractor.
+    """
+    first = ASSETS / f"{name}.npz"
+    if extractor is None or extractor == FASHION_CNN:
+        return first
+    other = ASSETS / f"{name}-{extractor.replace('+', '-').replace(':', 'x')}.npz"
+    return other if other.is_file() else first
 
 
 def known_extractors() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skiptune.canonical import digest as digest_of
 from skiptune.errors import ObjectiveError, OutputError
-from skiptune.objectives.names import ASSETS, REFERENCES
+from skiptune.objectives.names import REFERENCES, bundled_reference
 from skiptune.objectives.reference_files import (
     NOT_RECORDED,
     Foreign,
@@ -329,17 +329,20 @@ def load_reference(name_or_path: str | Path, *, extractor: Extractor | None = No
     """Read reference statistics and refuse those of other features.
 
     Arguments:
-        name_or_path: `fashion-train`, which comes with skiptune, or a file: ours, EDM's, ADM's,
-            pytorch-fid's and clean-fid's `npz`, EDM2's `pkl`. What a foreign file does not
-            record stands in `cautions`.
+        name_or_path: `fashion-train`, which comes with skiptune in the features of `fashion-cnn`,
+            `random-patches`, `dct` and the joint ones of the bundled study, or a file: ours,
+            EDM's, ADM's, pytorch-fid's and clean-fid's `npz`, EDM2's `pkl`. What a foreign file
+            does not record stands in `cautions`.
         extractor: The network whose features will be scored; None skips the comparison.
 
     Raises:
         ObjectiveError: When the file is missing, of no known kind, holds impossible numbers or
             code, or was made with another extractor, weights, preprocessing or dimension.
     """
-    bundled = str(name_or_path) in REFERENCES
-    path = ASSETS / f"{name_or_path}.npz" if bundled else Path(name_or_path)
+    wanted = None if extractor is None else extractor.name
+    path = Path(name_or_path)
+    if str(name_or_path) in REFERENCES:
+        path = bundled_reference(str(name_or_path), wanted)
     if not path.is_file():
         raise ObjectiveError(
             str(path),
@@ -347,7 +350,6 @@ def load_reference(name_or_path: str | Path, *, extractor: Extractor | None = No
             found="a folder" if path.is_dir() else "no such file",
             hint=_REMAKE,
         )
-    wanted = None if extractor is None else extractor.name
     if is_pickle(path):
         reference = _foreign(path, foreign_pickle(path, wanted), extractor)
     else:

@@ -22,14 +22,14 @@ from skiptune.search import controls
 from skiptune.search.candidates import begun_on, candidates, in_violation
 from skiptune.search.halving import Round, cost, fewest_images, rounds
 from skiptune.search.knobs import SETTING_ALONE
+from skiptune.search.looks import measured_of, other_looks
 from skiptune.search.luck import luck_of, rankings
 from skiptune.search.projection import Board
 from skiptune.search.promotion import best
-from skiptune.search.result import NO_GAIN, WIN, Measured, Result, SecondLook, is_win
-from skiptune.search.second import PLACE
+from skiptune.search.result import NO_GAIN, WIN, Result, is_win
 from skiptune.search.study import SEARCH_SEED, OpenStudy
 from skiptune.storage import ledger
-from skiptune.storage.records import Evaluation, Score, SpentBlock
+from skiptune.storage.records import SECOND_PLACE, Evaluation, Score, SpentBlock
 
 __all__ = [
     "HALF",
@@ -128,7 +128,7 @@ def result_of(study: OpenStudy, number: int) -> Result:
     measured_controls = [e for e in here if e.kind == "control"]
     scores = _scores(study)
     measured = {
-        e.id: _measured(study, e, scores[e.id])
+        e.id: measured_of(study.database, e, scores[e.id])
         for e in (base, winner, *measured_controls)
         if e is not None and e.id in scores
     }
@@ -147,6 +147,7 @@ def result_of(study: OpenStudy, number: int) -> Result:
     params = {} if winner is None else dict(winner.params)
     spending = ledger.spending(study.database, study.id)
     seen = None if winner is None or tuned is None else (winner, scores[winner.id])
+    looks = {} if winner is None else other_looks(study.database, study.id, base, winner)
     return Result(
         study=study.spec.study,
         metric=scores[base.id].metric,
@@ -167,24 +168,11 @@ def result_of(study: OpenStudy, number: int) -> Result:
         verdict=WIN if won else NO_GAIN,
         better=CATALOGUE[study.spec.objective.keys[0]].better,
         violated=violated,
-        second=None if winner is None else _second_look(study, base, winner),
+        second=looks.pop(SECOND_PLACE, None),
+        parts=tuple(looks.values()),
         luck=None if seen is None else luck_of(study, *seen),
         rankings=rankings(study, half_a.name),
     )
-
-
-def _second_look(study: OpenStudy, base: Evaluation, winner: Evaluation) -> SecondLook | None:
-    """Return what other features say of block B, where both were looked at twice."""
-    rows = []
-    for one in (base, winner):
-        every = ledger.scores(
-            study.database, study.id, evaluation_id=one.id, level=0, every_place=True
-        )
-        rows += [(score, _measured(study, one, score)) for score in every if score.place == PLACE]
-    if len(rows) < 2:
-        return None
-    (score, baseline), (_, tuned) = rows
-    return SecondLook(score.metric, baseline, tuned)
 
 
 def _nothing_to_test(study: OpenStudy, number: int) -> bool:
@@ -215,7 +203,7 @@ def _untested(study: OpenStudy, number: int) -> Result:
         alpha=study.spec.confirm.alpha / 2.0**number,
         min_gain=study.spec.confirm.min_gain,
         seeds=(SEARCH_SEED, SEARCH_SEED),
-        baseline=_measured(study, baseline, score),
+        baseline=measured_of(study.database, baseline, score),
         winner=None,
         controls=(),
         schedule=Schedule.baseline(),
@@ -483,16 +471,3 @@ def _best(
         and (score.evaluation_id, level) not in violated
     }
     return tuple(by_number[number] for number in best(differences, count))
-
-
-def _measured(study: OpenStudy, evaluation: Evaluation, score: Score) -> Measured:
-    chunk = ledger.chunks_of(study.database, evaluation.id, score.images)[0]
-    return Measured(
-        label=evaluation.label,
-        images=score.images,
-        nfe=chunk.nfe or 0.0,
-        value=score.value,
-        standard_error=score.standard_error or 0.0,
-        difference=score.difference,
-        difference_error=score.difference_error,
-    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from skiptune.search.looks import measured_of
 from skiptune.search.overview import Confirmed, Other
 from skiptune.search.result import Luck, Measured
 from skiptune.storage import ledger
 from skiptune.storage.database import Database
-from skiptune.storage.records import Evaluation, Score
+from skiptune.storage.records import Score
 
 __all__ = ["ConfirmEvidence", "confirm_evidence"]
 
@@ -60,7 +61,7 @@ def confirm_evidence(
         luck = None if seen is None or one.winner is None else Luck.between(seen, one.winner)
         found[one.number] = ConfirmEvidence(
             controls=tuple(
-                _measured(database, e, first[e.id])
+                measured_of(database, e, first[e.id])
                 for e in here
                 if e.kind == "control" and e.id in first
             ),
@@ -71,16 +72,3 @@ def confirm_evidence(
             ),
         )
     return found
-
-
-def _measured(database: Database, one: Evaluation, score: Score) -> Measured:
-    chunk = ledger.chunks_of(database, one.id, score.images)[0]
-    return Measured(
-        label=one.label,
-        images=score.images,
-        nfe=chunk.nfe or 0.0,
-        value=score.value,
-        standard_error=score.standard_error,
-        difference=score.difference,
-        difference_error=score.difference_error,
-    )

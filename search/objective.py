@@ -18,7 +18,8 @@ from skiptune.objectives.denoising import LEVELS, denoising_losses, describe_los
 from skiptune.objectives.describe import describe
 from skiptune.objectives.extractors import Extractor, load_extractor
 from skiptune.objectives.image_files import load_images
-from skiptune.objectives.metrics import title
+from skiptune.objectives.joint import Part, references_of_parts
+from skiptune.objectives.metrics import Real, title
 from skiptune.objectives.reference import Reference, load_reference
 from skiptune.search.objective_section import Item, ObjectiveSpec
 
@@ -69,6 +70,14 @@ class Objective:
     def keys(self) -> tuple[str, ...]:
         """The metrics behind `items`, each once."""
         return tuple(dict.fromkeys(item.key for item in self.items))
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Part, slice, Real], ...]:
+        """The parts of joint features, where they stand, and what real images are like there."""
+        if self.reference is None:
+            return ()
+        every = references_of_parts(self.reference, self.extractor.parts)
+        return tuple((part, columns, Real(reference)) for part, columns, reference in every)
 
     @property
     def samples(self) -> bool:

@@ -8,7 +8,14 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from skiptune.objectives.catalogue import ALIASES, CATALOGUE, resolved
-from skiptune.objectives.names import EXTRACTORS, REFERENCES, known_extractors
+from skiptune.objectives.names import (
+    EXPORTED,
+    EXTRACTORS,
+    REFERENCES,
+    joint_name,
+    known_extractors,
+    parts_of,
+)
 from skiptune.sampling.setting import SOLVERS
 from skiptune.search.constraints import Constraint, parsed_constraint
 from skiptune.search.problems import one_of, refusal, suggestion
@@ -25,7 +32,18 @@ NATURAL = {"lower": "minimize", "higher": "maximize"}
 
 def _known_extractor(text: str) -> str:
     # Asked at each reading: a program may have registered its own meanwhile.
-    return one_of(known_extractors())(text)
+    known = one_of(known_extractors())
+    if "+" not in text:
+        return known(text)
+    try:
+        parts = parts_of(text)
+    except ValueError as error:
+        raise refusal(str(error)) from None
+    for part, _ in parts:
+        known(part)
+        if part == EXPORTED:
+            raise refusal(f"{EXPORTED} alone: it takes the study's `weights`")
+    return joint_name(parts)
 
 
 def _known_reference(text: str) -> str:
@@ -105,7 +123,7 @@ class ObjectiveSpec(Section):
     extractor: str | None = Field(
         default=None,
         validate_default=True,
-        description=f"one of {', '.join(EXTRACTORS)}",
+        description=f"one of {', '.join(EXTRACTORS)}, or several joined as NAME+NAME:FACTOR",
     )
     weights: FileOrName | None = Field(
         default=None, description="the path of the extractor's weights, or null for its own"

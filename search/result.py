@@ -188,6 +188,7 @@ class Result:
         tested: False where no candidate was better than the baseline in the search: no image was
             spent, the block is not, and `baseline` and `seeds` are the search's.
         second: The chosen schedule in other features, where they were asked for.
+        parts: The chosen schedule in each part of joint features.
         luck: How much of what the search saw of the winner was luck; None where it saw nothing
             comparable.
         rankings: How alike smaller and larger measurements order schedules.
@@ -214,6 +215,7 @@ class Result:
     violated: tuple[str, ...] = ()
     tested: bool = True
     second: SecondLook | None = None
+    parts: tuple[SecondLook, ...] = ()
     luck: Luck | None = None
     rankings: tuple[Ranking, ...] = ()
 
@@ -222,11 +224,14 @@ class Result:
         plain = asdict(self)
         plain["setting"] = self.setting.to_json()
         plain["schedule"] = self.schedule.to_json()
+        looks = [(self.parts[place], plain["parts"][place]) for place in range(len(self.parts))]
         if self.second is not None:
-            plain["second"] |= {
-                "gain": self.second.gain,
-                "gain_interval": self.second.interval,
-                "disagrees": self.second.disagrees,
+            looks.append((self.second, plain["second"]))
+        for look, written in looks:
+            written |= {
+                "gain": look.gain,
+                "gain_interval": look.interval,
+                "disagrees": look.disagrees,
             }
         if self.luck is not None:
             plain["luck"]["part"] = self.luck.part

@@ -30,7 +30,7 @@ from skiptune.objectives.metrics import (
 from skiptune.search.constraints import gap
 from skiptune.search.events import Listener, Notice, Scored, silent
 from skiptune.search.objective_section import Item
-from skiptune.search.second import second_score
+from skiptune.search.second import part_scores, second_score
 from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger, markers
 from skiptune.storage.arrays import LostFileError
@@ -219,7 +219,11 @@ def _score(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> Score:
         _new_score(study, item, found, base_found, standard, paired=paired)
         for item in study.objective.items
     ]
-    new += _second_scores(study, evaluation, stored, base)
+    if evaluation.kind in ("baseline", "confirm"):
+        new += _second_scores(study, evaluation, stored, base)
+        if keys[0] == "fd" and projection is None:
+            baseline_sample = None if base is None else base.sample
+            new += part_scores(study.objective, stored.sample, baseline_sample)
     return ledger.put_scores(study.database, evaluation.id, new, level=rung.level)[0]
 
 
@@ -273,7 +277,7 @@ def _second_scores(
 ) -> list[NewScore]:
     """Return the second opinion of images that were looked at twice, else nothing."""
     opinion = study.objective.second
-    if opinion is None or evaluation.kind not in ("baseline", "confirm"):
+    if opinion is None:
         return []
     if ledger.description(study.database, evaluation.measure) != opinion.measure_with(
         study.measure

@@ -3,7 +3,8 @@
 A search may find what pleases one feature network and nobody else. So the images of block B,
 those of the baseline and of the chosen schedule, go through another network as well, in the pass
 that makes them, and its features are stored beside the study's own (`confirm.second_opinion`).
-Their Frechet distance decides nothing: it is shown, and a disagreement is said.
+Their Frechet distance decides nothing: it is shown, and a disagreement is said. Where the study's
+own features are joint ones, the distance in each of their parts is shown as well.
 
 A network of many features needs more images than a block may have. Then the distance is taken in
 as many principal directions of the baseline and the reference as images allow.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -25,26 +26,28 @@ from skiptune.objectives.catalogue import FEATURES
 from skiptune.objectives.extractors import Extractor, load_extractor
 from skiptune.objectives.image_files import load_images, open_images
 from skiptune.objectives.metrics import Real, Sample, Standard, difference, measure, title
-from skiptune.objectives.names import ASSETS, RANDOM_PATCHES, REFERENCES
+from skiptune.objectives.names import BUNDLED, REFERENCES, parts_of
 from skiptune.objectives.paired import VERDICT_PER_FEATURE
 from skiptune.objectives.reference import Reference, load_reference, reference_of
 from skiptune.search.objective import Objective
 from skiptune.search.spec import StudySpec
-from skiptune.storage.records import CHUNK, NewScore
+from skiptune.storage.records import CHUNK, FIRST_PART, SECOND_PLACE, NewScore
 
-__all__ = ["LEAST_REAL", "PLACE", "SECOND", "SecondOpinion", "second_score", "with_second"]
+__all__ = [
+    "LEAST_REAL",
+    "SECOND",
+    "SecondOpinion",
+    "part_scores",
+    "second_score",
+    "with_second",
+]
 
 SECOND: Final = "second"
 """Name of the stored array float32 [N, d] of the other features, and of their measure."""
 
-PLACE: Final = 2000
-"""Place of a second opinion among an evaluation's scores: behind all that is measured beside."""
-
 LEAST_REAL: Final = 500
 """Real images that a second opinion is held against, at least."""
 
-# What comes with skiptune of a reference in other features, beside the reference itself.
-_ASSETS = {name: ASSETS / f"{name}-{RANDOM_PATCHES}.npz" for name in REFERENCES}
 _IMAGES = "fashion-test"  # of the bundled reference, for features of which nothing is bundled
 
 
@@ -54,7 +57,7 @@ class SecondOpinion:
 
     Arguments:
         extractor: Images to the other features.
-        source: Bundled statistics, or the real images that they are made of.
+        source: A bundled reference, or the real images that they are made of.
     """
 
     extractor: Extractor
@@ -67,7 +70,7 @@ class SecondOpinion:
         Raises:
             ObjectiveError: The images are too few, or cannot be read.
         """
-        if self.source in map(str, _ASSETS.values()):
+        if self.source in REFERENCES:
             return load_reference(self.source, extractor=self.extractor)
         pixels, _ = load_images(self.source)
         features = self.extractor(torch.from_numpy(pixels)).cpu().numpy()
@@ -115,12 +118,12 @@ def with_second(
     if name is None:
         return objective
     where = "confirm.second_opinion"
-    if name == objective.extractor.name:
+    if name in (part for part, _ in parts_of(objective.extractor.name)):
         raise SpecError(
             where,
             expected="features other than those of the search",
             found=name,
-            hint="leave it out: -s confirm.second_opinion=null",
+            hint="name another, or leave it out: -s confirm.second_opinion=null",
         )
     if not spec.objective.samples:
         raise SpecError(
@@ -131,8 +134,8 @@ def with_second(
         )
     bundled = spec.objective.reference if spec.objective.reference in REFERENCES else None
     source = spec.objective.images or (None if bundled is None else _IMAGES)
-    if name == RANDOM_PATCHES and bundled is not None:
-        source = str(_ASSETS[bundled])
+    if bundled is not None and name in BUNDLED:
+        source = bundled
     if source is None:
         raise SpecError(
             where,
@@ -158,34 +161,73 @@ def second_score(opinion: SecondOpinion, sample: Sample, baseline: Sample | None
     Raises:
         ObjectiveError: They cannot be scored.
     """
-    dimensions = opinion.dimensions(sample.images)
-    base = None if baseline is None else _of_second(baseline)
-    standard = Standard(real=opinion.real, baseline=base, projection=dimensions)
-    found = measure(["fd"], _of_second(sample), standard)["fd"]
+    return _score(
+        opinion.real,
+        _columns(sample, SECOND),
+        None if baseline is None else _columns(baseline, SECOND),
+        place=SECOND_PLACE,
+        projection=opinion.dimensions(sample.images),
+    )
+
+
+def part_scores(
+    objective: Objective, sample: Sample, baseline: Sample | None
+) -> Iterator[NewScore]:
+    """Yield the scores of images in each part of joint features, in the part's own units.
+
+    Arguments:
+        objective: Of the study.
+        sample: The images.
+        baseline: Those of the baseline on the same seeds; None for the baseline itself.
+    """
+    for index, (part, columns, real) in enumerate(objective.parts):
+        of_part = partial(_columns, array=FEATURES, columns=columns, factor=part.factor)
+        base = None if baseline is None else of_part(baseline)
+        yield _score(real, of_part(sample), base, place=FIRST_PART + index)
+
+
+def _columns(
+    sample: Sample, array: str, columns: slice = slice(None), factor: float = 1.0
+) -> Sample:
+    """Return a sample whose features are columns of a stored array, divided by a factor."""
+
+    def read(name: str) -> Iterator[NDArray[np.float32]]:
+        if name != FEATURES:
+            yield from sample.read(name)
+            return
+        for rows in sample.read(array):
+            yield rows[:, columns] / np.float32(factor)
+
+    return Sample(sample.images, read, sample.nfe, sample.first_seed)
+
+
+def _score(
+    real: Real,
+    sample: Sample,
+    baseline: Sample | None,
+    *,
+    place: int,
+    projection: int | None = None,
+) -> NewScore:
+    """Return the Frechet distance of a sample, and its difference to the baseline's."""
+    standard = Standard(real=real, baseline=baseline, projection=projection)
+    found = measure(["fd"], sample, standard)["fd"]
     change = None
-    if base is not None:
-        own = Standard(real=opinion.real, projection=dimensions)
-        change = difference(found, measure(["fd"], base, own)["fd"])
+    if baseline is not None:
+        own = Standard(real=real, projection=projection)
+        change = difference(found, measure(["fd"], baseline, own)["fd"])
+    name = real.reference.extractor
     return NewScore(
-        metric=title("fd", opinion.extractor.name, sample.images, projection=dimensions),
-        reference=opinion.reference.digest,
+        metric=title("fd", name, sample.images, projection=projection),
+        reference=real.reference.digest,
         images=sample.images,
         value=found.value.value,
         standard_error=found.value.standard_error,
         raw=found.raw,
         difference=None if change is None else change.value,
         difference_error=None if change is None else change.standard_error,
-        place=PLACE,
+        place=place,
     )
-
-
-def _of_second(sample: Sample) -> Sample:
-    """Return a sample whose features are the other ones."""
-
-    def read(name: str) -> Iterator[NDArray[np.float32]]:
-        return sample.read(SECOND if name == FEATURES else name)
-
-    return Sample(sample.images, read, sample.nfe, sample.first_seed)
 
 
 def _check_images(source: str, *, shape: tuple[int, int, int]) -> None:

@@ -206,9 +206,15 @@ class Turn:
 
 FIRST_CONSTRAINT = 100
 """Places of scores: 0 is what the search decides on, 1 to 99 are a study's further objectives,
-from 100 on its constraints, from 1000 on what is measured beside."""
+from 100 on its constraints, from 1000 on what is measured beside, behind that other features."""
 
 FIRST_BESIDE = 1000
+
+SECOND_PLACE = 2000
+"""Place of the distance in a second opinion's features."""
+
+FIRST_PART = 2001
+"""Place of the distance in the first part of joint features; the others follow."""
 
 CONSTRAINT_ERRORS = 1.96
 """A constraint is violated where its gap exceeds so many standard errors: where the 95 % interval

@@ -57,18 +57,17 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
 def score_table(result: Result) -> Table:
     """Return the rows baseline, tuned and controls with intervals and gains.
 
-    The row of a second opinion has the value in its own features, and the gain on the baseline's
-    value there.
+    The rows of other features, parts of joint ones and a second opinion, have the value in their
+    own features, and the gain on the baseline's value there.
     """
     rows = [_row("baseline", result.baseline, result.baseline)]
     if result.winner is not None:
         rows.append(_row("tuned", result.winner, result.baseline))
-    if result.second is not None:
-        features = _features(result.second.metric)
-        label, *cells = _row(f"in {features}", result.second.tuned, result.second.baseline)
-        low, high = result.second.tuned.interval()
+    for look in (*result.parts, *([] if result.second is None else [result.second])):
+        label, *cells = _row(f"in {_features(look.metric)}", look.tuned, look.baseline)
+        low, high = look.tuned.interval()
         # Of another unit, and three decimals keep the column as narrow as it is.
-        cells[0] = f"{result.second.tuned.value:.3f} [{low:.3f}, {high:.3f}]"
+        cells[0] = f"{look.tuned.value:.3f} [{low:.3f}, {high:.3f}]"
         rows.append((label, *cells))
     # "solver: heun on edm, 3 steps" says its family by itself, and 80 columns are narrow.
     rows += [

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from skiptune.objectives.names import (
+    DCT,
     EXTRACTORS,
     INCEPTION,
     INCEPTION_LAYERS,
@@ -55,10 +56,10 @@ def test_the_preset_lists_the_choices_that_exist() -> None:
         "grid": GRIDS,
         "kind": SPACES,
         # The layers of Inception are in docs/metrics.md.
-        # Random patches are for second opinions.
+        # What is computed is for second opinions, or joined with another.
         "extractor": set(EXTRACTORS)
         - (set(INCEPTION_LAYERS.values()) - {INCEPTION})
-        - {RANDOM_PATCHES},
+        - {DCT, RANDOM_PATCHES},
         "sampler": SAMPLERS,
     }.items():
         for choice in choices:

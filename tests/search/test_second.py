@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from skiptune.errors import ObjectiveError, SpecError, StorageError
-from skiptune.objectives.extractors import Extractor
+from skiptune.objectives.extractors import Extractor, load_extractor
 from skiptune.objectives.metrics import Sample
 from skiptune.objectives.names import RANDOM_PATCHES
 from skiptune.objectives.paired import paired_difference
-from skiptune.objectives.reference import reference_of
+from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.search import chunks, second
 from skiptune.search.confirm import result_of
 from skiptune.search.scoring import Stored
-from skiptune.search.second import PLACE, SECOND, SecondOpinion, second_score
+from skiptune.search.second import SECOND, SecondOpinion, second_score
 from skiptune.search.study import OpenStudy
 from skiptune.storage import ledger
+from skiptune.storage.records import SECOND_PLACE
 from tests.search import made_up
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member
 
@@ -159,18 +160,19 @@ def test_a_worker_with_another_opinion_refuses_chunks_that_were_begun_with_one(
     [
         ({"objective__images": None}, "real images to compare with"),
         ({"objective__extractor": RANDOM_PATCHES}, "other than those of the search"),
+        ({"objective__extractor": f"{RANDOM_PATCHES}+dct:2"}, "other than those of the search"),
     ],
 )
 def test_what_is_no_second_opinion_is_refused(
     looked_at_twice: Callable[..., OpenStudy],
-    monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
     found: str,
 ) -> None:
     if "objective__extractor" in changes:
-        monkeypatch.setattr(second, "RANDOM_PATCHES", "x")
         opened = looked_at_twice((80, 256), confirm__second_opinion=None)
-        objective = replace(opened.objective, extractor=other_features(RANDOM_PATCHES))
+        objective = replace(
+            opened.objective, extractor=other_features(changes["objective__extractor"])
+        )
         spec = opened.spec.replaced("confirm.second_opinion", RANDOM_PATCHES)
         with pytest.raises(SpecError, match=found):
             second.with_second(objective, spec, shape=(1, 8, 8), device="cpu")
@@ -180,7 +182,7 @@ def test_what_is_no_second_opinion_is_refused(
 
 
 def test_names_that_are_no_second_opinion_are_refused(tiny: Tiny) -> None:
-    with pytest.raises(SpecError, match="one of random-patches, efficientnet-lite0"):
+    with pytest.raises(SpecError, match="one of random-patches, dct, efficientnet-lite0"):
         tiny.spec(confirm__second_opinion="inception")
 
 
@@ -214,10 +216,59 @@ def test_a_score_in_fewer_directions_says_so_and_pairs_with_the_baseline() -> No
     baseline, tuned = (Sample.of(**{SECOND: rows}) for rows in (base, nearer))
     own = second_score(opinion, baseline, None)
     assert own.metric == "FD(wide,pca-31)-250-corrected"
-    assert (own.difference, own.place) == (None, PLACE)
+    assert (own.difference, own.place) == (None, SECOND_PLACE)
     found = second_score(opinion, tuned, baseline)
     # The covariance stays, and the leading directions hold the shift: 64 features from 0.5 to 0.2.
     assert found.difference is not None and found.difference_error is not None
     assert found.difference == pytest.approx(found.value - own.value, rel=1e-9)
     assert abs(found.difference + 64 * (0.5**2 - 0.2**2)) < 3 * found.difference_error
     assert found.reference == opinion.reference.digest
+
+
+def test_joint_features_are_shown_part_by_part(tiny: Tiny) -> None:
+    joint = load_extractor("pooled-pixels+dct:2")
+    rng = np.random.default_rng(5)
+    # Paler than the network's images by a little, so that all distances are above 0.
+    pixels = rng.integers(64, 192, (500, 1, 8, 8), dtype=np.uint8)
+    features = joint(torch.from_numpy(pixels)).numpy()
+    path = tiny.folder / "joint.npz"
+    save_reference(path, reference_of(features, extractor=joint, name="uniform"))
+    wanted = TWICE | {
+        "confirm__images": 750,
+        "confirm__second_opinion": None,
+        "search__rungs": [750],
+    }
+    study = tiny.open(objective__extractor=joint.name, objective__reference=str(path), **wanted)
+    assert crew_member(study, "a", limits=UNTIL_DONE).run() == "complete"
+    result = result_of(study, 1)
+    if result.winner is None:
+        pytest.fail("no candidate was better than the baseline")
+    assert result.second is None
+    assert [look.metric for look in result.parts] == [
+        "FD(pooled-pixels)-750-corrected",
+        "FD(dct)-750-corrected",
+    ]
+    here = ledger.evaluations(study.database, study.id, block="confirm-1/B")
+    base, tuned = (
+        Stored(study, next(e for e in here if e.label == label), 750).sample.whole("features")
+        for label in ("baseline", "tuned")
+    )
+    columns = (slice(16), slice(16, 80))
+    for look, part, factor, columns_ in zip(
+        result.parts, ("pooled-pixels", "dct"), (1, 2), columns, strict=True
+    ):
+        extractor = load_extractor(part)
+        alone = reference_of(
+            extractor(torch.from_numpy(pixels)).numpy(), extractor=extractor, name="uniform"
+        )
+        found = paired_difference(tuned[:, columns_] / factor, base[:, columns_] / factor, alone)
+        assert look.tuned.difference == pytest.approx(found.value, rel=1e-5)
+        assert look.tuned.difference_error == pytest.approx(found.standard_error, rel=1e-5)
+    plain = result.to_json()
+    assert [part["gain"] for part in plain["parts"]] == [look.gain for look in result.parts]
+    # Only where somebody asks: what the search sees has the score of the whole alone.
+    proposal = ledger.evaluations(study.database, study.id, kind="proposal")[0]
+    scores = ledger.scores(
+        study.database, study.id, evaluation_id=proposal.id, level=0, every_place=True
+    )
+    assert [score.place for score in scores] == [0]

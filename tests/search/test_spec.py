@@ -220,6 +220,27 @@ confirm: {images: 500}
             "did you mean `fashion-train`?",
             '"fashion-trian"',
         ),
+        (
+            "extractor: fashion-cnn",
+            "extractor: fashion-cnn+random-patchs",
+            "5: objective.extractor",
+            "did you mean `random-patches`?",
+            '"fashion-cnn+random-patchs"',
+        ),
+        (
+            "extractor: fashion-cnn",
+            "extractor: fashion-cnn+dct:none",
+            "5: objective.extractor",
+            "a factor from 0.001 to 1000 behind `dct:`",
+            '"fashion-cnn+dct:none"',
+        ),
+        (
+            "extractor: fashion-cnn",
+            "extractor: fashion-cnn+exported",
+            "5: objective.extractor",
+            "exported alone",
+            '"fashion-cnn+exported"',
+        ),
         ("extractor: fa", "metric: fad, extractor: fa", "5: objective.metric", "fd", '"fad"'),
         ("evaluations: 4", "evaluations: 0", "6: search.evaluations", "at least 1", "0"),
         ("evaluations: 4", "seed: -1", "6: search.seed", "from 0 to 2**32 - 1", "-1"),
@@ -392,6 +413,13 @@ def test_specs_are_immutable() -> None:
 def test_a_budget_may_change_on_resume(free: str) -> None:
     stored = load_spec("fashion").meaning()
     assert difference(stored, load_spec("fashion", overrides=[free]).meaning()) == []
+
+
+def test_joint_extractors_have_one_name_however_they_are_written() -> None:
+    for written in ("fashion-cnn+dct:4", "fashion-cnn:1+dct:4.0", "fashion-cnn + dct:4e0"):
+        spec = load_spec("fashion", overrides=[f"objective.extractor={written}"])
+        assert spec.objective.extractor == "fashion-cnn+dct:4"
+        assert spec.meaning()["objective.extractor"] == "fashion-cnn+dct:4"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,14 @@ def test_a_second_opinion_has_a_row_of_its_own_and_is_silent_where_it_agrees() -
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_each_part_of_joint_features_has_a_row_and_no_sentence() -> None:
+    worse = replace(SECOND, tuned=replace(SECOND.tuned, difference=0.1))
+    text = page(replace(RESULT, parts=(SECOND, replace(worse, metric="FD(dct)-1k-corrected"))))
+    rows = [line for line in text.splitlines() if line.startswith("in ")]
+    assert [row.split()[1] for row in rows] == ["random-patches", "dct"]
+    assert "Warning" not in text
+
+
 def test_a_second_opinion_that_disagrees_is_a_sentence() -> None:
     worse = replace(SECOND, tuned=replace(SECOND.tuned, difference=0.01))
     text = " ".join(page(replace(RESULT, second=worse)).split())
