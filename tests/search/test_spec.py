@@ -401,7 +401,7 @@ def test_specs_are_immutable() -> None:
     "free",
     [
         "search.evaluations=80",
-        "search.rungs=[500, 1000, 8000]",
+        "search.rungs=[1000, 1500, 8000]",
         "search.sampler=random",
         "search.promote=0.5",
         "confirm.images=5000",
@@ -428,7 +428,7 @@ def test_joint_extractors_have_one_name_however_they_are_written() -> None:
         ("setting.steps=7", "setting.steps", "6 (stored)", "7 (given)"),
         ("setting.exponent=5", "setting.exponent", "7.0 (stored)", "5.0 (given)"),
         ("setting.churn.noise=1.003", "setting.churn.noise", "1.0 (stored)", "1.003 (given)"),
-        ("space.low=0.4", "space.low", "0.9 (stored)", "0.4 (given)"),
+        ("space.low=0.4", "space.low", "0.7 (stored)", "0.4 (given)"),
         ("space.skips=[a]", "space.skips", '"all" (stored)', '["a"] (given)'),
         ("objective.extractor=inception", "objective.extractor", "fashion-cnn", "inception"),
         ("search.rungs=[500]", "search.rungs", "[500, 2000] (stored)", "[500] (given)"),
