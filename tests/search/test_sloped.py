@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_a_history_that_jumps_at_a_window_has_no_slope_there(tiny: Tiny) -> None
     changes = {"space__window": {"first": 1, "last": 1}, "setting__history": "restart"}
     spec, objective = loaded(tiny, **changes)
     assert [*refused(spec, objective)] == ["setting.history"]
+
+
+@pytest.mark.parametrize("metric", ["feature_loss", "pixel_loss"])
+def test_a_denoising_loss_meets_no_path_that_jumps(
+    tiny: Tiny, real_images: Path, metric: str
+) -> None:
+    changes = {"space__window": {"first": 1, "last": 1}, "setting__history": "restart"}
+    loss = {"objective__metric": metric, "objective__images": str(real_images)}
+    assert refused(*loaded(tiny, **changes, **loss, **DESCENT)) == {}
 
 
 def test_one_branch_of_guidance_has_no_slopes(tiny: Tiny) -> None:
