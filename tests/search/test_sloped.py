@@ -12,7 +12,7 @@ from skiptune.errors import SpecError
 from skiptune.objectives.cotangents import SLOPED
 from skiptune.search.objective import Objective
 from skiptune.search.sloped import without_slopes
-from skiptune.search.spec import StudySpec
+from skiptune.search.spec import StudySpec, load_spec
 from skiptune.search.study import check_study
 from tests.search.conftest import Tiny
 
@@ -119,3 +119,12 @@ def test_everything_is_said_at_once_and_by_the_descent_alone(tiny: Tiny) -> None
 def test_a_searched_window_is_refused_when_the_spec_is_read(tiny: Tiny) -> None:
     with pytest.raises(SpecError, match="window is search"):
         tiny.spec(space__window="search", **DESCENT)
+
+
+def test_one_rung_that_is_too_short_is_one_fault() -> None:
+    given = ["search.sampler=descent", "search.rungs=[250]", "search.promote=1.0"]
+    with pytest.raises(SpecError) as caught:
+        check_study(load_spec("fashion", overrides=given))
+    (problem,) = caught.value.problems
+    assert problem.where == "spec: search.rungs[0]"
+    assert problem.expected.startswith("at least 500 images")
