@@ -174,7 +174,7 @@ def test_a_tuned_number_of_the_setting_is_scored_with_the_scales(
     words = ("score", tuned, "--reference", tuned.parent / "reference.npz", "--num", "100")
     outcome = command(*words, "--json")
     assert outcome.code == 0, outcome.err
-    (found,) = json.loads(outcome.out)["scores"]
+    found, _ = json.loads(outcome.out)["scores"]  # corrected, and raw
     extractor = load_extractor(tiny_study.EXTRACTOR)
     network = load_checkpoint(tuned.parent / "tiny.safetensors")
     schedule = Schedule.uniform({document["skips"][0]["address"]: 0.6})
