@@ -76,6 +76,7 @@ class Both:
         checkpoint: The network.
         extractors: By name.
         references: By the same names.
+        first_seed: Of the images.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Both:
     checkpoint: Checkpoint
     extractors: dict[str, Extractor]
     references: dict[str, Reference]
+    first_seed: int = FIRST_SEED
 
     @classmethod
     def open(cls, folder: Path, images: int) -> Both:
@@ -102,7 +104,7 @@ class Both:
 
     def scored(self, schedule: Schedule, setting: Setting) -> dict[str, Scored]:
         """Return the corrected distance in each feature space."""
-        pieces = range(FIRST_SEED, FIRST_SEED + self.images, PIECE)
+        pieces = range(self.first_seed, self.first_seed + self.images, PIECE)
         found = [self._piece(schedule, setting, seed) for seed in pieces]
         scores = {}
         for name, reference in self.references.items():

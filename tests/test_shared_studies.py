@@ -68,7 +68,7 @@ def test_a_study_that_is_refused_makes_no_database(
     command: Command, spec: Path, study_folder: Path
 ) -> None:
     where = study_folder / "new.db"
-    for wrong in ("setting.sigma_max=1000000", "space.skips=[nope]"):
+    for wrong in ("network.checkpoint=nowhere.safetensors", "space.skips=[nope]"):
         outcome = command("create", spec, "-s", wrong, "--storage", f"sqlite:///{where}")
         assert outcome.code == 2, outcome.err
         assert not where.exists()
