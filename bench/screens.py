@@ -246,8 +246,8 @@ def _weights(images: int, rng: np.random.Generator) -> Array:
 
 def _spearman(first: Array, second: Array) -> float:
     """Return the rank correlation of values without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    one, other = (np.argsort(np.argsort(v)).astype(np.float64) for v in (first, second))
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _savings(one: Screen, found: Sequence[Screen]) -> dict[str, float | None]:

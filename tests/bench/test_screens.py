@@ -16,6 +16,7 @@ from bench.screens import (
     screened,
 )
 from skiptune.objectives.paired import corrected, difference_of, scored
+from skiptune.objectives.ranks import rank_correlation
 from skiptune.objectives.reference import load_reference
 
 REFERENCE = load_reference("fashion-train")
@@ -59,8 +60,7 @@ def test_the_interval_holds_the_correlation_of_noiseless_values() -> None:
     schedules, images = 30, 200
     true = [rng.normal(size=schedules)]
     true.append(true[0] + 0.7 * rng.normal(size=schedules))
-    ranks = [np.argsort(np.argsort(values)) for values in true]
-    wanted = float(np.corrcoef(*ranks)[0, 1])
+    wanted = rank_correlation(true[0].tolist(), true[1].tolist()).value
     inside = 0
     for _ in range(40):
         noisy = []
