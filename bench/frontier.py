@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import optuna
+
 from bench.fresh_both import FIRST_SEED, LEVEL, Both, Gain
 from bench.knobs import Search, spec_of
 from bench.record import RESULTS, finish, print_table
@@ -86,6 +88,7 @@ def main() -> int:
     if options.plan:
         return 0
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     both = Both.open(options.data, plan.images)
     home = _tuned(_best_untuned(both, HOME), plan, options.data).schedule
     rows: list[dict[str, Any]] = []

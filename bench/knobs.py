@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import optuna
+
 from bench.fresh_both import FIRST_SEED, LEVEL, Both, Gain
 from bench.record import RESULTS, finish, print_table
 from bench.searches import Found, searched
@@ -129,6 +131,7 @@ def main() -> int:
     if options.plan:
         return 0
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     both = Both.open(options.data, options.images)
     rows: list[dict[str, Any]] = []
     status = 0

@@ -118,8 +118,8 @@ def hints_of(
         path = (*_path(model, item["loc"], values), *context.get("at", ()))
         info = _field(model, path)[1]
         hint = context.get("hint", "") if item["type"] == "skiptune" else ""
-        known = info is not None and item["type"] != "extra_forbidden"
-        if not hint and known and path not in explained and not info.is_required():
+        told = hint or path in explained or item["type"] == "extra_forbidden"
+        if not told and info is not None and not info.is_required():
             default = info.get_default(call_default_factory=True, validated_data={})
             if isinstance(default, BaseModel):
                 default = default.model_dump(mode="json")

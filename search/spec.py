@@ -194,10 +194,10 @@ class StudySpec(Section):
         try:
             spec = cls.model_validate(document.values, context=folders)
         except ValidationError as error:
-            given = {"model": cls, "values": document.values}
-            problems += problems_of(error, **given, where=document.where)
+            values = document.values
+            problems += problems_of(error, model=cls, values=values, where=document.where)
             explained = parse_yaml(preset_text(EXPLAINED), name=EXPLAINED).lines
-            hints = hints_of(error, **given, explained=explained)
+            hints = hints_of(error, model=cls, values=values, explained=explained)
         if spec is None or problems:
             raise SpecError.of(problems, hint="; ".join(hints) or INIT_EXPLAINS)
         return spec
