@@ -51,11 +51,13 @@ class Sampler:
         folder: Of the files; made where it is missing.
         checkpoint: The network.
         extractor: Of the features.
+        setting: How images are made.
     """
 
     folder: Path
     checkpoint: Checkpoint
     extractor: Extractor
+    setting: Setting = SETTING
 
     @classmethod
     def open(cls, folder: Path) -> Sampler:
@@ -99,7 +101,9 @@ class Sampler:
                 rows: Features = file["features"]
             return rows
         begun = time.perf_counter()
-        rows = features_of(self.checkpoint, self.extractor, point, first_seed, PIECE)
+        rows = features_of(
+            self.checkpoint, self.extractor, point, first_seed, PIECE, setting=self.setting
+        )
         seconds = time.perf_counter() - begun
         partial = path.with_suffix(".partial")
         with partial.open("wb") as stream:
@@ -111,7 +115,7 @@ class Sampler:
     def _made_from(self, point: Point, first_seed: int) -> dict[str, object]:
         return {
             "network": self.checkpoint.sha256,
-            "setting": SETTING.to_json(),
+            "setting": self.setting.to_json(),
             "extractor": self.extractor.sha256,
             "schedule": point.schedule(self.addresses).to_json(),
             "microbatch": MICROBATCH,
@@ -121,7 +125,13 @@ class Sampler:
 
 
 def features_of(
-    checkpoint: Checkpoint, extractor: Extractor, point: Point, first_seed: int, count: int
+    checkpoint: Checkpoint,
+    extractor: Extractor,
+    point: Point,
+    first_seed: int,
+    count: int,
+    *,
+    setting: Setting = SETTING,
 ) -> Features:
     """Sample so many images of consecutive seeds and return their features, float32 [count, d].
 
@@ -132,7 +142,7 @@ def features_of(
     seeds = range(first_seed, first_seed + count)
     rows = []
     with scaled(checkpoint.network, point.schedule(addresses)):
-        for batch in sample(checkpoint.network, SETTING, seeds, microbatch=MICROBATCH):
+        for batch in sample(checkpoint.network, setting, seeds, microbatch=MICROBATCH):
             if not bool(batch.finite.all()):
                 raise ValueError(f"{point.name}: images that are not finite")
             rows.append(extractor(batch.images).numpy())

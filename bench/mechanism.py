@@ -15,16 +15,11 @@ from pathlib import Path
 
 from bench.fresh_features import FIRST_SEED, LEVEL, SETTING, Fresh
 from bench.record import RESULTS, finish, print_table
+from bench.searches import searched
 from skiptune.sampling.schedule import PARTS, Schedule, Term
 from skiptune.sampling.setting import Setting
-from skiptune.search.events import Stage
-from skiptune.search.origins import named
 from skiptune.search.space_section import SPACE_PARTS
 from skiptune.search.spec import StudySpec
-from skiptune.search.stopping import Stop
-from skiptune.search.study import SEARCH, open_study
-from skiptune.search.tune import run
-from skiptune.storage import ledger
 
 SCALES = (0.97, 0.80, 0.81, 0.80, 1.03, 0.89, 0.85, 0.95, 0.80, 1.06, 0.84, 1.20)
 """Deepest first: minimises the emulated distance over 53 schedules of 500 images from seed
@@ -100,23 +95,7 @@ def descended(part: str, data: Path, proposals: int) -> Schedule:
             "microbatch": 50,
         }
     )
-    study = open_study(spec, storage=f"sqlite:///{(data / 'mechanism.db').absolute()}")
-    stop = Stop()
-
-    def until_confirm(event: object) -> None:
-        # The fresh seeds of this bench are the confirm.
-        if isinstance(event, Stage) and event.name != "search":
-            stop.request()
-
-    try:
-        asked = ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
-        # A search that has ended has entered its confirm, which would be sampled.
-        if len(asked) < proposals or any(one.state == "running" for one in asked):
-            run(study, on_event=until_confirm, stop=stop)
-        best, _ = named(study, "best")
-        return Schedule.from_json(best.schedule_json)
-    finally:
-        study.database.close()
+    return searched(spec, data / "mechanism.db").schedule
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ What single images contribute tells nothing of the error: the left factor holds 
 images, and near an optimum, where it goes to zero, their noise is all there is (per-image errors
 are then several times too small). So a slope is taken in blocks of images, each with moments of
 its own, and its error from how the blocks differ (`over_blocks`).
+
+Denoising losses are no function of sampled images: there the left factor is a number for each
+noise level (`loss_cotangents`), and the right one how the losses of a pair move.
 """
 
 from __future__ import annotations
@@ -21,26 +24,37 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skiptune.errors import ObjectiveError
+from skiptune.objectives.catalogue import FEATURE_LOSS, PIXEL_LOSS
 from skiptune.objectives.extrapolation import GROUPS, QUARTERS, Correction
 from skiptune.objectives.frechet import LEAST_PER_FEATURE, check_features, expand
 from skiptune.objectives.kid import KernelReference, check_rows, row_blocks
+from skiptune.objectives.losses import level_weights
 from skiptune.objectives.metrics import Sample, Standard
 from skiptune.objectives.reference import Reference
 
 __all__ = [
+    "OF_IMAGES",
+    "OF_PAIRS",
     "SLOPED",
     "block_images",
     "cotangents",
     "frechet_cotangents",
     "kid_cotangents",
+    "loss_cotangents",
     "over_blocks",
     "teacher_cotangents",
 ]
 
 Array = NDArray[np.float64]
 
-SLOPED: Final = ("fd", "kid", "teacher_loss")
+OF_IMAGES: Final = ("fd", "kid", "teacher_loss")
 """Metrics of sampled images whose slopes are known."""
+
+OF_PAIRS: Final = (FEATURE_LOSS, PIXEL_LOSS)
+"""Denoising losses, whose slopes are those of pairs of a real image and noise."""
+
+SLOPED: Final = (*OF_IMAGES, *OF_PAIRS)
+"""Metrics whose slopes are known."""
 
 # Counts come in whole chunks: 250 images serve d = 64, whose 4 d are 256.
 _SLACK = 0.975
@@ -86,7 +100,7 @@ def cotangents(key: str, sample: Sample, standard: Standard) -> NDArray[np.float
     """Return how much a metric moves with each image's features.
 
     Arguments:
-        key: One of `SLOPED`.
+        key: One of `OF_IMAGES`.
         sample: The images, as stored.
         standard: What they are held against.
 
@@ -106,7 +120,7 @@ def cotangents(key: str, sample: Sample, standard: Standard) -> NDArray[np.float
     else:
         raise ObjectiveError(
             f"slopes of {key}",
-            expected=f"one of {', '.join(SLOPED)}",
+            expected=f"one of {', '.join(OF_IMAGES)}",
             found=key,
             hint="search without gradients: search.sampler: tpe",
         )
@@ -192,6 +206,24 @@ def teacher_cotangents(features: ArrayLike, teacher_features: ArrayLike) -> Arra
     rows = np.asarray(features, dtype=np.float64)
     found: Array = 2 * (rows - np.asarray(teacher_features)) / rows.shape[1]
     return found
+
+
+def loss_cotangents(baseline: ArrayLike) -> Array:
+    """Return N times the derivative of a denoising loss in the losses of each pair, by level.
+
+    R = sum_s w_s mean_i(l_is) / mean_i(b_is) has N d R / d l_is = w_s / mean(b_s), the same for
+    all pairs (`losses.loss_score`, all levels alike).
+
+    Arguments:
+        baseline: [N, S], losses of the untouched network on the same pairs.
+
+    Returns:
+        float64 [S].
+
+    Raises:
+        ObjectiveError: For losses that are not finite, negative, or 0 at some level.
+    """
+    return level_weights(baseline)
 
 
 def _kernel_slopes(block: Array, second: Array, *, itself: bool = False) -> Array:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from skiptune.errors import ObjectiveError
 from skiptune.objectives.paired import Estimate
 
-__all__ = ["Level", "LossScore", "loss_score"]
+__all__ = ["Level", "LossScore", "level_weights", "loss_score"]
 
 Array = NDArray[np.float64]
 
@@ -95,14 +95,7 @@ def loss_score(
     shares = _checked_weights(weights, rows.shape[1])
     groups = _checked_groups(images, len(rows))
     count = len(rows)
-    mean, base_mean = rows.mean(axis=0), base.mean(axis=0)
-    if not (base_mean > 0).all():
-        raise ObjectiveError(
-            "baseline losses",
-            expected="a loss above 0 at every noise level",
-            found=f"0 at level {int(np.argmin(base_mean))}",
-            hint="leave that noise level out",
-        )
+    mean, base_mean = rows.mean(axis=0), _mean_above_zero(base)
     ratio = mean / base_mean
     influence = (rows - ratio * base) / base_mean
     difference = rows - base
@@ -125,6 +118,34 @@ def loss_score(
         levels,
         _independent(influence @ shares, groups),
     )
+
+
+def level_weights(baseline: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """Return by how much R of `loss_score` moves with the mean loss at each level, float64 [S].
+
+    Arguments:
+        baseline: [N, S], of the untouched network.
+        weights: As for `loss_score`.
+
+    Raises:
+        ObjectiveError: As `loss_score`.
+    """
+    base = _checked_losses(baseline, "baseline losses")
+    found: Array = _checked_weights(weights, base.shape[1]) / _mean_above_zero(base)
+    return found
+
+
+def _mean_above_zero(base: Array) -> Array:
+    """Return the baseline's mean loss at each level, which others are divided by."""
+    mean: Array = base.mean(axis=0)
+    if not (mean > 0).all():
+        raise ObjectiveError(
+            "baseline losses",
+            expected="a loss above 0 at every noise level",
+            found=f"0 at level {int(np.argmin(mean))}",
+            hint="leave that noise level out",
+        )
+    return mean
 
 
 def _independent(values: Array, groups: NDArray[np.int64] | None) -> Array:

@@ -2,9 +2,10 @@
 
 One backward pass through the sampler gives, for every image, the derivative of
 `cotangent . features` in the logarithm of each scale at each noise level at which the network is
-evaluated. Every call of the network is checkpointed (Chen et al. 2016, arXiv 1604.06174): memory
-is that of one call with gradients, however many steps there are, at the price of computing each
-call twice. Gradients are taken in the scales alone, never in weights.
+evaluated; `call_slopes` gives the same of any number that is made with a denoiser. Every call of
+the network is checkpointed (Chen et al. 2016, arXiv 1604.06174): memory is that of one call with
+gradients, however many steps there are, at the price of computing each call twice. Gradients are
+taken in the scales alone, never in weights.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from skiptune.sampling.schedule import Schedule, place_name, place_of
 from skiptune.sampling.setting import Setting
 from skiptune.sampling.skips import find_skips
 
-__all__ = ["PASSES", "ImageSlopes", "image_slopes"]
+__all__ = ["PASSES", "ImageSlopes", "call_slopes", "image_slopes"]
 
 PASSES: Final = 4
 """What a call costs here in calls without gradient: itself, once more when it is differentiated,
@@ -81,21 +82,54 @@ def image_slopes(
             branch of guidance alone or in other parts, and for one with windows where the solver
             begins anew at their edges.
     """
-    _refuse(schedule, setting, parts)
+    _refuse_jumps(schedule, setting)
+
+    def total(denoiser: nn.Module) -> Tensor:
+        images = sample_float(denoiser, setting, seeds, device=device, decoder=decoder)
+        found = features(images)
+        return (found * cotangents.to(found.device, found.dtype)).sum()
+
+    return call_slopes(network, schedule, len(seeds), total, parts=parts)
+
+
+def call_slopes(
+    network: nn.Module,
+    schedule: Schedule,
+    count: int,
+    total: Callable[[nn.Module], Tensor],
+    *,
+    parts: Sequence[str] = ("both",),
+) -> ImageSlopes:
+    """Differentiate a sum over images in every scale at every noise level of their denoiser.
+
+    Arguments:
+        network: As for `image_slopes`.
+        schedule: As for `image_slopes`.
+        count: Images B, all of which go through each call of the network, in one order.
+        total: The denoiser to a sum over the B images, of which each depends on its own row of
+            every call alone; with gradient. The denoiser is called like `network`.
+        parts: As for `image_slopes`.
+
+    Returns:
+        The derivatives of each image's summand.
+
+    Raises:
+        NetworkError: As `apply`; for a schedule that drops a skip, or acts in one branch of
+            guidance alone or in other parts.
+    """
+    _refuse(schedule, parts)
     skips = find_skips(network)
     places = [place_name(skip.address, part) for part in parts for skip in skips]
     handle = apply(network, {place: torch.ones(()) for place in places})
     try:
         sloped = _Sloped(network, handle, schedule, places).eval()
         with torch.enable_grad():
-            images = sample_float(sloped, setting, seeds, device=device, decoder=decoder)
-            found = features(images)
-            total = (found * cotangents.to(found.device, found.dtype)).sum()
+            found = total(sloped)
         levels = tuple(dict.fromkeys(level for level, _ in sloped.calls))
-        grads = torch.autograd.grad(total, [shift for _, shift in sloped.calls])
+        grads = torch.autograd.grad(found, [shift for _, shift in sloped.calls])
     finally:
         handle.remove()
-    values = torch.zeros(len(seeds), len(places), len(levels), dtype=torch.float64)
+    values = torch.zeros(count, len(places), len(levels), dtype=torch.float64)
     for (level, _), grad in zip(sloped.calls, grads, strict=True):
         values[:, :, levels.index(level)] += grad.to("cpu", torch.float64)
     return ImageSlopes(values, levels, float(PASSES * len(sloped.calls)))
@@ -150,7 +184,7 @@ class _Sloped(nn.Module):
         return estimate
 
 
-def _refuse(schedule: Schedule, setting: Setting, parts: Sequence[str]) -> None:
+def _refuse(schedule: Schedule, parts: Sequence[str]) -> None:
     if not set(schedule.parts) <= set(parts):
         raise NetworkError(
             "slopes",
@@ -173,6 +207,9 @@ def _refuse(schedule: Schedule, setting: Setting, parts: Sequence[str]) -> None:
             found=f"scale 0 of {', '.join(dropped)}",
             hint="search without gradients: search.sampler: tpe",
         )
+
+
+def _refuse_jumps(schedule: Schedule, setting: Setting) -> None:
     windows = any(term.low > 0 or term.high < math.inf for term in schedule.terms)
     if windows and setting.history == "restart":
         raise NetworkError(

@@ -6,6 +6,7 @@ this one begins from is kept in it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from optuna.distributions import distribution_to_json
@@ -14,6 +15,7 @@ from skiptune.sampling.checkpoint import Checkpoint
 from skiptune.search.objective import Objective, objective_names
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec
+from skiptune.search.strategy import chosen_sampler
 from skiptune.search.warm_start import Here, kept
 from skiptune.storage.database import Database
 from skiptune.storage.records import Study
@@ -49,8 +51,14 @@ def board_of(
         here = Here(spec.study, space, tuple(skips), checkpoint.sha256)
         stored = [] if row is None else row.board.get("warm_start", [])
         starts["warm_start"] = kept(spec.search.warm_start, stored, database, here, source=source)
+    intervals = {}
+    if space.interval_bounds:  # an open end is null
+        ends = [[low, None if math.isinf(high) else high] for low, high in space.interval_bounds]
+        intervals["intervals"] = ends
     return {
         **starts,
+        **intervals,
+        "sampler": chosen_sampler(spec, objective),
         "skips": skips,
         "metric": names[0][0],
         "metrics": [{"name": name, "better": better} for name, better in names],

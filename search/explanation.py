@@ -23,7 +23,7 @@ from skiptune.search.artifacts import required_store
 from skiptune.search.confirm_evidence import ConfirmEvidence, confirm_evidence
 from skiptune.search.incumbents import RungCount, Step, rung_counts_of, steps_of
 from skiptune.search.line_slice import Point, Prediction, place_on
-from skiptune.search.overview import Overview, overview
+from skiptune.search.overview import Overview, overview, proposer
 from skiptune.search.sensitivities import (
     Sensitivities,
     from_scores,
@@ -74,7 +74,7 @@ class Explanation:
         overview: Where it stands.
         space: What is searched, in words.
         setting: The setting's plain data.
-        sampler: Who proposes.
+        sampler: Who proposes (`overview.proposer`).
         rungs: What came of each rung.
         steps: Every score of the search, in order; empty before the baseline has its own.
         sensitivities: What each scale does.
@@ -190,7 +190,7 @@ class _Reader:
             overview=self._overview,
             space=_space_text(spec["space"], self._ranges()),
             setting=spec["setting"],
-            sampler=spec["search"]["sampler"],
+            sampler=proposer(self._study),
             rungs=self._rungs(spec["search"]["rungs"]),
             steps=steps,
             sensitivities=self._sensitivities(),
@@ -293,12 +293,18 @@ class _Reader:
             nfe=sum((chunk.nfe or 0.0) * chunk.images for chunk in chunks),
         )
         count = slopes.blocks.shape[1]
+        bounds = [
+            (low, math.inf if high is None else high)
+            for low, high in self._study.board.get("intervals", ())
+        ]
         names = [name.removeprefix(PER_SKIP) for name in self._scales()]
+        if bounds:  # one name for each interval, the noisiest first
+            names = [name.removesuffix("@0") for name in names if name.endswith("@0")]
         if self._study.spec["space"]["kind"] != "per-skip" or len(names) != count:
             # Which skips there are stands in the network, which is not loaded.
             names = [f"skip {place} of {count}, deepest first" for place in range(1, count + 1)]
         of = chosen.label.removeprefix("slopes of ")
-        return from_slopes(slopes, names, baseline=self._baseline.value, of=of)
+        return from_slopes(slopes, names, baseline=self._baseline.value, of=of, bounds=bounds)
 
     def _parameters(self) -> tuple[Parameter, ...]:
         best = self._overview.best

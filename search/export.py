@@ -50,6 +50,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         setting=study.setting.with_knobs(result.schedule.knobs).to_json()
         if result.schedule.knobs
         else study.spec.setting,
+        untouched_setting=study.spec.setting if result.schedule.knobs else None,
         verdict=Verdict(
             verdict="win" if result.verdict == "win" else "no significant gain",
             gain=None if gain is None else 100 * gain,

@@ -37,6 +37,7 @@ __all__ = [
     "leaders",
     "overview",
     "overviews",
+    "proposer",
 ]
 
 BASELINE = "baseline"
@@ -175,6 +176,7 @@ class Overview:
         spending: Images and seconds spent.
         ranking: How alike the first rung and the highest one order those that went on; None
             with fewer than 3.
+        sampler: Who proposes, as `proposer` says it.
     """
 
     study: str
@@ -191,6 +193,7 @@ class Overview:
     confirms: tuple[Confirmed, ...]
     spending: Spending
     ranking: RankCorrelation | None = None
+    sampler: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -233,7 +236,18 @@ def overview(database: Database, name: str) -> Overview:
         confirms=board.confirms,
         spending=ledger.spending(database, study.id),
         ranking=board.ranking(),
+        sampler=proposer(study),
     )
+
+
+def proposer(study: Study) -> str:
+    """Return who proposes a study's schedules: of `auto` also whom it has chosen.
+
+    Studies that an earlier version opened last do not know that: of these it is `auto` alone.
+    """
+    asked = str(study.spec["search"].get("sampler", ""))
+    chosen = str(study.board.get("sampler", asked))
+    return asked if chosen == asked else f"{chosen} ({asked})"
 
 
 def leaders(database: Database, name: str, top: int = 5) -> tuple[Leader, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -17,19 +17,21 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from skiptune.errors import Problem
-from skiptune.search.document import Path_, shown
+from skiptune.search.document import Path_, dotted, shown
 
-__all__ = ["choices_text", "one_of", "problems_of", "refusal", "suggestion"]
+__all__ = ["choices_text", "hints_of", "one_of", "problems_of", "refusal", "suggestion"]
 
 
-def refusal(expected: str, *, at: Path_ = ()) -> PydanticCustomError:
+def refusal(expected: str, *, at: Path_ = (), hint: str = "") -> PydanticCustomError:
     """Return the error a validator raises to say what would have been accepted.
 
     Arguments:
         expected: In words.
         at: Path of the offending value below the validated one.
+        hint: What mends it, where that is more than what was expected.
     """
-    return PydanticCustomError("skiptune", "expected {expected}", {"expected": expected, "at": at})
+    context = {"expected": expected, "at": at, "hint": hint}
+    return PydanticCustomError("skiptune", "expected {expected}", context)
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:
@@ -92,6 +94,39 @@ def problems_of(
     # A union reports every branch: what is said inside a value is better than about the whole.
     inner = {path[:end] for path in found for end in range(len(path))}
     return [problem for path, problem in found.items() if path not in inner]
+
+
+def hints_of(
+    error: ValidationError,
+    *,
+    model: type[BaseModel],
+    values: Any,
+    explained: Container[Path_],
+) -> list[str]:
+    """Return what mends mistakes, where that is known, each once.
+
+    Arguments:
+        error: What pydantic said.
+        model: The model that was validated.
+        values: The plain data that was validated.
+        explained: The keys that a study file explains, by path. Of others that are known the
+            default is told: they may be left out.
+    """
+    hints: list[str] = []
+    for item in error.errors(include_url=False):
+        context = item.get("ctx", {})
+        path = (*_path(model, item["loc"], values), *context.get("at", ()))
+        info = _field(model, path)[1]
+        hint = context.get("hint", "") if item["type"] == "skiptune" else ""
+        told = hint or path in explained or item["type"] == "extra_forbidden"
+        if not told and info is not None and not info.is_required():
+            default = info.get_default(call_default_factory=True, validated_data={})
+            if isinstance(default, BaseModel):
+                default = default.model_dump(mode="json")
+            hint = f"leave {dotted(path)} out for its default, {shown(default)}"
+        if hint and hint not in hints:
+            hints.append(hint)
+    return hints
 
 
 _ABSENT = object()

@@ -84,15 +84,23 @@ class Sensitivities:
 
 
 def from_slopes(
-    slopes: Slopes, names: Sequence[str], *, baseline: float, of: str
+    slopes: Slopes,
+    names: Sequence[str],
+    *,
+    baseline: float,
+    of: str,
+    bounds: Sequence[tuple[float, float]] = (),
 ) -> Sensitivities:
     """Return what measured slopes say of each skip, all noise levels together.
+
+    Where noise intervals have scales of their own, each interval's follow, as `NAME@PLACE`.
 
     Arguments:
         slopes: Of one schedule.
         names: Of the skips, deepest first.
         baseline: The baseline's value, above 0.
         of: Which schedule.
+        bounds: Noise levels [low, high) of each interval, noisiest first.
     """
     times = math.log1p(PART) / baseline
     values, errors = slopes.skips
@@ -100,6 +108,13 @@ def from_slopes(
         Sensitivity(name, float(value * times), float(error * times))
         for name, value, error in zip(names, values, errors, strict=True)
     )
+    if bounds:
+        values, errors = slopes.within(bounds)
+        rows += tuple(
+            Sensitivity(f"{name}@{place}", float(value * times), float(error * times))
+            for place in range(len(bounds))
+            for name, value, error in zip(names, values[:, place], errors[:, place], strict=True)
+        )
     return Sensitivities("slopes", f"slopes of {of}, {len(slopes.blocks)} blocks of seeds", rows)
 
 

@@ -60,6 +60,24 @@ class Slopes:
         """Slopes and their standard errors by scale, all levels together."""
         return over_blocks(self.blocks.sum(axis=2))
 
+    def within(
+        self, bounds: Sequence[tuple[float, float]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return slopes and their standard errors by scale and noise interval.
+
+        Arguments:
+            bounds: Noise levels [low, high) of each interval (`Space.interval_bounds`).
+
+        Returns:
+            float64 [parts x skips, intervals] each.
+        """
+        levels = np.array(self.levels)
+        parts = [
+            self.blocks[:, :, (low <= levels) & (levels < high)].sum(axis=2)
+            for low, high in bounds
+        ]
+        return over_blocks(np.stack(parts, axis=2))
+
     def along(
         self, space: Space, params: Mapping[str, float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

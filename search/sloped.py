@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from skiptune.errors import Problem
-from skiptune.objectives.cotangents import SLOPED, block_images
+from skiptune.objectives.cotangents import OF_PAIRS, SLOPED, block_images
 from skiptune.sampling.slopes import PASSES
 from skiptune.search.objective import Objective
 from skiptune.search.plan import Cost, own_nfe, rung_counts
@@ -53,7 +53,9 @@ def slopes_cost(spec: StudySpec, objective: Objective) -> Cost:
     for rung, times in ((spec.search.rungs[-1], 1), (spec.search.rungs[level], entered)):
         chunks = min(rung // block, BLOCKS) * block // CHUNK
         images += times * chunks * math.ceil(IMAGES / spec.microbatch) * spec.microbatch
-    return Cost(images, images * PASSES * own_nfe(spec))
+    of_pairs = spec.objective.keys[0] in OF_PAIRS
+    nfe = objective.loss_nfe if of_pairs else own_nfe(spec)
+    return Cost(images, images * PASSES * nfe)
 
 
 def without_slopes(spec: StudySpec, objective: Objective) -> list[Problem]:
@@ -80,7 +82,8 @@ def without_slopes(spec: StudySpec, objective: Objective) -> list[Problem]:
         ranges = ", ".join(spec.space.setting.named())
         problems.append(Problem("space.setting", "null: slopes are those of scales", ranges))
     windows = spec.space.window is not None or spec.space.intervals > 1
-    if windows and spec.setting.history == "restart":
+    sampled = any(key not in OF_PAIRS for key in keys)  # pairs go through no solver
+    if windows and sampled and spec.setting.history == "restart":
         problems.append(
             Problem(
                 "setting.history",

@@ -3,7 +3,8 @@
 The slopes of an evaluation are an evaluation of their own: the same schedule, series and seeds
 under another measure. Their chunks are leased, stored and resumed like any others, so any number
 of workers shares them and none is computed twice. Of each chunk only its first `IMAGES` images are
-differentiated; their cotangents come from the features that are stored of the whole block.
+differentiated; their cotangents come from the features that are stored of the whole block. Of
+denoising losses it is the first `IMAGES` pairs, and the levels are those of the losses.
 """
 
 from __future__ import annotations
@@ -16,13 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from skiptune.canonical import digest
 from skiptune.errors import SpecError
-from skiptune.objectives.cotangents import block_images, cotangents
+from skiptune.objectives.catalogue import FEATURES
+from skiptune.objectives.cotangents import (
+    OF_PAIRS,
+    block_images,
+    cotangents,
+    loss_cotangents,
+)
+from skiptune.objectives.denoising import denoising_losses
 from skiptune.objectives.metrics import Sample, Standard
 from skiptune.sampling.schedule import Schedule
-from skiptune.sampling.slopes import image_slopes
+from skiptune.sampling.setting import Setting
+from skiptune.sampling.slopes import ImageSlopes, call_slopes, image_slopes
 from skiptune.search.chunks import Sampled, check_series
 from skiptune.search.scoring import NotSampledError, Stored, stored_arrays, teacher_of
 from skiptune.search.slope_map import Slopes
@@ -42,6 +52,8 @@ __all__ = [
     "sloped_chunk",
     "slopes_of",
 ]
+
+OfSeeds = Callable[[range], ImageSlopes]
 
 
 def refuse_slopes(study: OpenStudy, where: str) -> None:
@@ -119,34 +131,26 @@ def sloped_chunk(
         on_images: Called after each microbatch with the images of the chunk so far; may raise.
 
     Returns:
-        ``slopes`` [J, parts x skips x levels], ``finite`` [J], ``levels`` [1, levels].
+        ``slopes`` [J, parts x skips x levels], ``finite`` [J], ``levels`` [1, levels], falling.
 
     Raises:
         StorageError: The claim's series is not one that this network and this version make.
         NotSampledError, LostFileError: The features have to be sampled again first.
     """
     setting = check_series(study, claim)
-    rows = _cotangents(study, claim)
+    of_pairs = study.spec.objective.keys[0] in OF_PAIRS
+    slopes_of_seeds = _of_pairs(study, claim) if of_pairs else _of_images(study, claim, setting)
     size = study.spec.microbatch
     images = math.ceil(IMAGES / size) * size
     parts: list[NDArray[np.float64]] = []
     levels: tuple[float, ...] = ()
     calls = 0.0
-    for first in range(0, images, size):
-        found = image_slopes(
-            study.checkpoint.network,
-            setting,
-            Schedule.from_json(claim.schedule),
-            range(claim.first_seed + first, claim.first_seed + first + size),
-            features=study.extractor.of_floats,
-            cotangents=torch.from_numpy(rows[first : first + size]),
-            parts=study.space.parts,
-            device=study.device,
-            decoder=study.checkpoint.decoder,
-        )
-        parts.append(found.values.flatten(1).numpy())
-        levels, calls = found.levels, found.nfe
-        on_images((first + size) * CHUNK // images)
+    for first in range(claim.first_seed, claim.first_seed + images, size):
+        found = slopes_of_seeds(range(first, first + size))
+        falling = np.argsort(found.levels)[::-1]
+        parts.append(found.values.numpy()[:, :, falling].reshape(size, -1))
+        levels, calls = tuple(found.levels[place] for place in falling), found.nfe
+        on_images((first + size - claim.first_seed) * CHUNK // images)
     slopes = np.concatenate(parts)
     arrays = {
         "slopes": np.asarray(slopes, dtype=np.float32),
@@ -199,6 +203,60 @@ def _measure(study: OpenStudy) -> dict[str, Any]:
     }
 
 
+def _of_images(study: OpenStudy, claim: Claim, setting: Setting) -> OfSeeds:
+    """Return what differentiates the images of some of a chunk's seeds."""
+    rows = _cotangents(study, claim)
+
+    def found(seeds: range) -> ImageSlopes:
+        first = seeds[0] - claim.first_seed
+        return image_slopes(
+            study.checkpoint.network,
+            setting,
+            Schedule.from_json(claim.schedule),
+            seeds,
+            features=study.extractor.of_floats,
+            cotangents=torch.from_numpy(rows[first : first + len(seeds)]),
+            parts=study.space.parts,
+            device=study.device,
+            decoder=study.checkpoint.decoder,
+        )
+
+    return found
+
+
+def _of_pairs(study: OpenStudy, claim: Claim) -> OfSeeds:
+    """Return what differentiates the denoising losses of some of a chunk's pairs."""
+    key, real = study.spec.objective.keys[0], study.objective.real
+    assert real is not None  # the objective's own check
+    first, block = _block_at(study, claim)
+    baseline = ledger.evaluations(study.database, study.id, kind="baseline", block=SEARCH)[0]
+    weights = loss_cotangents(_block_of(study, baseline, first, block, name=key).whole(key))
+
+    def found(seeds: range) -> ImageSlopes:
+        def total(denoiser: nn.Module) -> Tensor:
+            losses = denoising_losses(
+                denoiser,
+                study.extractor,
+                real.images,
+                real.labels,
+                seeds,
+                microbatch=len(seeds),
+            )[key]
+            return (losses.double() * torch.from_numpy(weights).to(losses.device)).sum()
+
+        schedule = Schedule.from_json(claim.schedule)
+        network, parts = study.checkpoint.network, study.space.parts
+        return call_slopes(network, schedule, len(seeds), total, parts=parts)
+
+    return found
+
+
+def _block_at(study: OpenStudy, claim: Claim) -> tuple[int, int]:
+    """Return the first seed of a claim's block, and the block's images."""
+    block = sloped_block(study)
+    return claim.first_seed - (claim.first_seed - SEARCH_SEED) % block, block
+
+
 def _cotangents(study: OpenStudy, claim: Claim) -> NDArray[np.float32]:
     """Return the cotangents of a chunk's images, from the stored features of its block."""
     of = ledger.find_evaluation(
@@ -206,8 +264,7 @@ def _cotangents(study: OpenStudy, claim: Claim) -> NDArray[np.float32]:
     )
     if of is None:
         raise AssertionError("slopes are entered of evaluations only")
-    block = sloped_block(study)
-    first = claim.first_seed - (claim.first_seed - SEARCH_SEED) % block
+    first, block = _block_at(study, claim)
     inside = slice(claim.first_seed - first, claim.first_seed - first + CHUNK)
     teacher = teacher_of(study, of)
     standard = Standard(
@@ -218,12 +275,14 @@ def _cotangents(study: OpenStudy, claim: Claim) -> NDArray[np.float32]:
     return cotangents(key, _block_of(study, of, first, block), standard)[inside]
 
 
-def _block_of(study: OpenStudy, evaluation: Evaluation, first: int, images: int) -> Sample:
-    """Return the stored features of some consecutive images of an evaluation of the search."""
+def _block_of(
+    study: OpenStudy, evaluation: Evaluation, first: int, images: int, *, name: str = FEATURES
+) -> Sample:
+    """Return a stored array of some consecutive images of an evaluation of the search."""
     chunks = ledger.chunks_of(study.database, evaluation.id, first - SEARCH_SEED + images)
     parts = []
     for chunk in chunks[-images // CHUNK :]:
         if chunk.array is None or chunk.state != "done":
             raise NotSampledError(f"the chunk from seed {chunk.first_seed} is not sampled yet")
-        parts.append(stored_arrays(study, chunk)["features"])
-    return Sample.of(features=np.concatenate(parts))
+        parts.append(stored_arrays(study, chunk)[name])
+    return Sample.of(**{name: np.concatenate(parts)})

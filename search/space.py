@@ -57,6 +57,8 @@ EDGE = 0.02  # nearer to an end than this part of the log range, an optimum touc
 WINDOW_FIRST = "window/first"
 WINDOW_LENGTH = "window/length"
 
+LIST = "list the skips with `skiptune skips CHECKPOINT`"
+
 # Samplers work with logarithms; the way back may leave the range by rounding, not by more.
 ROUNDING = 1e-9
 
@@ -99,7 +101,7 @@ class Space:
         object.__setattr__(self, "sigmas", tuple(float(s) for s in self.sigmas if s > 0))
         problems = list(self._problems())
         if problems:
-            raise SpecError.of(problems, hint="list the skips with `skiptune skips CHECKPOINT`")
+            raise SpecError.of(problems, hint=self._hint(problems))
 
     def _problems(self) -> list[Problem]:
         problems = []
@@ -148,6 +150,19 @@ class Space:
             problems.append(Problem("space.intervals", expected, shown(self.intervals)))
         return problems
 
+    def _hint(self, problems: Sequence[Problem]) -> str:
+        """Return what mends the first problem that a command mends."""
+        places = {problem.where for problem in problems}
+        if "space.skips" in places:
+            return LIST
+        if "space.intervals" in places:
+            bound = self.window == "search" or self.kind == NONE or bool(self.knobs)
+            most = 1 if bound else max(len(self._points()), 1)
+            return "one scale for all noise levels: -s space.intervals=1" + (
+                "" if most == 1 else f"; or up to {most} intervals: -s space.intervals={most}"
+            )
+        return "every key is explained in the file that `skiptune init` writes"
+
     @classmethod
     def of(
         cls,
@@ -181,9 +196,7 @@ class Space:
                 if address not in real
             ]
             if problems:
-                raise SpecError.of(
-                    problems, hint="list the skips with `skiptune skips CHECKPOINT`"
-                )
+                raise SpecError.of(problems, hint=LIST)
             chosen = [real[address] for address in spec.skips]
         window = spec.window
         return cls(
@@ -210,6 +223,16 @@ class Space:
             replace(self, window=(points[first], points[end - 1]), intervals=1, knobs=())
             for first, end in pairwise(ends)
         )
+
+    @property
+    def interval_bounds(self) -> tuple[tuple[float, float], ...]:
+        """The noise levels [low, high) of each interval, noisiest first; none where there is one.
+
+        Lower than the first bound and higher than the last one the scales of a window are 1.
+        """
+        if self.intervals == 1:
+            return ()
+        return tuple(one._bounds({}) for one in self.within)
 
     def _points(self) -> range:
         """Return the grid points at which scales act, all of them where that is searched."""

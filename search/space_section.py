@@ -35,6 +35,7 @@ SPACE_PARTS = (*PARTS, DECOUPLED)
 SPACES = ("uniform", "linear", "per-resolution", "per-skip")
 NONE = "none"  # no scale at all: `setting` alone is searched
 KINDS = (*SPACES, NONE)
+ONE_INTERVAL = "one interval for all noise levels: -s space.intervals=1"
 
 
 class WindowSpec(Section):
@@ -142,7 +143,7 @@ class SpaceSpec(Section):
     @classmethod
     def _or_a_window(cls, intervals: int, info: ValidationInfo) -> int:
         if intervals > 1 and info.data.get("window") == "search":
-            raise refusal('1, because space.window is "search"')
+            raise refusal('1, because space.window is "search"', hint=ONE_INTERVAL)
         return intervals
 
     @field_validator("setting")
@@ -161,6 +162,7 @@ class SpaceSpec(Section):
                 raise refusal(
                     f"null: space.{key} counts the points of a grid that it would move",
                     at=(moving[0],),
+                    hint=ONE_INTERVAL if key == "intervals" else "-s space.window=null",
                 )
         return setting
 
@@ -169,7 +171,10 @@ class SpaceSpec(Section):
     def _of_scales(cls, value: Any, info: ValidationInfo) -> Any:
         default = cls.model_fields[info.field_name or ""].default
         if info.data.get("kind") == NONE and value != default:
-            raise refusal(f"{shown(default)}: kind none scales no skip")
+            raise refusal(
+                f"{shown(default)}: kind none scales no skip",
+                hint=f"-s space.{info.field_name}={default if default else 'null'}",
+            )
         return value
 
     @field_validator("high")

@@ -19,7 +19,7 @@ from skiptune.errors import Problem, SpecError
 from skiptune.sampling.setting import evaluated_points
 from skiptune.search.document import Document, Path_, parse_yaml, read_text, shown
 from skiptune.search.objective_section import METRICS, ObjectiveSpec
-from skiptune.search.problems import problems_of, refusal, suggestion
+from skiptune.search.problems import hints_of, problems_of, refusal, suggestion
 from skiptune.search.sections import (
     SAMPLERS,
     ConfirmSpec,
@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 PRESETS = Path(__file__).parent / "presets"
+EXPLAINED = "fashion"  # the preset that `skiptune init` writes
+INIT_EXPLAINS = "every key is explained in the file that `skiptune init` writes"
 INIT = "write a commented study file with `skiptune init study.yaml`"
 
 # Keys that may hold a file's path.
@@ -183,6 +185,7 @@ class StudySpec(Section):
     @classmethod
     def _checked(cls, document: Document, *, folder: Path) -> Self:
         problems = list(document.problems)
+        hints: list[str] = []
         spec: Self | None = None
         folders = {
             path[-1]: Path.cwd() if document.is_overridden(path) else folder
@@ -191,11 +194,12 @@ class StudySpec(Section):
         try:
             spec = cls.model_validate(document.values, context=folders)
         except ValidationError as error:
-            problems += problems_of(error, model=cls, values=document.values, where=document.where)
+            values = document.values
+            problems += problems_of(error, model=cls, values=values, where=document.where)
+            explained = parse_yaml(preset_text(EXPLAINED), name=EXPLAINED).lines
+            hints = hints_of(error, model=cls, values=values, explained=explained)
         if spec is None or problems:
-            raise SpecError.of(
-                problems, hint="every key is explained in the file that `skiptune init` writes"
-            )
+            raise SpecError.of(problems, hint="; ".join(hints) or INIT_EXPLAINS)
         return spec
 
     def meaning(self) -> dict[str, Any]:

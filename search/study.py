@@ -284,12 +284,14 @@ def check_study(
     network, ranges = checkpoint.network, spec.space.setting
     found = knob_problems(ranges, setting, network=network, samples=objective.samples)
     problems += [replace(problem, where=f"{source}: {problem.where}") for problem in found]
-    problems += _too_few_images(spec, objective, source)
+    few = _too_few_images(spec, objective, source)
     if spec.search.sampler == DESCENT:
-        problems += [
-            replace(problem, where=f"{source}: {problem.where}")
-            for problem in without_slopes(spec, objective)
-        ]
+        found = without_slopes(spec, objective)
+        problems += [replace(one, where=f"{source}: {one.where}") for one in found]
+        if any(one.where == "search.rungs[0]" for one in found):
+            # The only rung is too short for slopes, which is the larger of the two demands.
+            few = [one for one in few if one.where != f"{source}: search.rungs"]
+    problems += few
     if problems:
         raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {source}`")
     points = grid_points(checkpoint.network, setting)

@@ -26,6 +26,7 @@ from pydantic import (
 
 from skiptune.errors import NetworkError, Problem, SpecError
 from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
+from skiptune.sampling.setting import KNOBS
 from skiptune.search.document import Document, read_text, shown
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
 from skiptune.search.output import write_whole
@@ -143,6 +144,10 @@ class Tuned(Section):
     study: str = Field(min_length=1, description="the name of the study")
     network: TunedNetwork = Field(description="a mapping with `name` and `sha256`")
     setting: SettingSpec = Field(description="the setting that the scales were tuned at")
+    untouched_setting: SettingSpec | None = Field(
+        default=None,
+        description="the untouched network's setting, or null where no number of it was tuned",
+    )
     skips: Annotated[tuple[TunedSkip, ...], Field(strict=False, min_length=1)] = Field(
         description="every skip of the network, once, deepest first"
     )
@@ -181,7 +186,7 @@ class Tuned(Section):
     def _as_earlier_versions_write_it(
         self, handler: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        return self.without_defaults(handler(self), ("branches",))
+        return self.without_defaults(handler(self), ("branches", "untouched_setting"))
 
     @field_validator("branches")
     @classmethod
@@ -252,6 +257,14 @@ class Tuned(Section):
     def schedule(self) -> Schedule:
         """The schedule that the rows stand for."""
         return _schedule(self.skips, self.branches)
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """Numbers of the setting that were tuned too, by the names of `sampling.setting.KNOBS`."""
+        if self.untouched_setting is None:
+            return {}
+        before, now = self.untouched_setting.to_setting(), self.setting.to_setting()
+        return {name: now.knob(name) for name in KNOBS if now.knob(name) != before.knob(name)}
 
     def check(self, skips: Sequence[Skip], *, sha256: str | None = None) -> None:
         """Refuse any other network than the tuned one.

@@ -163,6 +163,40 @@ def tuned(study_folder: Path, tiny_study: ModuleType) -> Path:
     return study_folder / "tuned.json"
 
 
+def test_a_tuned_number_of_the_setting_is_scored_with_the_scales(
+    command: Command, tuned: Path, tiny_study: ModuleType
+) -> None:
+    """The untouched network at its own setting, the scales at theirs."""
+    document = json.loads(tuned.read_text())
+    own = document["setting"]
+    document |= {"setting": {**own, "epsilon_scale": 1.2}, "untouched_setting": own}
+    tuned.write_text(json.dumps(document))
+    words = ("score", tuned, "--reference", tuned.parent / "reference.npz", "--num", "100")
+    outcome = command(*words, "--json")
+    assert outcome.code == 0, outcome.err
+    found, _ = json.loads(outcome.out)["scores"]  # corrected, and raw
+    extractor = load_extractor(tiny_study.EXTRACTOR)
+    network = load_checkpoint(tuned.parent / "tiny.safetensors")
+    schedule = Schedule.uniform({document["skips"][0]["address"]: 0.6})
+    reference = load_reference(tuned.parent / "reference.npz")
+    for key, setting, scales in (
+        ("baseline", Setting(steps=3), None),
+        ("tuned", Setting(steps=3, epsilon_scale=1.2), schedule),
+    ):
+        images = images_of(network, setting, scales, range(100))
+        wanted = corrected(extractor(torch.from_numpy(images)).numpy(), reference)
+        assert found[key]["value"] == pytest.approx(wanted.value, rel=1e-9)
+    assert "epsilon_scale 1.2" in command(*words).out
+
+    # An earlier version did not write what the untouched network's setting was.
+    del document["untouched_setting"]
+    document["controls"] = [{**document["tuned"], "label": "its setting alone"}]
+    tuned.write_text(json.dumps(document))
+    refused = command(*words)
+    assert refused.code == 2
+    assert "skiptune export" in refused.err
+
+
 def test_tuned_scales_are_scored_beside_the_baseline_on_the_same_seeds(
     command: Command, tuned: Path, tiny_study: ModuleType
 ) -> None:

@@ -64,6 +64,16 @@ def test_create_prints_the_name_and_what_comes_next(command: Command, spec: Path
     assert "setting.steps" in changed.err
 
 
+def test_a_study_that_is_refused_makes_no_database(
+    command: Command, spec: Path, study_folder: Path
+) -> None:
+    where = study_folder / "new.db"
+    for wrong in ("network.checkpoint=nowhere.safetensors", "space.skips=[nope]"):
+        outcome = command("create", spec, "-s", wrong, "--storage", f"sqlite:///{where}")
+        assert outcome.code == 2, outcome.err
+        assert not where.exists()
+
+
 def test_a_worker_needs_only_database_and_name(
     command: Command, created: str, study_folder: Path
 ) -> None:

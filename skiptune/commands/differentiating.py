@@ -80,9 +80,11 @@ def sensitivity(
             for part in opened.space.parts
             for skip in opened.checkpoint.skips
         ]
+        bounds = opened.space.interval_bounds
     if options.json:
         values, errors = slopes.map
         sums, sum_errors = slopes.skips
+        within = slopes.within(bounds) if bounds else None
         print_json(
             {
                 "study": study,
@@ -93,6 +95,10 @@ def sensitivity(
                 "blocks": len(slopes.blocks),
                 "nfe": slopes.nfe,
                 "levels": slopes.levels,
+                "intervals": [
+                    {"low": low, "high": None if math.isinf(high) else high}
+                    for low, high in bounds
+                ],
                 "skips": [
                     {
                         "address": address,
@@ -100,16 +106,20 @@ def sensitivity(
                         "standard_error": float(sum_errors[row]),
                         "slopes": values[row].tolist(),
                         "standard_errors": errors[row].tolist(),
+                        "interval_slopes": [] if within is None else within[0][row].tolist(),
+                        "interval_errors": [] if within is None else within[1][row].tolist(),
                     }
                     for row, address in enumerate(addresses)
                 ],
             }
         )
         return
-    from skiptune.views.slopes import CLEAR, PART, sensitivity_table
+    from skiptune.views.slopes import CLEAR, PART, interval_table, sensitivity_table
 
-    table = sensitivity_table(slopes, addresses, unit=value, log=math.log1p(PART))
-    print_text(table)
+    log = math.log1p(PART)
+    print_text(sensitivity_table(slopes, addresses, unit=value, log=log))
+    if bounds:
+        print_text("", interval_table(slopes, addresses, bounds=bounds, unit=value, log=log))
     say(
         options,
         f"{evaluation.label} of {study}: change of {metric} in % of the untouched network's "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.sampling.schedule import Schedule
     from skiptune.sampling.setting import Setting
+    from skiptune.search.sections import SettingSpec
     from skiptune.search.tuned import Tuned
 
     Page = Iterator[RenderableType]
@@ -132,11 +133,14 @@ def score_tuned(
     from skiptune.sampling.schedule import Schedule
     from skiptune.views.scores import pairs_json, pairs_view
 
+    before = _untouched_setting(name, tuned).to_setting()
     loaded = tuned_network(tuned, *places, device=loading.device)
-    setting = tuned.setting.to_setting()
     networks = [measure.extractor for measure in measures]
     both = []
-    for label, schedule in (("baseline", Schedule.baseline()), ("tuned", tuned.schedule)):
+    for label, schedule, setting in (
+        ("baseline", Schedule.baseline(), before),
+        ("tuned", tuned.schedule, tuned.setting.to_setting()),
+    ):
         with image_progress(options, label, count) as progress:
             both.append(_sampled(loaded, setting, schedule, count, networks, progress))
     pages: list[Page] = []
@@ -144,10 +148,35 @@ def score_tuned(
     for measure, baseline, ours in zip(measures, *both, strict=True):
         pairs = compare(measure, baseline, ours)
         notes = [*_other_reference(measure, tuned), *measure.cautions(count)]
-        title = f"{name}: seeds 0 to {count - 1:,} with and without scales, {_against(measure)}"
+        what = "".join(f" and {key} {value:.4g}" for key, value in tuned.knobs.items())
+        title = f"{name}: seeds 0 to {count - 1:,} with and without scales{what}, "
+        title += _against(measure)
         pages.append(pairs_view(title, pairs, notes))
         plain += [{**row, **_meaning(measure), "cautions": notes} for row in pairs_json(pairs)]
     return count, pages, plain
+
+
+def _untouched_setting(name: str, tuned: Tuned) -> SettingSpec:
+    """Return the setting of the untouched network, which the tuned one is held against.
+
+    Raises:
+        SpecError: Numbers of the setting were tuned too, and the file does not say from where.
+    """
+    if tuned.untouched_setting is not None:
+        return tuned.untouched_setting
+    # Files of earlier versions hold the tuned setting alone.
+    from skiptune.search.knobs import SETTING_ALONE
+    from skiptune.search.tuned import EXPORT
+
+    alone = tuned.schedule.is_baseline and bool(tuned.tuned.difference)
+    if alone or any(row.label == SETTING_ALONE for row in tuned.controls):
+        raise SpecError(
+            f"{name}: untouched_setting",
+            expected="the setting of the untouched network, because numbers of it were tuned",
+            found="nothing: without it the scales alone would be measured",
+            hint=EXPORT,
+        )
+    return tuned.setting
 
 
 def _sampled(

@@ -73,32 +73,45 @@ def create(
     from skiptune.errors import StorageError
     from skiptune.search.artifacts import artifacts_location
     from skiptune.search.spec import load_spec
-    from skiptune.storage import ledger
-    from skiptune.storage.database import open_database
 
     study_spec = load_spec(spec, overrides=overrides)
     name = study_spec.study
     artifacts_location(options.url, artifacts)  # refused before a table is made
-    with open_database(options.url, create=True) as database:
-        exists = ledger.find_study(database, name) is not None
-        if exists and not exist_ok:
-            raise StorageError(
-                f"{database.name}: study {name}",
-                expected="no study of this name yet",
-                found="one that exists",
-                hint=f"work on it with `skiptune worker {name}`, accept it with --exist-ok, or"
-                " choose another name with -s study=NAME",
-            )
+    where = _holding(options.url, name)
+    if where is not None and not exist_ok:
+        raise StorageError(
+            f"{where}: study {name}",
+            expected="no study of this name yet",
+            found="one that exists",
+            hint=f"work on it with `skiptune worker {name}`, accept it with --exist-ok, or"
+            " choose another name with -s study=NAME",
+        )
     with opened_study(
         options, study_spec, source=spec, artifacts=artifacts, group_writable=group_writable
     ) as study:
         identity = study.id
     if options.json:
-        print_json({"study": name, "id": identity, "created": not exists})
+        print_json({"study": name, "id": identity, "created": where is None})
     else:
         print(name)
     say(options, f"Next, on each machine: skiptune worker {name}")
     say(options, f"Where it stands:       skiptune status {name}")
+
+
+def _holding(url: str, name: str) -> str | None:
+    """Return the name of the database if it has a study of this name, None where it has not.
+
+    A database that is not there is not made: the study may turn out to be none.
+    """
+    from skiptune.errors import StorageError
+    from skiptune.storage import ledger
+    from skiptune.storage.database import open_database
+
+    try:
+        with open_database(url) as database:
+            return None if ledger.find_study(database, name) is None else database.name
+    except StorageError:
+        return None  # what else is wrong with it is said when the study is entered
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from skiptune.views.tables import listing
 if TYPE_CHECKING:
     from skiptune.search.slopes import Slopes
 
-__all__ = ["CLEAR", "PART", "sensitivity_table"]
+__all__ = ["CLEAR", "PART", "interval_table", "sensitivity_table"]
 
 PART: Final = 0.1
 """What is shown is the change that this part more of a scale makes."""
@@ -23,6 +24,7 @@ PART: Final = 0.1
 CLEAR: Final = 2.0
 """From so many standard errors on a slope is marked."""
 
+MOST_INTERVALS = 3  # columns with errors beside an address
 MOST_LEVELS = 5  # columns that fit beside an address and the sum
 
 
@@ -57,6 +59,47 @@ def sensitivity_table(
         whole += f"{100 * sum_errors[row] * log / unit:.2f}"
         table.add_row(Text(address), *cells, Text(whole))
     return table
+
+
+def interval_table(
+    slopes: Slopes,
+    addresses: Sequence[str],
+    *,
+    bounds: Sequence[tuple[float, float]],
+    unit: float,
+    log: float,
+) -> Table:
+    """Return one row per skip, deepest first: the change in each noise interval.
+
+    Arguments:
+        slopes: What was measured.
+        addresses: As for `sensitivity_table`.
+        bounds: Noise levels [low, high) of each interval, noisiest first.
+        unit: As for `sensitivity_table`.
+        log: As for `sensitivity_table`.
+    """
+    values, errors = slopes.within(bounds)
+    shown = spread_out(len(bounds), MOST_INTERVALS)
+    columns = [_interval(place, *bounds[place]) for place in shown]
+    table = listing(["skip, by interval", *columns], [], right=columns, gap=1)
+    widest = max(float(np.abs(values).max()), 1e-300)
+    for row, address in enumerate(addresses):
+        cells = [
+            heat(
+                f"{_number(values[row, place], errors[row, place], log / unit)} ± "
+                f"{100 * errors[row, place] * log / unit:.2f}",
+                float(values[row, place]) / widest,
+            )
+            for place in shown
+        ]
+        table.add_row(Text(address), *cells)
+    return table
+
+
+def _interval(place: int, low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"@{place}: {low:.2g} up"
+    return f"@{place}: to {high:.2g}" if low == 0 else f"@{place}: {low:.2g}-{high:.2g}"
 
 
 def _number(slope: float, error: float, times: float) -> str:

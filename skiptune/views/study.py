@@ -49,6 +49,7 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
             "chunks",
             ", ".join(f"{n} {state}" for state, n in sorted(study.chunks.items())) or "none",
         ),
+        *([("proposed by", study.sampler)] if study.sampler else []),
         ("workers now", ", ".join(study.workers) or "none"),
         ("spent", _spent(study)),
     ]

@@ -12,6 +12,7 @@ from skiptune.objectives.cotangents import (
     cotangents,
     frechet_cotangents,
     kid_cotangents,
+    loss_cotangents,
     over_blocks,
     teacher_cotangents,
 )
@@ -96,6 +97,27 @@ def test_teacher_loss_is_the_derivative_of_the_mean() -> None:
         return summary["teacher_loss"].value.value
 
     assert found[[0, 8]] == pytest.approx(by_differences(value, rows, [0, 8]), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("key", ["feature_loss", "pixel_loss"])
+def test_a_denoising_loss_moves_alike_with_all_pairs(key: str) -> None:
+    rng = np.random.default_rng(3)
+    losses, baseline = rng.gamma(2.0, size=(9, DIM)), rng.gamma(2.0, size=(9, DIM))
+
+    def value(moved: Array) -> float:
+        standard = Standard(baseline=Sample.of(**{key: baseline}))  # type: ignore[arg-type]
+        found = measure([key], Sample.of(**{key: moved}), standard)  # type: ignore[arg-type]
+        return found[key].value.value
+
+    found = loss_cotangents(baseline)
+    assert found.shape == (DIM,)
+    expected = by_differences(value, losses, [0, 4, 8])
+    assert np.broadcast_to(found, (3, DIM)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_that_cannot_be_divided_by_are_refused() -> None:
+    with pytest.raises(ObjectiveError, match="0 at level 1"):
+        loss_cotangents([[1.0, 0.0], [2.0, 0.0]])
 
 
 def test_by_name_they_are_those_of_the_study_s_metric(make_reference: MakeReference) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skiptune.errors import NetworkError
 from skiptune.sampling.hooks import scaled
@@ -16,10 +16,11 @@ from skiptune.sampling.networks import EDMPrecond
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.setting import Churn, Setting, sigmas
 from skiptune.sampling.skips import find_skips
-from skiptune.sampling.slopes import PASSES, image_slopes
+from skiptune.sampling.slopes import PASSES, call_slopes, image_slopes
 
 SEEDS = range(1000, 1004)
 STEP = 0.06
+LEVELS = (0.5, 4.0)
 SETTINGS = [
     Setting(solver="dpmpp_2m", steps=3),
     Setting(solver="heun", steps=2, churn=Churn(amount=1.0)),
@@ -145,6 +146,31 @@ def test_windows_of_the_schedule_are_kept(tiny_network: EDMPrecond) -> None:
     ]
     expected = (ends[0] - ends[1]) / (2 * STEP)
     check(values[:, 0, 1], expected)
+
+
+def test_numbers_of_single_calls_have_them_too(tiny_network: EDMPrecond) -> None:
+    """A sum of denoised images at two levels, which no solver has anything to do with."""
+    generator = torch.Generator().manual_seed(5)
+    shape = (4, tiny_network.img_channels, 8, 8)
+    noisy = torch.randn(shape, generator=generator).double()
+    labels = torch.eye(4, tiny_network.label_dim)
+
+    def each(denoiser: nn.Module) -> Tensor:
+        """[B, levels]."""
+        calls = [denoiser(noisy * s, torch.tensor(s, dtype=torch.float64), labels) for s in LEVELS]
+        return torch.stack([call.square().flatten(1).mean(1).double() for call in calls], dim=1)
+
+    skip = find_skips(tiny_network)[1]
+    schedule = Schedule([Term(skip.address, 0.8, 1.0)])
+    found = call_slopes(tiny_network, schedule, 4, lambda denoiser: each(denoiser).sum())
+    assert found.levels == LEVELS and found.nfe == PASSES * len(LEVELS)
+    ends = []
+    for sign in (1, -1):
+        factor = math.exp(sign * STEP)
+        here = [Term(skip.address, 0.8 * factor, 1.0), Term(skip.address, factor, high=1.0)]
+        with scaled(tiny_network, Schedule(here)), torch.no_grad():
+            ends.append(each(tiny_network))
+    check(found.values[:, skip.index], (ends[0] - ends[1]) / (2 * STEP))
 
 
 def test_the_network_is_left_as_it_was(tiny_network: EDMPrecond) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -133,3 +134,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up images, and workers that look again at once."""
     made_up.replace(monkeypatch.setattr)
     monkeypatch.setattr("skiptune.search.worker.POLL_SECONDS", (0.01, 0.05))
+
+
+@pytest.fixture
+def real_images(tmp_path: Path) -> Path:
+    """Held-out images of the tiny network's shape, with labels."""
+    rng = np.random.default_rng(3)
+    path = tmp_path / "held-out.npz"
+    images = rng.integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(300) % 3)
+    return path

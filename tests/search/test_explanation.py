@@ -167,6 +167,50 @@ def test_slopes_that_were_taken_are_told_by_skip(
     assert elsewhere.how == "nothing" and "slopes of baseline are not here" in elsewhere.of
 
 
+def test_slopes_are_told_by_noise_interval_too(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three intervals of one level each: their slopes are those of the levels."""
+    rng = np.random.default_rng(0)
+    made = (rng.normal(size=(50, 4 * 3)) + np.arange(12)).astype(np.float32)
+    study = tiny.open(search__rungs=[500], search__evaluations=1, space__intervals=3)
+
+    def sloped(*_: Any, **named: Any) -> Sampled:
+        levels = np.array([study.space.sigmas], np.float32)
+        arrays = {"slopes": made, "finite": np.ones(50, np.float32), "levels": levels}
+        return Sampled(arrays, made_up.NFE)
+
+    monkeypatch.setattr(workers, "sloped_chunk", sloped)
+    assert differentiated(study, "baseline") is not None
+    changes = {row.name: row.change for row in told(study, tiny).sensitivities.rows}
+    baseline = ledger.baseline_score(study.database, study.id)
+    assert baseline is not None
+    by_hand = made.astype(float).mean(axis=0).reshape(4, 3) * math.log(1.1) / baseline[1].value
+    for skip in study.checkpoint.skips:
+        rows = [changes[f"{skip.address}@{place}"] for place in range(3)]
+        assert rows == pytest.approx(by_hand[skip.index].tolist())
+        assert changes[skip.address] == pytest.approx(by_hand[skip.index].sum())
+    # Each parameter of the page finds its own row.
+    assert {name.removeprefix("skip/") for name in study.space.scale_names} < set(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"search__sampler": "auto"}, "descent (auto)"),
+        ({"search__sampler": "auto", "search__rungs": [250]}, "moments (auto)"),
+        ({"search__sampler": "random"}, "random"),
+    ],
+    ids=str,
+)
+def test_who_proposes_is_told_also_where_it_was_left_to_us(
+    tiny: Tiny, changes: dict[str, Any], words: str
+) -> None:
+    study = tiny.open(**changes)
+    found = told(study, tiny)
+    assert found.sampler == found.overview.sampler == words
+
+
 def test_gains_of_a_screen_are_left_out(tiny: Tiny) -> None:
     study = tiny.open(objective__projection=8, search__evaluations=2)
     worked(study, 500 + 250)

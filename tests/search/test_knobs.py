@@ -236,6 +236,9 @@ def test_a_whole_study(tiny_study: ModuleType, study_folder: Path) -> None:
     tuned = tuned_of(study, result)
     assert tuned.setting.to_setting() == study.setting.with_knobs(result.schedule.knobs)
     assert tuned.schedule == result.schedule.scales_alone
+    assert tuned.untouched_setting is not None
+    assert tuned.untouched_setting.to_setting() == study.setting
+    assert tuned.knobs == result.schedule.knobs
     told = explain(study.database, study.spec.study)
     assert "uniform, 1 scale" in told.space and "exponent of the setting" in told.space
     assert {one.name for one in told.parameters} <= set(study.space.distributions())

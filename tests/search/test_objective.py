@@ -51,16 +51,6 @@ def real_features(tiny: Tiny, tiny_study: ModuleType) -> np.ndarray[Any, np.dtyp
     return features
 
 
-@pytest.fixture
-def real_images(tiny: Tiny) -> Path:
-    """Held-out images of the tiny network's shape, with labels."""
-    rng = np.random.default_rng(3)
-    path = tiny.folder / "held-out.npz"
-    images = rng.integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
-    np.savez(path, images=images, labels=np.arange(300) % 3)
-    return path
-
-
 def features_of(study: Any, evaluation: Evaluation, images: int) -> Any:
     return Stored(study, evaluation, images).sample.whole("features")
 

@@ -29,6 +29,29 @@ def test_overrides_replace_values_and_are_checked_alike() -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("space.part=foo", 'leave space.part out for its default, "both"'),
+        ("search.patience=soon", "leave search.patience out for its default, null"),
+        ("setting.churn.amount=-1", "leave setting.churn.amount out for its default, 0.0"),
+        ("space.low=-1", "every key is explained in the file that `skiptune init` writes"),
+        ("spaec.low=1", "every key is explained in the file that `skiptune init` writes"),
+        ("space.window=search", "one interval for all noise levels: -s space.intervals=1"),
+        ("space.setting={exponent: [5, 9]}", "one interval for all noise levels: -s space.int"),
+    ],
+)
+def test_a_hint_is_of_use_for_the_key_that_is_wrong(override: str, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec("fashion", overrides=[override])
+    assert caught.value.hint.startswith(hint)
+
+
+def test_the_hint_of_a_searched_window_leads_on() -> None:
+    spec = load_spec("fashion", overrides=["space.window=search", "space.intervals=1"])
+    assert spec.space.window == "search"
+
+
+@pytest.mark.parametrize(
     ("setting", "overrides", "steps"),
     [
         ("steps: 6", ["setting.nfe=10"], 10),

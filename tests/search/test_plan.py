@@ -149,3 +149,13 @@ def test_slopes_cost_four_evaluations_for_each_of_an_image() -> None:
     cost = slopes_cost(study, objective)
     assert cost.images == (8 + 12 * 6) * 50
     assert cost.evaluations == cost.images * 4 * 6
+
+    # Of pairs at nine noise levels, whatever is sampled beside.
+    losses = {"metric": "feature_loss", "beside": ["fd"], "images": "fashion-test"}
+    given = {**study.objective.model_dump(mode="json"), **losses}
+    other = spec(search=search, setting={"steps": 6}, microbatch=25, objective=given)
+    objective = load_objective(
+        other.objective, channels=1, size=32, classes=10, device="cpu", microbatch=25
+    )
+    cost = slopes_cost(other, objective)
+    assert cost.evaluations == cost.images * 4 * 9

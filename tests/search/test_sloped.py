@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from skiptune.errors import SpecError
 from skiptune.objectives.cotangents import SLOPED
 from skiptune.search.objective import Objective
 from skiptune.search.sloped import without_slopes
-from skiptune.search.spec import StudySpec
+from skiptune.search.spec import StudySpec, load_spec
 from skiptune.search.study import check_study
 from tests.search.conftest import Tiny
 
@@ -76,6 +77,15 @@ def test_a_history_that_jumps_at_a_window_has_no_slope_there(tiny: Tiny) -> None
     assert [*refused(spec, objective)] == ["setting.history"]
 
 
+@pytest.mark.parametrize("metric", ["feature_loss", "pixel_loss"])
+def test_a_denoising_loss_meets_no_path_that_jumps(
+    tiny: Tiny, real_images: Path, metric: str
+) -> None:
+    changes = {"space__window": {"first": 1, "last": 1}, "setting__history": "restart"}
+    loss = {"objective__metric": metric, "objective__images": str(real_images)}
+    assert refused(*loaded(tiny, **changes, **loss, **DESCENT)) == {}
+
+
 def test_one_branch_of_guidance_has_no_slopes(tiny: Tiny) -> None:
     spec, objective = loaded(tiny, setting__guidance=2.0)
     assert refused(spec.replaced("space.branches", "cond"), objective) == {
@@ -109,3 +119,12 @@ def test_everything_is_said_at_once_and_by_the_descent_alone(tiny: Tiny) -> None
 def test_a_searched_window_is_refused_when_the_spec_is_read(tiny: Tiny) -> None:
     with pytest.raises(SpecError, match="window is search"):
         tiny.spec(space__window="search", **DESCENT)
+
+
+def test_one_rung_that_is_too_short_is_one_fault() -> None:
+    given = ["search.sampler=descent", "search.rungs=[250]", "search.promote=1.0"]
+    with pytest.raises(SpecError) as caught:
+        check_study(load_spec("fashion", overrides=given))
+    (problem,) = caught.value.problems
+    assert problem.where == "spec: search.rungs[0]"
+    assert problem.expected.startswith("at least 500 images")

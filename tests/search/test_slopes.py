@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from skiptune.errors import NetworkError, SpecError
+from skiptune.objectives.denoising import LEVELS
 from skiptune.objectives.paired import corrected
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float
@@ -67,6 +68,51 @@ def test_a_block_s_slopes_are_finite_differences_of_its_distance(
         got = float(found.blocks[1, skip.index].sum())
         # The cotangents are those of the stored features, of images rounded to bytes.
         assert got == pytest.approx(expected, rel=0.05, abs=2e-3 * abs(ends[0]))
+    study.database.close()
+
+
+LOSS: dict[str, Any] = {"objective__metric": "feature_loss", "objective__reference": None}
+
+
+def test_a_block_s_slopes_of_a_denoising_loss_are_finite_differences_of_it(
+    tiny_study: ModuleType,
+    study_folder: Path,
+    real_images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "IMAGES", 250)
+    study = opened(tiny_study, study_folder, objective__images=str(real_images), **LOSS)
+    end = differentiated(study, "baseline")
+    assert end is not None
+    found = end[1]
+    assert found.levels == pytest.approx(LEVELS[::-1])
+    assert found.nfe == 500 * 4 * len(LEVELS)
+    step, seeds = 0.05, range(1_000_250, 1_000_500)
+    base = study.objective.losses(study.checkpoint.network, seeds)["feature_loss"]
+    for skip in study.checkpoint.skips[:2]:
+        ends = []
+        for sign in (1, -1):
+            schedule = Schedule.uniform({skip.address: math.exp(sign * step)})
+            with scaled(study.checkpoint.network, schedule):
+                losses = study.objective.losses(study.checkpoint.network, seeds)["feature_loss"]
+            ratio = losses.mean(axis=0, dtype=np.float64) / base.mean(axis=0, dtype=np.float64)
+            ends.append(ratio / len(LEVELS))
+        expected = (ends[0] - ends[1]) / (2 * step)
+        got = found.blocks[1, skip.index, ::-1]
+        assert got == pytest.approx(expected, rel=0.02, abs=0.01 * float(np.abs(expected).max()))
+    study.database.close()
+
+
+def test_a_denoising_loss_is_walked_down(
+    tiny_study: ModuleType, study_folder: Path, real_images: Path
+) -> None:
+    changes = {"objective__images": str(real_images), "search__evaluations": 3, **LOSS}
+    study = opened(tiny_study, study_folder, search__sampler="auto", **changes)
+    assert study.sampler == "descent"
+    assert run(study) is not None
+    proposals = ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
+    scores = {s.evaluation_id: s.value for s in ledger.scores(study.database, study.id)}
+    assert min(scores[one.id] for one in proposals) < 1
     study.database.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,3 +146,18 @@ def test_a_spec_is_taken_over_and_says_nothing_of_one_interval() -> None:
     assert Space.of(spec, SKIPS, GRID).intervals == 2
     with pytest.raises(ValueError, match=r"space\.window"):
         SpaceSpec(intervals=2, window="search")
+
+
+@pytest.mark.parametrize(
+    ("window", "hint"),
+    [
+        (None, "or up to 6 intervals: -s space.intervals=6"),
+        ((1, 3), "or up to 3 intervals: -s space.intervals=3"),
+        ("search", "one scale for all noise levels: -s space.intervals=1"),
+    ],
+)
+def test_too_many_intervals_say_how_many_there_may_be(window: Any, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        make_space("per-skip", window=window, intervals=7)
+    assert caught.value.hint.endswith(hint)
+    assert "-s space.intervals=1" in caught.value.hint

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from skiptune.search.slopes import Slopes
-from skiptune.views.slopes import sensitivity_table
+from skiptune.views.slopes import interval_table, sensitivity_table
 
 
 def shown(slopes: Slopes, addresses: list[str]) -> list[str]:
@@ -35,3 +35,19 @@ def test_any_grid_fits_80_columns_with_both_ends(count: int) -> None:
     assert all(len(line.rstrip()) <= 80 for line in lines)
     assert "80" in lines[0]
     assert count == 1 or "0.002" in lines[0]
+
+
+def test_each_noise_interval_has_its_change() -> None:
+    blocks = np.array([[[-5.0, 1.0, 3.0]], [[-5.2, -1.0, 1.0]]])
+    slopes = Slopes(blocks, (80.0, 5.0, 0.5), 0.0)
+    bounds = [(20.0, math.inf), (0.0, 20.0)]
+    console = Console(width=80)
+    log = math.log1p(0.1)
+    with console.capture() as capture:
+        console.print(interval_table(slopes, ["32x32_block10"], bounds=bounds, unit=10.0, log=log))
+    lines = capture.get().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert "@0: 20 up" in lines[0] and "@1: to 20" in lines[0]
+    (row,) = [line for line in lines if "32x32_block10" in line]
+    assert f"{-5.1 * log / 10 * 100:+.2f}* ± {0.1 * log / 10 * 100:.2f}" in row
+    assert f"{2.0 * log / 10 * 100:+.2f}  ± {2.0 * log / 10 * 100:.2f}" in row
