@@ -140,7 +140,8 @@ def main() -> int:
     folder = options.teacher or options.data
     folder.mkdir(parents=True, exist_ok=True)
     teaching = replace(sampler, folder=folder, setting=TEACHER)
-    teacher = teaching.features(replace(untouched, name="teacher"), FIRST_SEED, options.images)
+    # The truth is on other images, which no teacher is needed for.
+    teacher = teaching.features(replace(untouched, name="teacher"), FIRST_SEED, max(COUNTS))
 
     reference = load_reference("fashion-train")
     base = sampler.features(untouched, FIRST_SEED, options.images)
@@ -176,7 +177,7 @@ def screened(
         group: Its name.
         features: [schedules, N, d].
         base: [N, d], the untouched network's on the same seeds.
-        teacher: [N, d].
+        teacher: [max(COUNTS), d] or more.
         reference: Of the distance.
     """
     rng = np.random.default_rng(0)
