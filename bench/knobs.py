@@ -9,11 +9,11 @@ half of its images on the knobs and the other half on a descent at the setting t
 The S_noise of churn is searched on heun (4 steps, 7 NFE), the nearest setting that has one,
 against the untouched network there.
 
-Every search has as many images as the others: a descent's slopes are counted as images (50 of a
-chunk cost as much as 200). What a search recommends is sampled on fresh seeds that are common to
-all, and its gain over the untouched network measured in the features of the search and in random
-patches, which no search has seen. Studies and features are kept in DATA: a run that was stopped
-goes on. There is no bound: it is a comparison.
+Every row has as many images as the others, baselines included: a descent's slopes are counted as
+images (50 of a chunk cost as much as 200). What a search recommends is sampled on fresh seeds that
+are common to all, and its gain over the untouched network measured in the features of the search
+and in random patches, which no search has seen. Studies and features are kept in DATA: a run that
+was stopped goes on. There is no bound: it is a comparison.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def spec_of(search: Search, setting: Setting, images: int) -> StudySpec:
     Arguments:
         search: What is searched.
         setting: Where.
-        images: Besides the baseline's own; slopes count as images.
+        images: The baseline's among them; slopes count as images.
     """
     space: dict[str, Any] = {"kind": search.kind, "low": SCALES[0], "high": SCALES[1]}
     if search.knobs:
@@ -210,7 +210,7 @@ def _proposals(search: Search, images: int) -> int:
     """Return how many proposals so many images pay for, at least one."""
     slopes = RUNG // CHUNK * IMAGES * PASSES if search.sampler == "descent" else 0
     # Slopes are taken of the baseline and at most of every proposal but the last.
-    return max(images // (RUNG + slopes), 1)
+    return max((images - RUNG) // (RUNG + slopes), 1)
 
 
 def _searched(case: Case, images: int, database: Path) -> Iterator[Found]:
@@ -227,7 +227,7 @@ def _cost(cases: Sequence[Case], options: argparse.Namespace) -> float:
     """Return the most evaluations of the network that cases take, fresh images included."""
     total = 0.0
     for case in cases:
-        images = options.images + options.search_images + RUNG * len(case.searches)
+        images = options.images + options.search_images
         total += (images if case.searches else options.images) * evaluations(case.setting)
     return total
 

@@ -140,7 +140,8 @@ def main() -> int:
     folder = options.teacher or options.data
     folder.mkdir(parents=True, exist_ok=True)
     teaching = replace(sampler, folder=folder, setting=TEACHER)
-    teacher = teaching.features(replace(untouched, name="teacher"), FIRST_SEED, options.images)
+    # The truth is on other images, which no teacher is needed for.
+    teacher = teaching.features(replace(untouched, name="teacher"), FIRST_SEED, max(COUNTS))
 
     reference = load_reference("fashion-train")
     base = sampler.features(untouched, FIRST_SEED, options.images)
@@ -176,7 +177,7 @@ def screened(
         group: Its name.
         features: [schedules, N, d].
         base: [N, d], the untouched network's on the same seeds.
-        teacher: [N, d].
+        teacher: [max(COUNTS), d] or more.
         reference: Of the distance.
     """
     rng = np.random.default_rng(0)
@@ -219,8 +220,7 @@ def correlation(
     """Return Spearman's rank correlation and its 95 % interval over images."""
     value = rank_correlation(screen.values.tolist(), truth.values.tolist()).value
     ends = [one.resampled(_weights(one.parts.shape[1], rng)) for one in (screen, truth)]
-    drawn = [_spearman(ours, theirs) for ours, theirs in zip(*ends, strict=True)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(_spearman(*ends), [0.025, 0.975])
     return value, max(2 * value - float(high), -1.0), min(2 * value - float(low), 1.0)
 
 
@@ -244,10 +244,16 @@ def _weights(images: int, rng: np.random.Generator) -> Array:
     return drawn
 
 
-def _spearman(first: Array, second: Array) -> float:
-    """Return the rank correlation of values without ties."""
-    one, other = (np.argsort(np.argsort(v)).astype(np.float64) for v in (first, second))
-    return float(np.corrcoef(one, other)[0, 1])
+def _spearman(first: Array, second: Array) -> Array:
+    """Return the rank correlations of rows without ties, float64 [samples]."""
+    one, other = (
+        np.argsort(np.argsort(values, axis=1), axis=1).astype(np.float64)
+        for values in (first, second)
+    )
+    count = one.shape[1]
+    squares = np.square(one - other).sum(axis=1)
+    found: Array = 1 - 6 * squares / (count * (count**2 - 1))
+    return found
 
 
 def _savings(one: Screen, found: Sequence[Screen]) -> dict[str, float | None]:

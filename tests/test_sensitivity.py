@@ -19,7 +19,7 @@ from skiptune.storage.ledger import require_study, spending
 def url(study_folder: Path, tiny_study: ModuleType) -> str:
     """The database of the tiny study, entered and not begun."""
     where = f"sqlite:///{study_folder / 'tiny.db'}"
-    spec = tiny_study.spec(study_folder, search__rungs=[500])
+    spec = tiny_study.spec(study_folder, search__rungs=[500], space__intervals=3)
     open_study(spec, storage=where).database.close()
     return where
 
@@ -41,6 +41,13 @@ def test_it_prints_a_map_and_reads_it_the_second_time(
     for row in found["skips"]:
         assert sum(row["slopes"]) == pytest.approx(row["slope"], rel=1e-4, abs=1e-9)
         assert len(row["slopes"]) == len(found["levels"]) == 3
+        # Each interval holds one level.
+        assert row["interval_slopes"] == pytest.approx(row["slopes"])
+        assert row["interval_errors"] == pytest.approx(row["standard_errors"])
+    ends = [(one["low"], one["high"]) for one in found["intervals"]]
+    assert ends[0][1] is None and ends[-1][0] == 0
+    for (low, high), level in zip(ends, found["levels"], strict=True):
+        assert low <= level and (high is None or level < high)
     before = seconds_spent(url)
     again = command("sensitivity", "tiny", "--storage", url)
     assert again.code == 0
@@ -48,6 +55,7 @@ def test_it_prints_a_map_and_reads_it_the_second_time(
     for row in found["skips"]:
         assert row["address"] in again.out
     assert "where a scale is 10% larger" in again.err
+    assert "skip, by interval" in again.out
 
     unknown = command("sensitivity", "tiny", "--of", "99", "--storage", url)
     assert unknown.code == 2

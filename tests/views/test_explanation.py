@@ -23,6 +23,7 @@ from skiptune.storage.records import Spending
 from skiptune.views.chart import BEST, PROVED
 from skiptune.views.explanation import explanation_hints, explanation_view
 from skiptune.views.explanation_pictures import gain_picture, slice_picture
+from skiptune.views.study import overview_view
 
 SCHEDULE = Schedule.uniform({"8x8_block0": 1.25, "16x16_block0": 0.9})
 BASELINE = Measured("baseline", 2000, 6.0, 10.0, 0.3)
@@ -233,3 +234,13 @@ def test_the_slice_has_a_line_where_there_is_a_model() -> None:
     modelled = picture(slice_picture(FOUND))
     measured = picture(slice_picture(replace(FOUND, prediction=None)))
     assert count(measured, BEST) == 0 < count(modelled, BEST)
+
+
+@pytest.mark.parametrize(("sampler", "told"), [("descent (auto)", True), ("", False)])
+def test_where_a_study_stands_says_who_proposes(sampler: str, *, told: bool) -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        for part in overview_view(replace(OVERVIEW, sampler=sampler)):
+            console.print(part)
+    words = " ".join(capture.get().split())
+    assert ("proposed by descent (auto)" in words) == told
