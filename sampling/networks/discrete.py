@@ -9,6 +9,9 @@ network sees x / sqrt(1 + sigma_t^2) and t. Velocity: Salimans and Ho 2022 (arXi
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -56,17 +59,16 @@ def betas_of(kind: str, steps: int, *, start: float = 1e-4, end: float = 0.02) -
         return [min(1 - ratio, _HIGHEST_BETA) for ratio in ratios]
     if not 0 < start <= end < 1:
         raise ValueError(f"betas from {start} to {end}, not rising inside 0..1")
-    if kind == "linear":
-        made = torch.linspace(start, end, steps, dtype=torch.float64)
-    else:
-        made = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
-    return [float(beta) for beta in made]
+    # Plain numbers, because a network may be built where tensors have none (the meta device).
+    first, last = (start, end) if kind == "linear" else (math.sqrt(start), math.sqrt(end))
+    rising = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
+    return rising if kind == "linear" else [root**2 for root in rising]
 
 
-def sigmas_of(betas: list[float]) -> list[float]:
+def sigmas_of(betas: Iterable[float]) -> list[float]:
     """Return the noise level of every step, rising: sqrt((1 - abar_t) / abar_t)."""
-    left = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), dim=0)
-    return [float(level) for level in ((1 - left) / left).sqrt()]
+    lefts = accumulate((1 - beta for beta in betas), operator.mul)
+    return [math.sqrt((1 - left) / left) for left in lefts]
 
 
 class DiscretePrecond(DiscreteLevels):
@@ -83,8 +85,9 @@ class DiscretePrecond(DiscreteLevels):
         timesteps: Number of steps T.
         prediction: One of `PREDICTIONS`: the noise, the velocity sqrt(abar) noise -
             sqrt(1 - abar) image, or the image itself.
-        told: What the network is told of step t is t times this: 1, 1000 / T where steps are
-            rescaled, 1 / T where time runs from 0 to 1.
+        told: What the network is told of a step is its number times this: 1, 1000 / T where steps
+            are rescaled, 1 / T where time runs from 0 to 1.
+        first: The number of the first step: 0, or 1 (U-ViT).
         learn_sigma: Whether the network also predicts a variance per channel.
 
     Raises:
@@ -101,6 +104,7 @@ class DiscretePrecond(DiscreteLevels):
         timesteps: int = 1000,
         prediction: str = "epsilon",
         told: float = 1.0,
+        first: int = 0,
         learn_sigma: bool = False,
     ) -> None:
         if prediction not in PREDICTIONS:
@@ -113,13 +117,14 @@ class DiscretePrecond(DiscreteLevels):
         )
         self.prediction = prediction
         self.told = told
+        self.first = first
         self.learn_sigma = learn_sigma
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
         variance = sigma.square() + 1
         c_in = 1 / variance.sqrt()
-        c_noise = self._nearest(sigma).to(torch.float32) * self.told
+        c_noise = (self._nearest(sigma).to(torch.float32) + self.first) * self.told
         if self.prediction == "epsilon":
             return 1.0, -sigma, c_in, c_noise
         if self.prediction == "v":

@@ -58,7 +58,10 @@ _REQUIRED = ("precond", "img_channels", "img_resolution", "label_dim")
 _NOTES = ("use_fp16", "logvar_channels")
 _FROM_CHANNELS = ("in_channels", "out_channels")
 _WHERE = "network configuration"
-_HINT = "the configuration is the metadata entry `skiptune.network` of a checkpoint of skiptune"
+_HINT = (
+    "the configuration is the metadata entry `skiptune.network` of a checkpoint of skiptune, or"
+    " what the options of `skiptune convert` say"
+)
 
 
 def build(config: Mapping[str, Any]) -> EDMPrecond:
