@@ -3,15 +3,17 @@
     python -m bench.parity_openai CHECKOUT...
 
 Takes folders with the repositories openai/guided-diffusion, openai/consistency_models,
-CompVis/latent-diffusion and baofff/U-ViT (all MIT); the last three need the package einops. For
-every case their network is made with random weights, every layer that starts at zero drawn anew,
-and its state written with `torch.save` and read back through `skiptune.sampling.published` with
-the options their code would be given. Both denoise in float32 at several noise levels, with and
-without labels, untouched and with scales other than 1 on all skips: ours through `apply`, theirs
-by hooks written here. Their preconditioning is their own code where it can be imported (noise and
-time of guided-diffusion and of consistency models; variances of latent diffusion), so a table of
-noise levels that is off is seen. Prints one table, writes `bench/results/parity_openai.json`, and
-exits 1 when an output differs by more than 1e-5 of the largest value in theirs.
+CompVis/latent-diffusion, baofff/U-ViT and lucidrains/denoising-diffusion-pytorch (all MIT); the
+last four need the package einops. Of lucidrains' the network is their own on both sides: compared
+are its denoiser and its skips. For every case their network is made with random weights, every
+layer that starts at zero drawn anew, and its state written with `torch.save` and read back
+through `skiptune.sampling.published` with the options their code would be given. Both denoise in
+float32 at several noise levels, with and without labels, untouched and with scales other than 1
+on all skips: ours through `apply`, theirs by hooks written here. Their preconditioning is their
+own code where it can be imported (noise and time of guided-diffusion, consistency models and
+lucidrains; variances of latent diffusion), so a table of noise levels that is off is seen. Prints
+one table, writes `bench/results/parity_openai.json`, and exits 1 when an output differs by more
+than 1e-5 of the largest value in theirs.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ class Case:
         make: Makes their network, and their denoiser of it, of the options and the noise levels
             of ours.
         options: What `published` is told.
-        receivers: The list of their decoder's blocks.
+        receivers: The list of their decoder's blocks; none where the addresses of the skips are
+            names in it.
     """
 
     checkout: str
@@ -75,8 +78,13 @@ class Case:
         return self.checkout in ("ldm", "libs/uvit.py")
 
 
+def _upstream(name: str) -> Any:
+    """Import a module of a checkout, none of whose packages is a dependency."""
+    return importlib.import_module(name)
+
+
 def _guided(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
-    script = importlib.import_module("guided_diffusion.script_util")
+    script = _upstream("guided_diffusion.script_util")
     script.NUM_CLASSES = CLASSES
     given = {**script.model_and_diffusion_defaults(), **options}
     given = {key: value for key, value in given.items() if key not in ("family", "num_classes")}
@@ -115,9 +123,9 @@ def _consistency(options: Options, levels: list[float]) -> tuple[nn.Module, Deno
     piq, processes = types.ModuleType("piq"), types.ModuleType("cm.dist_util")
     vars(piq)["LPIPS"] = object
     sys.modules.update({m.__name__: m for m in (flash, inside, piq, processes)})
-    vars(importlib.import_module("cm"))["dist_util"] = processes
-    script = importlib.import_module("cm.script_util")
-    denoisers = importlib.import_module("cm.karras_diffusion")
+    vars(_upstream("cm"))["dist_util"] = processes
+    script = _upstream("cm.script_util")
+    denoisers = _upstream("cm.karras_diffusion")
     script.NUM_CLASSES = CLASSES
     ours = ("family", "num_classes", "training_mode")
     defaults = script.model_and_diffusion_defaults()
@@ -140,8 +148,8 @@ def _latent(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
     lists = types.ModuleType("omegaconf.listconfig")
     vars(lists)["ListConfig"] = tuple  # what their files are read into; here they are lists
     sys.modules.update({"omegaconf": types.ModuleType("omegaconf"), lists.__name__: lists})
-    module = importlib.import_module("ldm.modules.diffusionmodules.openaimodel")
-    util = importlib.import_module("ldm.modules.diffusionmodules.util")
+    module = _upstream("ldm.modules.diffusionmodules.openaimodel")
+    util = _upstream("ldm.modules.diffusionmodules.util")
     params = options["model"]["params"]
     holder = nn.Module()
     holder.model = nn.Module()
@@ -171,7 +179,7 @@ def _latent(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
 
 
 def _uvit(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
-    module = importlib.import_module("libs.uvit")
+    module = _upstream("libs.uvit")
     without = ("family", "process", "null_label")
     network = module.UViT(**{k: v for k, v in options.items() if k not in without})
 
@@ -188,6 +196,33 @@ def _uvit(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
         return x - sigma * noise  # type: ignore[no-any-return]
 
     return network, denoise
+
+
+def _lucidrains(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
+    # What training alone needs, and a package of which only one file is run.
+    for name, attribute in (
+        ("ema_pytorch", "EMA"),
+        ("accelerate", "Accelerator"),
+        ("scipy.optimize", "linear_sum_assignment"),
+    ):
+        stub = types.ModuleType(name)
+        vars(stub)[attribute] = object
+        sys.modules.update({name.split(".")[0]: stub, name: stub})
+    package = types.ModuleType("denoising_diffusion_pytorch")
+    vars(package)["__path__"] = [f"{sys.path[0]}/denoising_diffusion_pytorch"]
+    sys.modules[package.__name__] = package
+    module = _upstream("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    vars(package)["Unet"] = module.Unet
+    own = ("family", "image_size", "beta_schedule", "objective")
+    network = module.Unet(**{k: v for k, v in options.items() if k not in own})
+    diffusion = module.GaussianDiffusion(network, **{k: options[k] for k in own[1:]})
+
+    def denoise(x: Tensor, place: int, labels: Tensor | None) -> Tensor:
+        noisy = x / (1 + levels[place] ** 2) ** 0.5
+        step = torch.full((len(x),), STEPS[place])
+        return diffusion.model_predictions(noisy, step).pred_x_start  # type: ignore[no-any-return]
+
+    return diffusion, denoise
 
 
 def _time(sigma: float) -> float:
@@ -243,6 +278,7 @@ _TOKENS: Options = {
     "depth": 6,
     "num_heads": 4,
 }
+_PIXELS: Options = {"family": "lucidrains", "image_size": 16, "dim": 16, "dim_mults": [1, 2, 4]}
 CASES = {
     "guided diffusion, cosine, new attention order": Case(
         "guided_diffusion",
@@ -333,6 +369,18 @@ CASES = {
         _uvit,
         {**_TOKENS, "process": "vpsde", "mlp_time_embed": True, "qkv_bias": True},
         "out_blocks",
+    ),
+    "lucidrains, sigmoid, velocity": Case(
+        "denoising_diffusion_pytorch",
+        _lucidrains,
+        {**_PIXELS, "beta_schedule": "sigmoid", "objective": "pred_v"},
+        "",
+    ),
+    "lucidrains, linear, noise": Case(
+        "denoising_diffusion_pytorch",
+        _lucidrains,
+        {**_PIXELS, "beta_schedule": "linear", "objective": "pred_noise"},
+        "",
     ),
 }
 
@@ -425,7 +473,11 @@ def _difference(theirs: Tensor, ours: Tensor) -> float:
 def _hooked(
     network: nn.Module, receivers: str, skips: tuple[Skip, ...], scales: Mapping[str, float]
 ) -> Iterator[None]:
-    (blocks,) = (m for name, m in network.named_modules() if name.endswith(receivers))
+    if receivers:
+        (blocks,) = (m for name, m in network.named_modules() if name.endswith(receivers))
+    else:
+        unet = network.model
+        blocks = [unet.get_submodule(skip.address) for skip in skips]  # type: ignore
 
     def scaling(skip: Skip) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -452,7 +504,7 @@ def _hooked(
 def main() -> int:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkout", type=Path, nargs="+", help="of one of the four repositories")
+    parser.add_argument("checkout", type=Path, nargs="+", help="of one of the repositories")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=RESULTS / "parity_openai.json")
     options = parser.parse_args()
@@ -462,7 +514,7 @@ def main() -> int:
     for checkout in options.checkout:
         names = [name for name, case in CASES.items() if (checkout / case.checkout).exists()]
         if not names:
-            raise SystemExit(f"{checkout}: expected a checkout of one of the four repositories")
+            raise SystemExit(f"{checkout}: expected a checkout of one of the repositories")
         sys.path.insert(0, str(checkout))
         found += [measure(name) for name in names]
     head = ("difference : largest value", "skips", "mixed", "untouched", "scaled", "effect")

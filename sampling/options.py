@@ -1,8 +1,9 @@
 """From the options of others' training code to the configuration of a network of skiptune.
 
 The words are those of openai/guided-diffusion (`script_util.py`), openai/consistency_models (the
-same), CompVis/latent-diffusion (its configuration files) and baofff/U-ViT (`configs/`), whose
-facts and defaults are taken over; what says nothing about a network's images is left out.
+same), CompVis/latent-diffusion (its configuration files), baofff/U-ViT (`configs/`) and of
+lucidrains' denoising-diffusion-pytorch (`Unet`, `GaussianDiffusion`), whose facts and defaults are
+taken over; what says nothing about a network's images is left out.
 """
 
 from __future__ import annotations
@@ -288,6 +289,47 @@ def _uvit(taken: _Taken) -> Described:
     return Described("u-vit", config)
 
 
+def _lucidrains(taken: _Taken) -> Described:
+    steps = int(taken("timesteps", 1000))
+    predictions = {"pred_noise": "epsilon", "pred_v": "v", "pred_x0": "sample"}
+    if taken("self_condition", False):
+        raise ValueError("self_condition, which needs an estimate of the step before")
+    for name in ("sampling_timesteps", "ddim_sampling_eta", "min_snr_loss_weight"):
+        taken(name, None)
+    config: dict[str, Any] = {
+        "precond": "discrete",
+        "betas": str(taken("beta_schedule", "sigmoid")),
+        "timesteps": steps,
+        "prediction": predictions[taken("objective", "pred_v")],
+        "learn_sigma": bool(taken("learned_variance", False)),
+        "model_type": "LucidrainsUnet",
+        "img_resolution": int(taken("image_size")),
+        "img_channels": int(taken("channels", 3)),
+        "label_dim": 0,
+        **taken.some(
+            (
+                "dim",
+                "init_dim",
+                "dim_mults",
+                "learned_sinusoidal_cond",
+                "random_fourier_features",
+                "learned_sinusoidal_dim",
+                "sinusoidal_pos_emb_theta",
+                "dropout",
+                "attn_dim_head",
+                "attn_heads",
+                "full_attn",
+                "flash_attn",
+            )
+        ),
+    }
+    if config["betas"] == "linear":
+        config |= {"beta_start": 0.1 / steps, "beta_end": 20 / steps}
+    if taken("auto_normalize", True) is not True:
+        raise ValueError("auto_normalize false: images of another range than -1..1")
+    return Described("lucidrains", config)
+
+
 def _numbers(value: Any) -> list[Any]:
     if isinstance(value, str):
         numbers = [float(part) for part in value.split(",") if part.strip()]
@@ -299,4 +341,5 @@ FAMILIES: dict[str, Callable[[_Taken], Described]] = {
     "guided-diffusion": _guided_diffusion,
     "consistency": _consistency,
     "u-vit": _uvit,
+    "lucidrains": _lucidrains,
 }

@@ -7,6 +7,7 @@ options: a mapping, as YAML or JSON, in the words of the code that trained it (`
     consistency         those of consistency models, with ``family: consistency``
     latent diffusion    its own configuration file, as it is
     U-ViT               the arguments of its network, with ``family: u-vit`` and ``process``
+    lucidrains          the arguments of its `Unet` and `GaussianDiffusion`, ``family: lucidrains``
     any                 skiptune's own words, with ``precond`` (`networks.build_denoiser`)
 
 Files are read with `torch.load(weights_only=True)` and never otherwise.
@@ -103,7 +104,9 @@ def read_published(path: str | Path, options: Mapping[str, Any], *, where: str) 
         build_denoiser(made.config)
     held, source = _tensors(path)
     if made.kind == "ldm":
-        state, source = _of_latent_diffusion(path, held, source)
+        state, source = _of_latent_diffusion(held, source)
+    elif made.kind == "lucidrains":
+        state = _of_lucidrains(held)
     else:
         state = {f"model.{name}": tensor for name, tensor in held.items()}
     if not state:
@@ -162,9 +165,20 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     return {name: tensor.detach() for name, tensor in found.items()}, source
 
 
-def _of_latent_diffusion(
-    path: Path, held: Mapping[str, Tensor], source: str
-) -> tuple[dict[str, Tensor], str]:
+def _of_lucidrains(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the U-Net's tensors by our names: averaged ones, those of a diffusion, or its own."""
+    for prefix in ("ema_model.model.", "model."):
+        found = {
+            f"model.{name.removeprefix(prefix)}": tensor
+            for name, tensor in held.items()
+            if name.startswith(prefix)
+        }
+        if found:
+            return found
+    return {f"model.{name}": tensor for name, tensor in held.items()}
+
+
+def _of_latent_diffusion(held: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
     """Return the U-Net's and the classes' tensors by our names, averaged ones where there are."""
     state: dict[str, Tensor] = {}
     for name, tensor in held.items():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -132,7 +132,7 @@ class _Joined:
         length: Its channels.
         module: That was first given the result, if any.
         argument: As what.
-        shortcut: A convolution inside that reads the very result.
+        readers: The convolutions inside that read the very result.
         residual: The first other one of as many channels.
         groups: Of the normalisation inside that reads the very result.
     """
@@ -143,9 +143,16 @@ class _Joined:
     length: int
     module: nn.Module | None = None
     argument: int | str = 0
-    shortcut: nn.Module | None = None
+    readers: list[nn.Module] = field(default_factory=list)
     residual: nn.Module | None = None
     groups: int = 0
+
+    @property
+    def parts(self) -> tuple[nn.Module | None, nn.Module | None]:
+        """The shortcut and the residual convolution, where it is clear which is which."""
+        if len(self.readers) != 1 or self.readers[0] is self.module:
+            return None, None
+        return self.readers[0], self.residual
 
 
 class _Watch(TorchFunctionMode):
@@ -206,13 +213,9 @@ class _Watch(TorchFunctionMode):
         weight = getattr(module, "weight", None)
         channels = join.result.shape[join.dim]
         if isinstance(weight, Tensor) and weight.dim() > 1 and weight.shape[1] == channels:
-            if value is join.result and join.shortcut is None:
-                join.shortcut = module
-            elif (
-                value is not join.result
-                and join.residual is None
-                and value.shape == join.result.shape
-            ):
+            if value is join.result:
+                join.readers.append(module)
+            elif join.residual is None and value.shape == join.result.shape:
                 join.residual = module
 
     def _keep(self, value: Any, history: _Made) -> None:
@@ -282,9 +285,7 @@ def _places(network: nn.Module, watch: _Watch) -> tuple[SkipPlace, ...]:
         # Counted from the back where tokens end in their features.
         dim = -1 if join.dim == join.result.dim() - 1 else join.dim
         site = SkipSite(join.module, join.argument, dim, join.start, join.length)
-        # A module that is itself the convolution has no parts beside it.
-        shortcut = None if join.shortcut is join.module else join.shortcut
-        places.append(SkipPlace(skip, site, shortcut, join.residual))
+        places.append(SkipPlace(skip, site, *join.parts))
     if not places:
         seen = (
             f"{watch.other} concatenations of two feature maps, of which none joins one made"

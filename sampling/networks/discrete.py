@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import struct
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BETAS", "PREDICTIONS", "DiscretePrecond", "betas_of", "sigmas_of"]
 
-BETAS: Final = ("linear", "scaled_linear", "cosine")
+BETAS: Final = ("linear", "scaled_linear", "cosine", "sigmoid")
 PREDICTIONS: Final = ("epsilon", "v", "sample")
 
 _COSINE_OFFSET = 0.008
 _HIGHEST_BETA = 0.999
+_SIGMOID_SPAN = 3.0
+_SIGMOID_END = struct.unpack("f", struct.pack("f", 1 / (1 + math.exp(-_SIGMOID_SPAN))))[0]
 
 
 def betas_of(kind: str, steps: int, *, start: float = 1e-4, end: float = 0.02) -> list[float]:
@@ -37,10 +40,12 @@ def betas_of(kind: str, steps: int, *, start: float = 1e-4, end: float = 0.02) -
     Arguments:
         kind: ``linear`` (Ho et al. 2020); ``scaled_linear``, whose square root is linear (Rombach
             et al. 2022, arXiv 2112.10752; their code calls it linear); ``cosine`` (Nichol and
-            Dhariwal 2021, arXiv 2102.09672, equation 17: abar_t as cos^2, betas up to 0.999).
+            Dhariwal 2021, arXiv 2102.09672, equation 17: abar_t as cos^2, betas up to 0.999);
+            ``sigmoid`` (Jabri et al. 2022, arXiv 2212.11972, from -3 to 3, as lucidrains' code
+            has it: betas up to 0.999).
         steps: How many, at least 1.
         start: The first one.
-        end: The last one; neither is used by ``cosine``.
+        end: The last one; neither is used by ``cosine`` and ``sigmoid``.
 
     Raises:
         ValueError: For another kind, fewer steps, or variances outside 0..1.
@@ -49,12 +54,8 @@ def betas_of(kind: str, steps: int, *, start: float = 1e-4, end: float = 0.02) -
         raise ValueError(f"betas must be one of {', '.join(BETAS)}, found {kind!r}")
     if steps < 1:
         raise ValueError(f"at least 1 step, found {steps}")
-    if kind == "cosine":
-
-        def left(t: float) -> float:
-            angle = (t + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2
-            return math.cos(angle) ** 2
-
+    if kind in ("cosine", "sigmoid"):
+        left = _cosine_left if kind == "cosine" else _sigmoid_left
         ratios = [left((i + 1) / steps) / left(i / steps) for i in range(steps)]
         return [min(1 - ratio, _HIGHEST_BETA) for ratio in ratios]
     if not 0 < start <= end < 1:
@@ -63,6 +64,16 @@ def betas_of(kind: str, steps: int, *, start: float = 1e-4, end: float = 0.02) -
     first, last = (start, end) if kind == "linear" else (math.sqrt(start), math.sqrt(end))
     rising = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
     return rising if kind == "linear" else [root**2 for root in rising]
+
+
+def _cosine_left(t: float) -> float:
+    angle = (t + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2
+    return math.cos(angle) ** 2
+
+
+def _sigmoid_left(t: float) -> float:
+    # What is left at the end counts in float32 there, which the last steps feel.
+    return _SIGMOID_END - 1 / (1 + math.exp(-_SIGMOID_SPAN * (2 * t - 1)))
 
 
 def sigmas_of(betas: Iterable[float]) -> list[float]:

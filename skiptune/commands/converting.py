@@ -73,7 +73,6 @@ def convert(
     \b
     Examples:
       skiptune convert edm-cifar10-32x32-cond-vp.pkl cifar10
-      skiptune convert edm-imagenet-64x64-cond-adm.pkl imagenet64 --force
       skiptune convert edm2-img64-s-1073741-0.075.pkl edm2-s --json
       skiptune convert https://example.org/edm-cifar10-32x32-cond-vp.pkl cifar10
       skiptune convert 64x64_diffusion.pt adm64 --options adm64.yaml

@@ -113,9 +113,8 @@ def skips(
     Examples:
       skiptune skips fashion                 the bundled network
       skiptune skips study.yaml              the network of a study, and what is searched
-      skiptune skips network.safetensors     a checkpoint
-      skiptune skips fashion --norms --json
       skiptune skips network.safetensors --trace
+      skiptune skips fashion --norms --json
     """
     from skiptune.commands.output import print_json, print_text, say
 
