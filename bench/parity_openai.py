@@ -454,7 +454,7 @@ def _pairs(
     shape = (IMAGES, ours.img_channels, ours.img_resolution, ours.img_resolution)
     noise = torch.randn(shape, generator=generator)
     numbers = torch.tensor([3, 0, 7])
-    rows = [numbers] if ours.label_dim else [None]
+    rows: list[Tensor | None] = [numbers] if ours.label_dim else [None]
     if ours.label_dim and case.labelled:
         rows.append(None)
     for place, level in enumerate(levels):
@@ -492,7 +492,7 @@ def _hooked(
 
     hooks = [
         block.register_forward_pre_hook(scaling(skip))
-        for skip, block in zip(skips, blocks, strict=True)  # type: ignore[call-overload]
+        for skip, block in zip(skips, blocks, strict=True)
     ]
     try:
         yield

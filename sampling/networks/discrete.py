@@ -31,7 +31,7 @@ PREDICTIONS: Final = ("epsilon", "v", "sample")
 _COSINE_OFFSET = 0.008
 _HIGHEST_BETA = 0.999
 _SIGMOID_SPAN = 3.0
-_SIGMOID_END = struct.unpack("f", struct.pack("f", 1 / (1 + math.exp(-_SIGMOID_SPAN))))[0]
+_SIGMOID_END: float = struct.unpack("f", struct.pack("f", 1 / (1 + math.exp(-_SIGMOID_SPAN))))[0]
 
 
 def betas_of(kind: str, steps: int, *, start: float = 1e-4, end: float = 0.02) -> list[float]:

@@ -134,7 +134,7 @@ def decode_openai(
 
 
 def decode_uvit(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: None, scale: ScaleAt, run: Run
+    unet: Any, x: Tensor, skips: list[Tensor], emb: Any, scale: ScaleAt, run: Run
 ) -> Tensor:
     for index, block in enumerate(unet.out_blocks):
         factor = _factor(scale, f"out_blocks.{index}", x)

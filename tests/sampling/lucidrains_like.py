@@ -73,14 +73,17 @@ class Unet(nn.Module):
         t = torch.sin(time[:, None] / 100 * torch.arange(1, self.dim + 1))
         x = self.init_conv(x)
         first, skips = x.clone(), []
-        for block1, block2, _, down in self.downs:
+        row: Any
+        for row in self.downs:
+            block1, block2, _, down = row
             x = block1(x, t)
             skips.append(x)
             x = block2(x, t)
             skips.append(x)
             x = down(x)
         x = self.mid_block2(self.mid_block1(x, t), t)
-        for level, (block1, block2, _, up) in enumerate(self.ups):
+        for level, row in enumerate(self.ups):
+            block1, block2, _, up = row
             x = block1(self.joined(x, skips.pop(), f"ups.{level}.0"), t)
             x = up(block2(self.joined(x, skips.pop(), f"ups.{level}.1"), t))
         x = self.final_res_block(self.joined(x, first, "final_res_block"), t)

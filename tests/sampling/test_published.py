@@ -131,7 +131,12 @@ def test_a_file_loads_strictly(tmp_path: Path, key: str | None) -> None:
 def _latent_options() -> dict[str, Any]:
     options = copy.deepcopy(CIN_256)
     params = options["model"]["params"]
-    small = {"image_size": 8, "in_channels": 1, "out_channels": 1, "model_channels": 32}
+    small: dict[str, Any] = {
+        "image_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "model_channels": 32,
+    }
     small |= {"attention_resolutions": [2], "channel_mult": [1, 2], "num_res_blocks": 1}
     params["unet_config"]["params"] |= small | {"context_dim": 8, "num_heads": 2}
     params["cond_stage_config"]["params"] |= {"n_classes": 4, "null_label": True}
