@@ -262,8 +262,7 @@ FAMILIES: dict[str, Family] = {
         unlabelled={"label_dim": 0, "label_rows": None},
         others=({"num_res_blocks": 2}, {"label_rows": None}, {"channel_mult": [2, 4]}),
     ),
-    "uvit-vp": _uvit({"precond": "vp"}),
-    "uvit-v": _uvit({"precond": "discrete", "prediction": "v", "mlp_time_embed": True}),
+    "uvit": _uvit({"precond": "vp", "mlp_time_embed": True}),
 }
 WITH_PARTS = [name for name, family in FAMILIES.items() if family.shortcut]
 PUBLISHED = [name for name, family in FAMILIES.items() if family.published]

@@ -20,6 +20,7 @@ from skiptune.sampling.networks import (
 )
 from skiptune.sampling.networks.discrete import BETAS, PREDICTIONS, betas_of, sigmas_of
 from skiptune.sampling.networks.openai_blocks import labelled_rows
+from skiptune.sampling.noise import image_streams
 from skiptune.sampling.setting import Setting
 from tests.sampling.families import OPENAI
 
@@ -60,8 +61,13 @@ def test_noise_levels_are_those_of_the_variances(kind: str, steps: int) -> None:
         ends = math.sqrt(0.001), math.sqrt(0.02)
         expected = (ends[0] + np.arange(steps) * ((ends[1] - ends[0]) / (steps - 1))) ** 2
     else:
-        # The product of 1 - beta is cos^2 at the ends of the steps, until betas are cut off.
-        left = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        # The product of 1 - beta is this at the ends of the steps, until betas are cut off.
+        ends_of_steps = np.arange(steps + 1) / steps
+        left = np.cos((ends_of_steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        if kind == "sigmoid":
+            # From -3 to 3, its end in float32, as in the code that trained with it.
+            end = float(torch.tensor(3.0).sigmoid())
+            left = end - torch.tensor(6 * ends_of_steps - 3).sigmoid().numpy()
         expected = np.minimum(1 - left[1:] / left[:-1], 0.999)
         assert np.prod(1 - betas[:-1]) == pytest.approx(left[-2] / left[0], rel=1e-9)
     np.testing.assert_allclose(betas, expected, rtol=1e-9)
@@ -101,7 +107,7 @@ def test_whatever_is_predicted_becomes_the_image(prediction: str, step: int) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"betas": "sigmoid"}, "sigmoid"),
+        ({"betas": "tanh"}, "tanh"),
         ({"prediction": "flow"}, "flow"),
         ({"timesteps": 0}, "at least 1 step"),
         ({"beta_start": 0.5}, "not rising"),
@@ -161,7 +167,29 @@ def test_one_step_is_one_evaluation_at_the_highest_noise_level() -> None:
     network = ConsistencyPrecond(inner, distilled=True).eval()
     setting = Setting(solver="euler", steps=1, sigma_min=0.002, sigma_max=80.0)
     found = sample_float(network, setting, [1, 2])
-    from skiptune.sampling.noise import image_streams
-
     noise = image_streams(setting.noise, [1, 2], "cpu").randn((1, 4, 4))
     torch.testing.assert_close(found.float(), network(80 * noise, 80.0))
+
+
+class Bent(nn.Module):
+    """A network whose answer depends on its input."""
+
+    img_resolution, in_channels, label_dim = 4, 1, 0
+
+    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None) -> Tensor:
+        return (3 * x).sin()
+
+
+def test_several_steps_add_fresh_noise_to_the_last_estimate() -> None:
+    # Song et al. 2023 (arXiv 2303.01469), algorithm 1: the state keeps nothing of itself. With the
+    # noise of a whole level instead of sqrt(t^2 - 0.002^2): 5e-6 more of it at 0.6.
+    inner: Any = Bent()
+    network = ConsistencyPrecond(inner, distilled=True).eval()
+    levels = (80.0, 0.661)
+    setting = Setting(solver="dpmpp_2m_sde", eta=10.0, steps=2, sigmas=levels)
+    found = sample_float(network, setting, [1, 2])
+    streams = image_streams(setting.noise, [1, 2], "cpu")
+    x = network(80 * streams.randn((1, 4, 4)), 80.0)
+    kept = math.sqrt(levels[1] ** 2 - 0.002**2)
+    x = network(x + kept * streams.randn_like(x.double()), levels[1])
+    torch.testing.assert_close(found.float(), x, atol=1e-4, rtol=1e-4)

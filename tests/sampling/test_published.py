@@ -173,7 +173,7 @@ def test_a_file_of_latent_diffusion_holds_more_than_the_network(
 
 
 def test_a_config_of_ours_needs_no_family(tmp_path: Path) -> None:
-    config = FAMILIES["uvit-vp"].config
+    config = FAMILIES["uvit"].config
     network: Any = random_network(config)
     torch.save(network.model.state_dict(), tmp_path / "net.pth")
     read = read_published(tmp_path / "net.pth", config, where="options")

@@ -51,7 +51,7 @@ def test_what_is_traced_is_what_the_family_knows(name: str) -> None:
 
 
 def test_tokens_are_joined_in_the_layer_that_reads_both() -> None:
-    network = random_network(FAMILIES["uvit-v"].config)
+    network = random_network(FAMILIES["uvit"].config)
     traced = trace_skips(network, torch.randn(1, 1, 8, 8), torch.tensor(1.0), torch.eye(3)[:1])
     known = find_places(network)
     for one, other in zip(traced, known, strict=True):
