@@ -135,6 +135,8 @@ class _Joined:
         readers: The convolutions inside that read the very result.
         residual: The first other one of as many channels.
         groups: Of the normalisation inside that reads the very result.
+        running: Whether the module runs.
+        elsewhere: Whether the result is also read outside of the module.
     """
 
     result: Tensor
@@ -146,6 +148,8 @@ class _Joined:
     readers: list[nn.Module] = field(default_factory=list)
     residual: nn.Module | None = None
     groups: int = 0
+    running: bool = False
+    elsewhere: bool = False
 
     @property
     def parts(self) -> tuple[nn.Module | None, nn.Module | None]:
@@ -183,6 +187,10 @@ class _Watch(TorchFunctionMode):
         if name in _SAME and len(maps) == 1 and id(maps[0]) in self._made:
             self._keep(made, self._made[id(maps[0])])
             return made
+        if isinstance(made, Tensor) and name != "__get__":
+            for join in self.joined:
+                if not join.running and any(tensor is join.result for tensor in read):
+                    join.elsewhere = True
         if name in ("cat", "concat", "concatenate"):
             self._look(made, args, kwargs)
         for tensor in read:
@@ -198,9 +206,14 @@ class _Watch(TorchFunctionMode):
         for join in self.joined:
             for place, value in given:
                 if value is join.result and join.module is None:
-                    join.module, join.argument = module, place
+                    join.module, join.argument, join.running = module, place, True
                 elif join.module is not None and place == 0:
                     self._part(join, module, value)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], made: Any) -> None:
+        """Remember that a module has run."""
+        for join in self.joined:
+            join.running = join.running and join.module is not module
 
     def _part(self, join: _Joined, module: nn.Module, value: Any) -> None:
         """Keep what stands in the receiving module: normalisation and convolutions."""
@@ -252,6 +265,7 @@ def _hooked(network: nn.Module, watch: _Watch) -> Iterator[None]:
         module.register_forward_pre_hook(watch.receive, with_kwargs=True)
         for module in network.modules()
     ]
+    hooks += [module.register_forward_hook(watch.leave) for module in network.modules()]
     try:
         yield
     finally:
@@ -268,6 +282,8 @@ def _places(network: nn.Module, watch: _Watch) -> tuple[SkipPlace, ...]:
         if join.module is None:
             raise _none(network, f"one joined to a tensor {shape} that no module is given")
         address = names[id(join.module)]
+        if join.elsewhere:
+            raise _none(network, f"one given to {address} and read outside of it too")
         if any(place.skip.address == address for place in places):
             raise _none(network, f"several given to the same module, {address}")
         main = total - join.length

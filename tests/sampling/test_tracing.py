@@ -157,9 +157,27 @@ class Twice(nn.Module):
         return made
 
 
+class Beside(nn.Module):
+    """Reads what is joined in two modules, or in one and a sum."""
+
+    def __init__(self, *, summed: bool) -> None:
+        super().__init__()
+        self.summed = summed
+        self.first, self.deep = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1)
+        self.one, self.two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.first(x)
+        joined = torch.cat([self.deep(skip).tanh(), skip], dim=1)
+        made: Tensor = self.one(joined) + (joined if self.summed else self.two(joined))
+        return made
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
+        (Beside(summed=False), "one given to one and read outside of it too"),
+        (Beside(summed=True), "one given to one and read outside of it too"),
         (Plain(joins=False), "no concatenation"),
         (Plain(joins=True), "1 concatenations of two feature maps, of which none"),
         (Twice(shared=True), "several given to the same module, join"),
