@@ -21,8 +21,16 @@ if TYPE_CHECKING:
     from skiptune.sampling.noise import ImageStreams
     from skiptune.sampling.schedule import Schedule, Term
     from skiptune.sampling.setting import Churn, Setting, sigmas
-    from skiptune.sampling.skips import Skip, SkipSite, find_skips
+    from skiptune.sampling.skips import (
+        Skip,
+        SkipFamily,
+        SkipPlace,
+        SkipSite,
+        find_skips,
+        register_family,
+    )
     from skiptune.sampling.solvers import solve
+    from skiptune.sampling.tracing import family_of, trace_skips
 
 _HOME = {
     "Batch": "images",
@@ -34,20 +42,25 @@ _HOME = {
     "Schedule": "schedule",
     "Setting": "setting",
     "Skip": "skips",
+    "SkipFamily": "skips",
+    "SkipPlace": "skips",
     "SkipSite": "skips",
     "Term": "schedule",
     "apply": "hooks",
     "check_effect": "hooks",
     "effect": "hooks",
+    "family_of": "tracing",
     "find_skips": "skips",
     "load_checkpoint": "checkpoint",
     "load_decoder": "decoder",
+    "register_family": "skips",
     "sample": "images",
     "sample_float": "images",
     "scaled": "hooks",
     "sigmas": "setting",
     "solve": "solvers",
     "to_uint8": "images",
+    "trace_skips": "tracing",
 }
 
 __all__ = [
@@ -60,20 +73,25 @@ __all__ = [
     "Schedule",
     "Setting",
     "Skip",
+    "SkipFamily",
+    "SkipPlace",
     "SkipSite",
     "Term",
     "apply",
     "check_effect",
     "effect",
+    "family_of",
     "find_skips",
     "load_checkpoint",
     "load_decoder",
+    "register_family",
     "sample",
     "sample_float",
     "scaled",
     "sigmas",
     "solve",
     "to_uint8",
+    "trace_skips",
 ]
 
 
