@@ -1,8 +1,8 @@
 """Installing a schedule on a network: forward pre-hooks, no edited or wrapped module.
 
 One hook on the network reads the noise level and the labels of every call; one hook on each
-module that receives a skip multiplies the skip in the module's arguments (`SkipSite`): in the EDM
-family, the last channels of a decoder block's input. The encoder's own output is never touched,
+module that receives a skip multiplies the skip in the module's arguments (`SkipSite`): in most
+families, the last channels of a decoder block's input. The encoder's own output is never touched,
 because it also flows on in the encoder. Where a scale acts in one part of the block alone, a hook
 on the convolution in it does the same.
 
@@ -98,18 +98,19 @@ def apply(
     itself alone, so give `check_effect` what you will call.
 
     Arguments:
-        network: A denoiser of the EDM family, called as network(x, sigma, ...); or its bare U-Net
-            where no window is used; or, with `sites`, any network.
+        network: A denoiser around a U-Net of a known family (`skips.find_places`), called as
+            network(x, sigma, ...); or its bare U-Net where no window is used; or, with `sites`,
+            any network.
         schedule: A `Schedule`; or one tensor per place (`schedule.place_name`), 0-dim, or [B] for
             one scale per image, acting at every noise level, through which gradients flow.
-        sites: Where the skips of a network outside the family are scaled, by the addresses that
-            its schedules use, deepest first; parts of them by the names of their places.
+        sites: Where the skips of a network outside these families are scaled, by the addresses
+            that its schedules use, deepest first; parts of them by the names of their places.
         parts: Parts of the blocks that later schedules will scale, beside those that this one
             does (`schedule.PARTS`). Others have no hooks, and cost nothing.
 
     Raises:
         NetworkError: For an unknown address, or a part that the blocks do not have; a network
-            outside the family, compiled, or with a schedule installed; windows on a network that
+            of no known family, compiled, or with a schedule installed; windows on a network that
             is not told sigma; one branch of guidance on a network without labels.
     """
     _refuse_compiled(network)
@@ -291,6 +292,10 @@ class _SiteHook:
         self.row = row
         self.parts = parts
         self.argument = site.argument
+        self.places: dict[str, int] = {}  # of the module's arguments, by name
+        if isinstance(site.argument, str):
+            names = inspect.signature(site.module.forward).parameters
+            self.places = {name: place for place, name in enumerate(names)}
         self.dim, self.start, self.length = site.dim, site.start, site.length
         self.in_place = not site.shared and site.argument is not None
 
@@ -299,13 +304,15 @@ class _SiteHook:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         argument = self.argument
         assert argument is not None
+        if isinstance(argument, str) and argument not in kwargs:
+            argument = self.places.get(argument, argument)  # this call gives it by its place
         given: Any = args if isinstance(argument, int) else kwargs
         try:
             x: Tensor = given[argument]
         except (IndexError, KeyError):
             raise NetworkError(
                 "network",
-                expected=f"a skip in argument {argument!r} of {type(module).__name__}",
+                expected=f"a skip in argument {self.argument!r} of {type(module).__name__}",
                 found=f"{len(args)} arguments and the keywords {', '.join(kwargs) or 'none'}",
                 hint="name the argument in `sites` as the network's calls give it",
             ) from None

@@ -3,7 +3,7 @@
 For every decoder block that receives a skip, and every noise level, the Euclidean norm of the
 skip's channels over that of the main path's channels, all pixels together, at the concatenation
 (Ma et al. 2024, arXiv 2402.15170). Channel counts are not divided out: a skip of fewer channels
-has a smaller norm.
+has a smaller norm. Where a block joins the two itself (U-ViT), they are two of its arguments.
 
 Measured where it matters, on the states that sampling goes through: images are made as a setting
 says, and each evaluation of the network counts at its own noise level. No real images are needed,
@@ -12,6 +12,7 @@ and the network sees the labels it sees in sampling.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from skiptune.errors import NetworkError, SpecError
 from skiptune.sampling.images import sample_float
 from skiptune.sampling.setting import Setting
-from skiptune.sampling.skips import Skip, decoder_blocks, find_skips
+from skiptune.sampling.skips import SkipPlace, find_places
 
 __all__ = ["NormRatios", "norm_ratios"]
 
@@ -59,33 +60,33 @@ def norm_ratios(
     guidance, only the evaluations that see the label count.
 
     Arguments:
-        network: A denoiser of the EDM family in evaluation mode, not compiled.
+        network: A denoiser of a known family in evaluation mode, not compiled.
         setting: How the images are made.
         seeds: One per image, at least one; all go through the network at once.
         device: Where to sample; by default where the network's parameters are.
 
     Raises:
         SpecError: For no seeds, or a label or guidance that the network cannot follow.
-        NetworkError: For a network outside the family, compiled, or in training mode.
+        NetworkError: For a network of no known family, compiled, or in training mode.
     """
     if not seeds:
         raise SpecError("seeds", expected="at least one", found="none", hint="16 are plenty")
-    skips = find_skips(network)
-    blocks = decoder_blocks(network)
+    places = find_places(network)
     probe = _Probe(labelled_only=setting.guidance != 1)
     # After the hooks of an installed schedule, so that these have scaled the skip.
     hooks = [network.register_forward_pre_hook(probe.enter, with_kwargs=True)]
     try:
-        for skip in skips:
-            hook = _SkipHook(probe, skip)
-            hooks.append(blocks[skip.address].register_forward_pre_hook(hook))
+        for place in places:
+            hook = _SkipHook(probe, place)
+            module = place.site.module
+            hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         with torch.inference_mode():
             sample_float(network, setting, seeds, device=device)
     finally:
         for hook_handle in hooks:
             hook_handle.remove()
     sigmas = tuple(sorted(probe.found, reverse=True))
-    if not sigmas or any(len(probe.found[sigma]) != len(skips) for sigma in sigmas):
+    if not sigmas or any(len(probe.found[sigma]) != len(places) for sigma in sigmas):
         raise NetworkError(
             "network",
             expected="decoder blocks whose inputs can be watched",
@@ -94,11 +95,11 @@ def norm_ratios(
         )
     columns = [probe.found[sigma] for sigma in sigmas]
     return NormRatios(
-        addresses=tuple(skip.address for skip in skips),
+        addresses=tuple(place.skip.address for place in places),
         sigmas=sigmas,
         ratios=tuple(
-            tuple(float(torch.cat(column[skip.address]).mean()) for column in columns)
-            for skip in skips
+            tuple(float(torch.cat(column[place.skip.address]).mean()) for column in columns)
+            for place in places
         ),
         images=len(seeds),
     )
@@ -124,16 +125,24 @@ class _Probe:
 
 
 class _SkipHook:
-    """Measures one decoder block's input and leaves it as it is."""
+    """Measures what one decoder block receives and leaves it as it is."""
 
-    def __init__(self, probe: _Probe, skip: Skip) -> None:
+    def __init__(self, probe: _Probe, place: SkipPlace) -> None:
         self.probe = probe
-        self.skip = skip
+        self.address, self.site = place.skip.address, place.site
+        self.names = list(inspect.signature(place.site.module.forward).parameters)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        x: Tensor = args[0]
-        main, skip = x.split([self.skip.main_channels, self.skip.skip_channels], dim=1)
-        self.probe.add(self.skip.address, _norm(skip) / _norm(main))
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        site, given = self.site, dict(zip(self.names, args, strict=False)) | kwargs
+        name = self.names[site.argument] if isinstance(site.argument, int) else site.argument
+        x: Tensor = given[name]
+        if site.length is None:
+            main, skip = given[self.names[0]], x
+        else:
+            sizes = [site.start, site.length, x.shape[site.dim] - site.start - site.length]
+            before, skip, after = x.split(sizes, dim=site.dim)
+            main = torch.cat([before, after], dim=site.dim)
+        self.probe.add(self.address, _norm(skip) / _norm(main))
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -1,21 +1,23 @@
 """The skips of a network: where a decoder block receives an encoder's output.
 
-A skip is addressed by the decoder block that receives it, concatenated behind the main path on the
-channel dimension. That tensor goes through a group normalisation and, unnormalised, through the
-block's 1x1 shortcut. A group that holds only skip channels undoes their scale, so the scale acts
-through the shortcut alone, unless the cut between main path and skip lies inside a group. EDM2's
-blocks have no group normalisation: there the scale acts through both branches.
+A skip is addressed by the decoder block that receives it, mostly concatenated behind the main path
+on the channel dimension. That tensor goes through a group normalisation and, unnormalised, through
+the block's 1x1 shortcut. A group that holds only skip channels undoes their scale, so the scale
+acts through the shortcut alone, unless the cut between main path and skip lies inside a group. In
+blocks without group normalisation (EDM2, U-ViT) the scale acts through everything.
 
 A scale may act in one part of the block alone (`schedule.PARTS`). A convolution is linear in its
 input channels, so scaling the skip's channels of its input is scaling the skip's columns of its
 weight, which stays untouched. In EDM2's blocks, whose weights are normalised on every call, only
 the former is possible.
+
+Networks are known by their structure, family by family (`sampling.families`); a family of one's
+own enters with `register_family`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +27,21 @@ from skiptune.sampling.schedule import place_name
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Skip", "SkipSite", "decoder_blocks", "find_skips", "skip_sites"]
+__all__ = [
+    "Skip",
+    "SkipFamily",
+    "SkipPlace",
+    "SkipSite",
+    "decoder_blocks",
+    "find_places",
+    "find_skips",
+    "is_mixed",
+    "register_family",
+    "skip_sites",
+]
 
-_BLOCK = re.compile(r"(\d+)x\1_block(\d+)")
-_HOLDERS = ("model", "unet")
-# The convolutions of a block, as EDM's and EDM2's networks name them.
-_SHORTCUTS = ("skip", "conv_skip")
-_RESIDUALS = ("conv0", "conv_res0")
+# Where networks hold the U-Net inside: EDM and EDM2; LDM holds it two levels down.
+_HOLDERS = ("model", "unet", "diffusion_model")
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class Skip:
     Arguments:
         address: The decoder block that receives it, e.g. ``16x16_block0``.
         index: Place in the order from the deepest, which is 0, to the shallowest.
-        resolution: Height and width of the feature maps in pixels, e.g. 16.
+        resolution: Height and width of the feature maps in pixels, e.g. 16; of tokens, their
+            rows and columns; 0 where nothing says the images' size.
         main_channels: Channels of the main path, the first ones of the block's input.
         skip_channels: Channels of the skip, the last ones of the block's input.
         groups: Groups of the normalisation that reads the block's input; 0 where none does.
@@ -65,8 +76,8 @@ class SkipSite:
 
     Arguments:
         module: The module that receives the skip, once per call of the network.
-        argument: Place among its positional arguments, or the name of a keyword argument; None
-            for what the module returns.
+        argument: Place among its positional arguments, or the name of an argument, whether calls
+            give it by name or by place; None for what the module returns.
         dim: The dimension of the channels; dimension 0 is the images'.
         start: First channel of the skip: of a concatenation, the main path's channels before it.
         length: Channels of the skip; None where the whole tensor is the skip.
@@ -82,136 +93,190 @@ class SkipSite:
     shared: bool = False
 
 
-def find_skips(network: nn.Module) -> tuple[Skip, ...]:
-    """Find the skips of a network of the EDM family, deepest first, by its structure.
+@dataclass(frozen=True)
+class SkipPlace:
+    """A skip, where it is scaled, and the parts of the block that it feeds.
 
-    The network, its `model` or its `unet` must hold the blocks in the order of execution in two
-    `ModuleDict`s, `enc` and `dec`; decoder blocks named ``{res}x{res}_block{i}`` receive a skip.
+    Arguments:
+        skip: The skip.
+        site: Where it is scaled.
+        shortcut: The convolution beside the branch; None where the block has none, or where it
+            does not read main path and skip in the order of the site.
+        residual: The branch's first convolution, of the same channels; None likewise.
+    """
+
+    skip: Skip
+    site: SkipSite
+    shortcut: nn.Module | None = None
+    residual: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class SkipFamily:
+    """A kind of networks, known by its structure.
+
+    Arguments:
+        name: Of the family, e.g. ``EDM family``.
+        structure: What such a network has, in few words, for messages.
+        find: From a network (or a U-Net held by one) and the size of its images in pixels (0
+            where nothing says it) to its skips, deepest first; None for a network of another
+            kind. It raises a NetworkError for one of this kind whose channels do not add up.
+    """
+
+    name: str
+    structure: str
+    find: Callable[[nn.Module, int], Sequence[SkipPlace] | None]
+
+
+_registered: dict[str, SkipFamily] = {}
+
+
+def register_family(family: SkipFamily) -> None:
+    """Make networks of another kind known, for as long as the process lives.
+
+    It is asked before skiptune's own families, the last one registered first; one of the same name
+    takes the place of the earlier.
+    """
+    _registered.pop(family.name, None)
+    _registered[family.name] = family
+
+
+def find_places(network: nn.Module) -> tuple[SkipPlace, ...]:
+    """Find the skips of a network with where they are scaled, deepest first, by its structure.
+
     No image goes through the network, so its parameters may be on the meta device.
 
+    Arguments:
+        network: A U-Net, or what holds it as `model`, `unet` or `diffusion_model`.
+
     Raises:
-        NetworkError: For a network without such skips, or whose channel counts do not add up.
+        NetworkError: For a network of no known family, or whose channel counts do not add up.
     """
-    encoder, decoder = _halves(network)
-    outputs = [_channels(module, "out_channels", name) for name, module in _main(encoder.items())]
-    skips: list[Skip] = []
-    main = outputs[-1] if outputs else 0
-    for name, module in _main(decoder.items()):
-        match = _BLOCK.fullmatch(name)
-        if match is not None:
-            received = _channels(module, "in_channels", name)
-            skip = outputs.pop() if outputs else 0
-            if skip == 0 or main + skip != received:
-                raise _unknown(f"`{name}` with {received} input channels, not {main} + {skip}")
-            groups = _groups(module, name)
-            skips.append(
-                Skip(
-                    address=name,
-                    index=len(skips),
-                    resolution=int(match[1]),
-                    main_channels=main,
-                    skip_channels=skip,
-                    groups=groups,
-                    mixed=groups == 0 or main % (received // groups) != 0,
-                )
-            )
-        main = _channels(module, "out_channels", name)
-    if not skips:
-        raise _unknown(f"{type(network).__name__} with a decoder without such blocks")
-    return tuple(skips)
+    from skiptune.sampling.families import FAMILIES
+
+    families = (*reversed(_registered.values()), *FAMILIES)
+    size = 0
+    for held in _held(network):
+        size = size or _image_size(held)
+        for family in families:
+            places = family.find(held, size)
+            if places is not None:
+                return _checked(family, held, places)
+    known = "; ".join(f"{family.structure} ({family.name})" for family in families)
+    raise NetworkError(
+        "network",
+        expected=f"a U-Net of a known family: {known}",
+        found=f"{type(network).__name__} without any of these",
+        hint="load the network with skiptune.sampling.load_checkpoint; of a U-Net of another kind"
+        " name the skips with skiptune.sampling.register_family, which `skiptune skips --trace`"
+        " helps to find",
+    )
+
+
+def find_skips(network: nn.Module) -> tuple[Skip, ...]:
+    """Find the skips of a network, deepest first; see `find_places`.
+
+    Raises:
+        NetworkError: As `find_places`.
+    """
+    return tuple(place.skip for place in find_places(network))
 
 
 def decoder_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """Return the decoder blocks that receive a skip, by address, deepest first.
 
     Raises:
-        NetworkError: For a network outside the EDM family.
+        NetworkError: As `find_places`.
     """
-    _, decoder = _halves(network)
-    return {name: module for name, module in decoder.items() if _BLOCK.fullmatch(name)}
+    return {place.skip.address: place.site.module for place in find_places(network)}
 
 
 def skip_sites(network: nn.Module, parts: Iterable[str] = ()) -> dict[str, SkipSite]:
-    """Return where the skips of a network of the EDM family are scaled, by the names of places.
+    """Return where the skips of a network are scaled, by the names of places.
 
     Arguments:
-        network: As for `find_skips`.
+        network: As for `find_places`.
         parts: Parts of the blocks that are wanted beside the skips themselves.
 
     Returns:
         The skips by address, deepest first; then part by part, by `schedule.place_name`.
 
     Raises:
-        NetworkError: As `find_skips`; or for a block without such a part.
+        NetworkError: As `find_places`; or for a block without such a part.
     """
-    blocks = decoder_blocks(network)
-    skips = find_skips(network)
+    places = find_places(network)
     return {
-        place_name(skip.address, part): _site(blocks[skip.address], skip, part)
+        place_name(place.skip.address, part): _site(place, part)
         for part in ("both", *(part for part in parts if part != "both"))
-        for skip in skips
+        for place in places
     }
 
 
-def _site(block: nn.Module, skip: Skip, part: str) -> SkipSite:
-    start, length = skip.main_channels, skip.skip_channels
+def is_mixed(main_channels: int, skip_channels: int, groups: int) -> bool:
+    """Return whether a normalisation's group holds channels of both paths; True without groups."""
+    return groups == 0 or main_channels % ((main_channels + skip_channels) // groups) != 0
+
+
+def _site(place: SkipPlace, part: str) -> SkipSite:
+    site = place.site
     if part == "both":
-        return SkipSite(block, start=start, length=length)
-    if part == "residual":
-        # Its input is what the activation has just made.
-        return SkipSite(_convolution(block, skip, _RESIDUALS), start=start, length=length)
-    convolution = _convolution(block, skip, _SHORTCUTS)
+        return site
+    name = "residual" if part == "residual" else "shortcut"
+    module = place.residual if part == "residual" else place.shortcut
+    if module is None:
+        raise NetworkError(
+            f"network: {place.skip.address}",
+            expected=f"a {name} convolution of the main path and the skip",
+            found=f"{type(site.module).__name__} without one",
+            hint="scale the skip itself: part both",
+        )
     if part == "whole-shortcut":
-        return SkipSite(convolution, argument=None)
-    return SkipSite(convolution, start=start, length=length, shared=True)
+        return SkipSite(module, argument=None)
+    # The residual's input is what the activation has just made; the shortcut's is the block's.
+    shared = part == "shortcut"
+    return SkipSite(module, dim=site.dim, start=site.start, length=site.length, shared=shared)
 
 
-def _convolution(block: nn.Module, skip: Skip, names: tuple[str, ...]) -> nn.Module:
-    """Return the block's convolution of one of these names that reads main path and skip."""
-    for name in names:
-        module: Any = getattr(block, name, None)
-        weight = getattr(module, "weight", None)
-        if weight is not None and weight.shape[1] == skip.main_channels + skip.skip_channels:
-            return module  # type: ignore[no-any-return]
-    raise NetworkError(
-        f"network: {skip.address}",
-        expected=f"a convolution {' or '.join(names)} of the main path and the skip",
-        found=f"{type(block).__name__} without one",
-        hint="scale the skip itself: part both",
-    )
+def _held(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the network and what it holds, from the outside to the inside."""
+    waiting: list[Any] = [network]
+    for _ in range(3):
+        yield from waiting
+        inner = [getattr(holder, name, None) for holder in waiting for name in _HOLDERS]
+        waiting = [module for module in inner if hasattr(module, "named_modules")]
 
 
-def _halves(network: nn.Module) -> tuple[Any, Any]:
-    for holder in (network, *(getattr(network, name, None) for name in _HOLDERS)):
-        encoder, decoder = getattr(holder, "enc", None), getattr(holder, "dec", None)
-        if hasattr(encoder, "items") and hasattr(decoder, "items"):
-            return encoder, decoder
-    raise _unknown(f"{type(network).__name__} without `enc` and `dec`")
+def _image_size(network: Any) -> int:
+    config = getattr(network, "config", None)
+    for value in (
+        getattr(network, "img_resolution", None),
+        getattr(network, "image_size", None),
+        getattr(config, "sample_size", None),
+    ):
+        if isinstance(value, list | tuple) and len(set(value)) == 1:
+            value = value[0]
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
 
 
-def _main(modules: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    # The auxiliary modules of skip and residual architectures change features in place of a
-    # block's output or make the image: they neither push nor receive a skip.
-    return ((name, module) for name, module in modules if "_aux_" not in name)
-
-
-def _groups(module: Any, name: str) -> int:
-    if hasattr(module, "conv_res0"):  # EDM2's block
-        return 0
-    return _channels(getattr(module, "norm0", None), "num_groups", f"{name}.norm0")
-
-
-def _channels(module: Any, attribute: str, name: str) -> int:
-    value = getattr(module, attribute, None)
-    if not isinstance(value, int) or value < 1:
-        raise _unknown(f"`{name}` without a number `{attribute}`")
-    return value
-
-
-def _unknown(found: str) -> NetworkError:
-    return NetworkError(
-        "network",
-        expected="a U-Net of the EDM family: `enc` and `dec` with blocks like `16x16_block0`",
-        found=found,
-        hint="load the network with skiptune.sampling.load_checkpoint",
-    )
+def _checked(
+    family: SkipFamily, network: nn.Module, places: Sequence[SkipPlace]
+) -> tuple[SkipPlace, ...]:
+    """Return what a family has found, and refuse what the rest of skiptune cannot rely on."""
+    found = ""
+    addresses = [place.skip.address for place in places]
+    if not places:
+        found = f"{type(network).__name__} without a single one"
+    elif len(set(addresses)) < len(addresses):
+        found = f"addresses that are not different: {', '.join(addresses)}"
+    elif [place.skip.index for place in places] != list(range(len(places))):
+        found = "skips whose index is not their place in the order"
+    if found:
+        raise NetworkError(
+            "network",
+            expected=f"skips of the {family.name}: {family.structure}",
+            found=found,
+            hint="list the skips deepest first, each with an address of its own",
+        )
+    return tuple(places)

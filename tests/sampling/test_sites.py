@@ -134,6 +134,15 @@ def test_parts_of_other_families_are_scaled_where_their_places_are_named(device:
         apply(network, shortcut, sites={k: sites[k] for k in ("up0", "residual/up0")})
 
 
+def test_a_named_argument_may_be_given_by_its_place() -> None:
+    network, x = Tokens("argument"), torch.randn(2, 5, 3)
+    named = {"up0": SkipSite(network.up, "skip", dim=-1)}
+    with scaled(network, Schedule.uniform({"up0": 0.5}), sites=named):
+        found = network(x, torch.tensor(2.0))
+    network.by_hand = 0.5
+    assert torch.equal(found, network(x, torch.tensor(2.0)))
+
+
 def test_sites_are_named_as_the_calls_give_them() -> None:
     network, x = Tokens("keyword"), torch.ones(1, 5, 3)
     for site in (SkipSite(network.up, 1), SkipSite(network.up, "slip")):

@@ -17,3 +17,9 @@ def test_names_of_one_part_stay_together() -> None:
         "shortcut/16x16_block0",
         "residual/8x8_block0",
     ]
+
+
+def test_module_names_of_other_families_are_ordered_too() -> None:
+    names = ["final_res_block", "ups.1.0", "ups.0.1", "up_blocks.10.resnets.0"]
+    assert deepest_first(names) == ["ups.0.1", "ups.1.0", "up_blocks.10.resnets.0", names[0]]
+    assert deepest_first(["output_blocks.10", "output_blocks.9"])[0] == "output_blocks.9"
