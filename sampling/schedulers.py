@@ -130,6 +130,7 @@ _MOST_STEPS = 100_000
 # diffusers puts it for the last a_t where a rescaled schedule ends in 0 (Lin et al. 2023, arXiv
 # 2305.08891): sigma is then 4096. DDIM and DDPM keep the 0, which no noise level can express.
 _NEARLY_ZERO = 2.0**-24
+_ENDLESS = ("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler")
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def read_scheduler(config: Mapping[str, Any], *, where: str) -> Scheduler:
             adds_image=True,
         )
     # In float32 as there, then exactly as numbers.
-    kept = _alphas(values)
+    kept = _alphas(str(kind), values)
     levels = [float(level) for level in (((1 - kept) / kept) ** 0.5).tolist()]
     if not all(0 < one < two for one, two in pairwise(levels)):
         raise NetworkError(
@@ -319,6 +320,10 @@ def pipeline_levels(config: Mapping[str, Any], steps: int, *, where: str) -> tup
         found = [scheduler.levels[time] for time in times]
         final = getattr(made.config, "set_alpha_to_one", True)
         found.append(0.0 if final else scheduler.levels[0])
+    # Beyond the ends by no more than float32 can say.
+    low, high = scheduler.sigma_min, scheduler.sigma_max
+    for end in (low, high):
+        found = [end if math.isclose(level, end, rel_tol=1e-6) else level for level in found]
     return tuple(dict.fromkeys(found))
 
 
@@ -376,7 +381,7 @@ def _is_positive(value: object) -> bool:
     return number and 0 < float(value) < math.inf  # type: ignore[arg-type]
 
 
-def _alphas(values: Mapping[str, Any]) -> Tensor:
+def _alphas(kind: str, values: Mapping[str, Any]) -> Tensor:
     """Return a_t, float32 [T], by the operations of diffusers in their order."""
     betas = _betas(values)
     rescaled = bool(values.get("rescale_betas_zero_snr"))
@@ -384,7 +389,9 @@ def _alphas(values: Mapping[str, Any]) -> Tensor:
         betas = _rescaled(betas)
     alphas = torch.cumprod(1.0 - betas, dim=0)
     if rescaled:
-        alphas[-1] = _NEARLY_ZERO
+        # Of DDIM's and DDPM's the noise rises to the end, wherever it stood before.
+        highest = float(alphas[-2]) / 4 if kind in _ENDLESS else _NEARLY_ZERO
+        alphas[-1] = min(_NEARLY_ZERO, highest)
     return alphas
 
 
