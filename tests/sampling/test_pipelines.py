@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: their own images from the same noise, skips, files and refusals."""
+"""Pipelines of diffusers: our images are their own, from the same noise."""
 
 from __future__ import annotations
 
