@@ -135,6 +135,7 @@ class _SkipHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         site, given = self.site, dict(zip(self.names, args, strict=False)) | kwargs
         name = self.names[site.argument] if isinstance(site.argument, int) else site.argument
+        assert name is not None  # a skip is something that a block receives
         x: Tensor = given[name]
         if site.length is None:
             main, skip = given[self.names[0]], x

@@ -33,7 +33,7 @@ def _find(network: nn.Module, size: int) -> list[SkipPlace] | None:
     places: list[SkipPlace] = []
     for index, block in enumerate(net.output_blocks):
         address = f"output_blocks.{index}"
-        first = next(iter(block), None)
+        first: Any = next(iter(block), None)
         if not described(first, "in_layers", "skip_connection"):
             raise refused(_STRUCTURE, f"`{address}` that does not begin with a residual block")
         norm, *_, conv = first.in_layers

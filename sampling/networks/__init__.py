@@ -6,9 +6,12 @@ Their modules bear the names of the published checkpoints, so that weights load 
 
 from __future__ import annotations
 
+from skiptune.sampling.networks.consistency import ConsistencyPrecond
 from skiptune.sampling.networks.dhariwal import DhariwalUNet
+from skiptune.sampling.networks.discrete import DiscretePrecond
 from skiptune.sampling.networks.edm2 import EDM2Precond, EDM2UNet
 from skiptune.sampling.networks.families import build, build_denoiser
+from skiptune.sampling.networks.openai import OpenAIUNet
 from skiptune.sampling.networks.precond import (
     EDMPrecond,
     Preconditioned,
@@ -17,14 +20,19 @@ from skiptune.sampling.networks.precond import (
     iDDPMPrecond,
 )
 from skiptune.sampling.networks.song import SongUNet
+from skiptune.sampling.networks.uvit import UViT
 
 __all__ = [
+    "ConsistencyPrecond",
     "DhariwalUNet",
+    "DiscretePrecond",
     "EDM2Precond",
     "EDM2UNet",
     "EDMPrecond",
+    "OpenAIUNet",
     "Preconditioned",
     "SongUNet",
+    "UViT",
     "VEPrecond",
     "VPPrecond",
     "build",

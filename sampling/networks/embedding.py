@@ -7,7 +7,32 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FourierEmbedding", "PositionalEmbedding"]
+__all__ = ["FourierEmbedding", "PositionalEmbedding", "time_embedding"]
+
+
+def time_embedding(times: Tensor, channels: int) -> Tensor:
+    """Return cosines, then sines, of time steps at geometric frequencies from 1 towards 1/10000.
+
+    In the order of operations of the published networks: at time steps around 1000 the last bits
+    of a frequency matter.
+
+    Arguments:
+        times: Time steps [B].
+        channels: Length of the embedding; an odd one ends in 0.
+
+    Returns:
+        float32 [B, channels].
+
+    References:
+        Ho et al. 2020 (DDPM), as in Dhariwal and Nichol 2021 (arXiv 2105.05233).
+    """
+    half = channels // 2
+    steps = torch.arange(half, device=times.device, dtype=torch.float32)
+    angles = times.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
+    parts = [angles.cos(), angles.sin()]
+    if channels % 2:
+        parts.append(torch.zeros_like(angles[:, :1]))
+    return torch.cat(parts, dim=1)
 
 
 class PositionalEmbedding(nn.Module):

@@ -1,7 +1,8 @@
 """Networks built from a plain configuration: a preconditioning and the U-Net inside it.
 
 The keys are those of the published checkpoints, beside ``precond``, which names the
-preconditioning; ``model_type`` names the U-Net.
+preconditioning; ``model_type`` names the U-Net. Which U-Nets a preconditioning goes with, what it
+must be told, and how many channels the U-Net then makes, stand in one table.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from skiptune.errors import NetworkError
+from skiptune.sampling.networks.consistency import ConsistencyPrecond
 from skiptune.sampling.networks.dhariwal import DhariwalUNet
+from skiptune.sampling.networks.discrete import DiscretePrecond
 from skiptune.sampling.networks.edm2 import EDM2Precond, EDM2UNet
+from skiptune.sampling.networks.openai import OpenAIUNet
 from skiptune.sampling.networks.precond import (
     EDMPrecond,
     Preconditioned,
@@ -21,6 +25,7 @@ from skiptune.sampling.networks.precond import (
     iDDPMPrecond,
 )
 from skiptune.sampling.networks.song import SongUNet
+from skiptune.sampling.networks.uvit import UViT
 
 __all__ = ["build", "build_denoiser"]
 
@@ -30,12 +35,24 @@ _PRECONDS: dict[str, Callable[..., Preconditioned]] = {
     "ve": VEPrecond,
     "iddpm": iDDPMPrecond,
     "edm2": EDM2Precond,
+    "consistency": ConsistencyPrecond,
+    "discrete": DiscretePrecond,
 }
 _MODELS: dict[str, Callable[..., Any]] = {
     "SongUNet": SongUNet,
     "DhariwalUNet": DhariwalUNet,
     "UNet": EDM2UNet,
+    "OpenAIUNet": OpenAIUNet,
+    "UViT": UViT,
 }
+# Of every preconditioning the U-Nets that it goes with, the usual one first.
+_GOES_WITH: dict[str, tuple[str, ...]] = {
+    "vp": ("SongUNet", "DhariwalUNet", "UViT"),
+    "edm2": ("UNet",),
+    "consistency": ("OpenAIUNet",),
+    "discrete": ("OpenAIUNet", "UViT"),
+}
+_USUAL = ("SongUNet", "DhariwalUNet")
 _REQUIRED = ("precond", "img_channels", "img_resolution", "label_dim")
 # How a network was run and trained where it was made; it changes nothing here.
 _NOTES = ("use_fp16", "logvar_channels")
@@ -54,7 +71,7 @@ def build(config: Mapping[str, Any]) -> EDMPrecond:
         NetworkError: As `build_denoiser`; for another preconditioning.
     """
     network = build_denoiser(config)
-    if not isinstance(network, EDMPrecond):
+    if not isinstance(network, EDMPrecond) or isinstance(network, ConsistencyPrecond):
         raise _refused("precond", expected="edm or edm2", found=repr(config["precond"]))
     return network
 
@@ -63,10 +80,11 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
     """Build a denoiser of any family with random weights.
 
     Arguments:
-        config: ``precond`` (one of edm, vp, ve, iddpm, edm2), ``img_resolution``,
-            ``img_channels``, ``label_dim``, for edm and edm2 also ``sigma_data``; any other
-            argument of the preconditioning; ``model_type`` (SongUNet, the default, or
-            DhariwalUNet; for edm2 UNet) and any other argument of the U-Net except its
+        config: ``precond`` (one of edm, vp, ve, iddpm, edm2, consistency, discrete),
+            ``img_resolution``, ``img_channels``, ``label_dim``, for edm, edm2 and consistency
+            also ``sigma_data``; any other argument of the preconditioning; ``model_type``
+            (SongUNet, the default, or DhariwalUNet; for edm2 UNet; for consistency and discrete
+            OpenAIUNet; for vp and discrete UViT) and any other argument of the U-Net except its
             channel counts. ``use_fp16`` and ``logvar_channels`` are accepted and change nothing:
             the network computes in its weights' dtype, and nothing is trained.
 
@@ -78,7 +96,7 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
     name = config["precond"]
     if not isinstance(name, str) or name not in _PRECONDS:
         raise _refused("precond", expected=f"one of {', '.join(_PRECONDS)}", found=repr(name))
-    models = ("UNet",) if name == "edm2" else ("SongUNet", "DhariwalUNet")
+    models = _GOES_WITH.get(name, _USUAL)
     model_type = config.get("model_type", models[0])
     if model_type not in models:
         raise _refused("model_type", expected=" or ".join(models), found=repr(model_type))
@@ -93,11 +111,13 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
     if missing:
         raise _refused(expected=f"keys {', '.join(required)}", found=f"no {', '.join(missing)}")
     model_values = {key: config[key] for key in model_keys if key in config}
+    channels = config["img_channels"]
     if name != "edm2":
-        channels = config["img_channels"]
         model_values["in_channels"] = channels
-        # iDDPM's networks also predict a variance per channel.
-        model_values["out_channels"] = 2 * channels if name == "iddpm" else channels
+    if name != "edm2" and model_type != "UViT":
+        # iDDPM's networks also predict a variance per channel, those of guided diffusion may.
+        both = name == "iddpm" or config.get("learn_sigma", False)
+        model_values["out_channels"] = 2 * channels if both else channels
     precond_values = {key: config[key] for key in precond_keys if key in config}
     try:
         return _PRECONDS[name](_MODELS[model_type](**model_values), **precond_values)

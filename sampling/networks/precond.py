@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,19 @@ from skiptune.sampling.networks.song import SongUNet
 
 if TYPE_CHECKING:
     from skiptune.sampling.networks.edm2 import EDM2UNet
+    from skiptune.sampling.networks.openai import OpenAIUNet
+    from skiptune.sampling.networks.uvit import UViT
 
-__all__ = ["EDMPrecond", "Preconditioned", "VEPrecond", "VPPrecond", "iDDPMPrecond"]
+    UNet: TypeAlias = SongUNet | DhariwalUNet | EDM2UNet | OpenAIUNet | UViT
+
+__all__ = [
+    "DiscreteLevels",
+    "EDMPrecond",
+    "Preconditioned",
+    "VEPrecond",
+    "VPPrecond",
+    "iDDPMPrecond",
+]
 
 Coefficients = tuple[float | Tensor, float | Tensor, float | Tensor, Tensor]
 """c_skip, c_out, c_in and c_noise, as numbers or float32 [1 or B, 1, 1, 1]."""
@@ -46,7 +57,7 @@ class Preconditioned(nn.Module):
 
     def __init__(
         self,
-        model: SongUNet | DhariwalUNet | EDM2UNet,
+        model: UNet,
         *,
         sigma_min: float,
         sigma_max: float,
@@ -127,7 +138,7 @@ class EDMPrecond(Preconditioned):
 
     def __init__(
         self,
-        model: SongUNet | DhariwalUNet | EDM2UNet,
+        model: UNet,
         *,
         sigma_data: float = 0.5,
         sigma_min: float = 0.0,
@@ -160,7 +171,7 @@ class VPPrecond(Preconditioned):
 
     def __init__(
         self,
-        model: SongUNet | DhariwalUNet,
+        model: UNet,
         *,
         beta_d: float = 19.9,
         beta_min: float = 0.1,
@@ -194,7 +205,7 @@ class VEPrecond(Preconditioned):
 
     def __init__(
         self,
-        model: SongUNet | DhariwalUNet,
+        model: UNet,
         *,
         sigma_min: float = 0.02,
         sigma_max: float = 100.0,
@@ -206,45 +217,33 @@ class VEPrecond(Preconditioned):
         return 1.0, sigma, 1.0, (0.5 * sigma).log()
 
 
-class iDDPMPrecond(Preconditioned):  # noqa: N801
-    """A denoiser around a network trained on iDDPM's discrete noise levels.
+class DiscreteLevels(Preconditioned):
+    """What denoisers have in common that were trained on some noise levels alone.
 
-    The levels fall from u_0 to u_M = 0: u_{j-1}^2 = (u_j^2 + 1) / max(a_{j-1} / a_j, C_1) - 1 with
-    a_j = sin^2(pi/2 j / (M (C_2 + 1))). The network is told M - 1 - j of the level nearest to
-    sigma; give noise levels rounded with `round_sigma`, because the coefficients use sigma itself.
+    Give noise levels rounded with `round_sigma`, because the coefficients use sigma itself.
 
     Arguments:
-        model: The network; the first of its output's channels predict the noise.
-        C_1: Lowest ratio of consecutive a_j, which bounds the highest noise level.
-        C_2: Offset of the schedule.
-        M: Number of levels above 0, at least 1.
-
-    Raises:
-        ValueError: For fewer levels.
+        model: The network F.
+        levels: The noise levels in the order in which the network counts them.
+        sigma_min: The lowest one above 0.
+        sigma_max: The highest one.
+        persistent: Whether checkpoints hold the levels, as `u`.
     """
 
     u: Tensor
 
     def __init__(
         self,
-        model: SongUNet | DhariwalUNet,
+        model: UNet,
+        levels: list[float],
         *,
-        C_1: float = 0.001,
-        C_2: float = 0.008,
-        M: int = 1000,
+        sigma_min: float,
+        sigma_max: float,
+        persistent: bool,
     ) -> None:
-        if M < 1:
-            raise ValueError(f"M must be at least 1, found {M}")
-        levels = _iddpm_levels(C_1, C_2, M)
-        super().__init__(model, sigma_min=levels[M - 1], sigma_max=levels[0])
-        self.M = M
-        # Published checkpoints hold the levels.
-        self.register_buffer("u", torch.tensor(levels, dtype=torch.float32))
-
-    def coefficients(self, sigma: Tensor) -> Coefficients:
-        """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
-        c_noise = self.M - 1 - self._nearest(sigma).to(torch.float32)
-        return 1.0, -sigma, 1 / (sigma.square() + 1).sqrt(), c_noise
+        super().__init__(model, sigma_min=sigma_min, sigma_max=sigma_max)
+        values = torch.tensor(levels, dtype=torch.float32)
+        self.register_buffer("u", values, persistent=persistent)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
         levels, apply = self.u, super()._apply
@@ -262,6 +261,46 @@ class iDDPMPrecond(Preconditioned):  # noqa: N801
     def _nearest(self, sigma: Tensor) -> Tensor:
         distances = sigma.to(self.u.device, torch.float32)[..., None] - self.u
         return distances.abs().argmin(-1)
+
+
+class iDDPMPrecond(DiscreteLevels):  # noqa: N801
+    """A denoiser around a network trained on iDDPM's discrete noise levels.
+
+    The levels fall from u_0 to u_M = 0: u_{j-1}^2 = (u_j^2 + 1) / max(a_{j-1} / a_j, C_1) - 1 with
+    a_j = sin^2(pi/2 j / (M (C_2 + 1))). The network is told M - 1 - j of the level nearest to
+    sigma; give noise levels rounded with `round_sigma`, because the coefficients use sigma itself.
+
+    Arguments:
+        model: The network; the first of its output's channels predict the noise.
+        C_1: Lowest ratio of consecutive a_j, which bounds the highest noise level.
+        C_2: Offset of the schedule.
+        M: Number of levels above 0, at least 1.
+
+    Raises:
+        ValueError: For fewer levels.
+    """
+
+    def __init__(
+        self,
+        model: UNet,
+        *,
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
+    ) -> None:
+        if M < 1:
+            raise ValueError(f"M must be at least 1, found {M}")
+        levels = _iddpm_levels(C_1, C_2, M)
+        # Published checkpoints hold the levels.
+        super().__init__(
+            model, levels, sigma_min=levels[M - 1], sigma_max=levels[0], persistent=True
+        )
+        self.M = M
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise; see `Preconditioned.coefficients`."""
+        c_noise = self.M - 1 - self._nearest(sigma).to(torch.float32)
+        return 1.0, -sigma, 1 / (sigma.square() + 1).sqrt(), c_noise
 
 
 def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:

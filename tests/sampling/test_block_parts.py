@@ -16,7 +16,7 @@ from skiptune.sampling.hooks import apply, scaled
 from skiptune.sampling.schedule import PARTS, Schedule, Term, place_name
 from skiptune.sampling.skips import decoder_blocks, find_skips
 from tests.sampling.families import (
-    FAMILIES,
+    WITH_PARTS,
     OfFamily,
     Run,
     edited,
@@ -25,7 +25,7 @@ from tests.sampling.families import (
 )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", WITH_PARTS)
 class TestParts(OfFamily):
     @pytest.mark.parametrize("part", PARTS[1:])
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -38,14 +38,14 @@ class TestParts(OfFamily):
             with scaled(self.network, schedule):
                 found = self.run(self.network)
                 assert torch.equal(self.run(self.network, 0.4), self.run_untouched(0.4))
-            expected = self.run(parted(self.network, part, scales.__getitem__))
+            expected = self.run(parted(self.family, self.network, part, scales.__getitem__))
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
             assert float((found - before).abs().max()) > 1e-3
             named = {place_name(name, part): row.to(self.device) for name, row in images.items()}
             with scaled(self.network, named):
                 found = self.run(self.network)
             each = {name: row.to(self.device) for name, row in images.items()}
-            expected = self.run(parted(self.network, part, each.__getitem__))
+            expected = self.run(parted(self.family, self.network, part, each.__getitem__))
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
         assert hooks_of(self.network) == []
 
@@ -59,15 +59,14 @@ class TestParts(OfFamily):
         twin = copy.deepcopy(self.network)
         blocks = decoder_blocks(twin).values()
         for skip, block in zip(find_skips(twin), blocks, strict=True):
-            kind = "skip" if part == "shortcut" else "conv0"
-            other = "conv_skip" if part == "shortcut" else "conv_res0"
-            weight = getattr(block, kind if hasattr(block, kind) else other).weight
+            path = self.family.shortcut if part == "shortcut" else self.family.residual
+            weight: Any = block.get_submodule(path).weight
             weight[:, skip.main_channels :] *= self.schedule.scale(skip.address, 1.0)
         terms = [Term(t.address, t.scale, part=part) for t in self.schedule.terms]
         with scaled(self.network, Schedule(terms)):
             found = self.run(self.network)
         off = float((found - self.run(twin)).abs().max())
-        assert (off < 1e-4) == self.family.exact  # EDM2 normalises its weights on every call
+        assert (off < 1e-4) == self.family.folds  # EDM2 normalises its weights on every call
 
     def test_the_shortcut_alone_is_the_whole_skip_where_groups_undo_its_scale(self) -> None:
         before = self.run(self.network)
@@ -87,7 +86,9 @@ class TestParts(OfFamily):
         schedule = Schedule(terms, branches="cond")
         twin = self.network
         for part in ("shortcut", "residual"):
-            twin = parted(twin, part, functools.partial(schedule.scale, sigma=1.0, part=part))
+            twin = parted(
+                self.family, twin, part, functools.partial(schedule.scale, sigma=1.0, part=part)
+            )
         by_hand = edited(self.family, twin, lambda name: schedule.scale(name, 1.0))
         with scaled(self.network, schedule):
             found = self.run(self.network)
@@ -111,9 +112,9 @@ class TestParts(OfFamily):
                 handle.update(Schedule.uniform({self.names[0]: 0.5}, part="residual"))
             assert "parts=" in caught.value.hint
         block = decoder_blocks(self.network)[self.names[1]]
-        for name in ("skip", "conv_skip"):
-            if hasattr(block, name):
-                setattr(block, name, None)
+        *above, last = self.family.shortcut.split(".")
+        left = nn.Identity() if above else None
+        setattr(block.get_submodule(".".join(above)), last, left)
         with pytest.raises(NetworkError, match=f"{self.names[1]}.*\n?.*without one"):
             apply(self.network, Schedule.uniform({self.names[0]: 0.5}, part="shortcut"))
         assert hooks_of(self.network) == []
@@ -146,7 +147,9 @@ class TestParts(OfFamily):
             ours, by_hand = leaf(), leaf()
             twin = self.network
             for part in PARTS[1:]:
-                twin = parted(twin, part, lambda n: by_hand if n == self.names[0] else 1.0)
+                twin = parted(
+                    self.family, twin, part, lambda n: by_hand if n == self.names[0] else 1.0
+                )
             expected += [*run(twin), by_hand.grad]
             with scaled(
                 self.network, {place_name(self.names[0], part): ours for part in PARTS[1:]}

@@ -34,7 +34,6 @@ from tests.sampling.families import (
     OfFamily,
     Run,
     call,
-    decode_adm,
     edited,
     hooks_of,
     random_network,
@@ -50,14 +49,24 @@ class TestFamily(OfFamily):
         else:
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
+    def full_name(self, address: str) -> str:
+        inside = f"dec.{address}" if "_block" in address and "." not in address else address
+        return f"{self.network.holder}.{inside}"
+
     def test_the_skips_are_the_concatenations_deepest_first(self) -> None:
         skips = find_skips(self.network)
+        names = dict(self.network.named_modules())
+        blocks = decoder_blocks(self.network)
+        assert [block is names[self.full_name(a)] for a, block in blocks.items()] == [True] * 4
         # The encoder of EDM2 concatenates too.
-        traced = [row for row in _traced(self.network, self.x) if "_block" in row[0]]
-        assert _seen(skips) == traced
-        assert [skip.address for skip in skips] == [
-            f"{res}x{res}_block{index}" for res in (4, 8) for index in range(2)
+        traced = [
+            (address, *row[1:])
+            for row in _traced(self.network, self.x, whole_names=True)
+            for address in self.family.addresses
+            if row[0] in (self.full_name(address), f"{self.full_name(address)}.skip_linear")
         ]
+        assert _seen(skips) == traced
+        assert tuple(skip.address for skip in skips) == self.family.addresses
         assert [skip.index for skip in skips] == [0, 1, 2, 3]
         assert find_skips(getattr(self.network, self.network.holder)) == skips
 
@@ -65,15 +74,16 @@ class TestFamily(OfFamily):
         for skip, block in zip(
             find_skips(self.network), decoder_blocks(self.network).values(), strict=True
         ):
-            norm: Any = getattr(block, "norm0", None)
-            if norm is None:
+            if not self.family.norm:
                 assert (skip.groups, skip.mixed) == (0, True)
                 continue
+            norm: Any = block.get_submodule(self.family.norm)
+            assert skip.groups == norm.num_groups
             x = torch.randn(2, skip.main_channels + skip.skip_channels, 8, 8).to(self.device)
             scaled_skip = x.clone()
             scaled_skip[:, skip.main_channels :] *= 0.7
             assert (float((norm(scaled_skip) - norm(x)).abs().max()) > 0.01) == skip.mixed
-        if self.family.decode is decode_adm:
+        if self.family.mixed:
             assert {skip.mixed for skip in find_skips(self.network)} == {True, False}
 
     def test_the_baseline_is_bit_identical_and_removal_restores(self) -> None:
@@ -283,7 +293,8 @@ class TestFamily(OfFamily):
         assert not torch.equal(none, self.run(self.network))
         with pytest.raises(NetworkError, match="one-hot rows of 3"):
             self.network(self.x, level, torch.eye(4, device=self.device)[:3])
-        unlabelled = random_network({**self.family.config, "label_dim": 0}, self.device)
+        config = {**self.family.config, **self.family.unlabelled}
+        unlabelled = random_network(config, self.device)
         assert unlabelled(self.x, level).shape == self.x.shape
         with pytest.raises(NetworkError, match="expected None"):
             unlabelled(self.x, level, self.labels)
@@ -314,7 +325,7 @@ class TestFamily(OfFamily):
             Schedule.uniform({self.names[0]: 0.5}, branches="uncond"),
         ]
         # Compiling takes seconds: parts in one network of each kind of block.
-        parts = PARTS[1:] if name in ("ddpmpp-edm", "edm2") else ()
+        parts = PARTS[1:] if name in ("ddpmpp-edm", "edm2", "ldm") else ()
         schedules += [Schedule.uniform({self.names[1]: 0.5}, low=0.5, part=p) for p in parts]
         expected = []
         for schedule in schedules:
@@ -369,7 +380,7 @@ class TestFamily(OfFamily):
         torch.testing.assert_close(
             self.run(loaded.network), self.run(self.network), atol=2e-5, rtol=1e-4
         )
-        for change in ({"num_blocks": 4}, {"label_dim": 0}, {"channel_mult": [2, 4]}):
+        for change in self.family.others:
             with pytest.raises(NetworkError) as caught:
                 load_checkpoint(write({**config, **change}))
             text = render(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -26,14 +27,17 @@ class _Concatenations(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func is torch.cat and made.dim() == 4:
+        along = (kwargs or {}).get("dim", 0)
+        if func is torch.cat and (made.dim() == 4 or along == -1):
             main, skip = args[0]
-            self.parts[id(made)] = main.shape[1], skip.shape[1]
+            self.parts[id(made)] = main.shape[along], skip.shape[along]
             self.kept.append(made)  # or a later tensor takes its id
         return made
 
 
-def _traced(network: nn.Module, x: Tensor) -> list[tuple[str, int, int, int]]:
+def _traced(
+    network: nn.Module, x: Tensor, *, whole_names: bool = False
+) -> list[tuple[str, int, int, int]]:
     """Return what one forward pass concatenates: address, resolution, main and skip channels."""
     found: list[tuple[str, int, int, int]] = []
     with _Concatenations() as concatenations:
@@ -42,11 +46,17 @@ def _traced(network: nn.Module, x: Tensor) -> list[tuple[str, int, int, int]]:
             def look(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 parts = concatenations.parts.pop(id(args[0]), None) if args else None
                 if parts is not None:
-                    found.append((name.rsplit(".", 1)[-1], args[0].shape[-1], *parts))
+                    shown = name if whole_names else name.rsplit(".", 1)[-1]
+                    found.append((shown, _side(args[0]), *parts))
 
             module.register_forward_pre_hook(look)
         network(x, torch.tensor(1.0), None)
     return found
+
+
+def _side(x: Tensor) -> int:
+    # Of tokens, those of noise level and label beside them.
+    return int(x.shape[-1]) if x.dim() == 4 else math.isqrt(x.shape[1])
 
 
 def _seen(skips: tuple[Skip, ...]) -> list[tuple[str, int, int, int]]:
