@@ -182,7 +182,8 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 def _refuse_unreadable(path: Path) -> None:
     if not path.is_file():
         name = "/".join(path.parts[-2:])
-        on_hub = HUB_ID.fullmatch(name) is not None and not path.suffix
+        files = (".safetensors", *_PICKLE_SUFFIXES)
+        on_hub = HUB_ID.fullmatch(name) is not None and path.suffix not in files
         raise NetworkError(
             str(path),
             expected="a safetensors file, a folder of a diffusers pipeline, or a bundled name:"

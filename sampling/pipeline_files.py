@@ -31,6 +31,7 @@ __all__ = [
     "hub_place",
     "pipeline_files",
     "read_json",
+    "vae_folder",
 ]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -187,6 +188,16 @@ def content_digest(folder: str | Path) -> tuple[str, int]:
         return digest(hashes), sum(path.stat().st_size for path in found.files)
     except OSError as error:
         raise _unreadable(Path(error.filename or found.folder), error) from error
+
+
+def vae_folder(folder: str | Path) -> Path | None:
+    """Return where the VAE of a pipeline is; None for anything that is no pipeline with one."""
+    index = Path(folder) / INDEX
+    try:
+        named = _class_of(read_json(index), "vae") if index.is_file() else None
+    except NetworkError:
+        return None  # whoever loads the pipeline says what is wrong
+    return None if named is None else index.parent / "vae"
 
 
 def read_json(path: Path) -> dict[str, Any]:

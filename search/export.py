@@ -85,9 +85,9 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
 
 
 def _network_name(study: OpenStudy) -> str:
-    """Return the bundled name, or the file's: folders of this machine mean nothing elsewhere."""
+    """Return the bundled name, or the file's or pipeline's own: paths mean nothing elsewhere."""
     checkpoint = study.checkpoint
-    bundled = study.spec.network.checkpoint == checkpoint.name
+    bundled = study.spec.network.checkpoint == checkpoint.name or checkpoint.path.is_dir()
     return checkpoint.name if bundled else f"{checkpoint.name}{checkpoint.path.suffix}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,7 @@ from pydantic import (
 from skiptune.errors import SpecError
 from skiptune.objectives.names import SECOND_OPINIONS
 from skiptune.sampling.latents import CONVENTIONS, DECODED_AT_ONCE, DTYPES, vae_files
+from skiptune.sampling.pipeline_files import hub_folder, vae_folder
 from skiptune.sampling.setting import (
     GRIDS,
     HISTORIES,
@@ -97,6 +99,14 @@ def _file_or_name(text: str, info: ValidationInfo) -> str:
     return str((folder / Path(text).expanduser()).absolute())
 
 
+def _checkpoint_path(text: str, info: ValidationInfo) -> str:
+    """Return a checkpoint's path; of a pipeline of the hub that is on this host, its folder."""
+    path = _file_or_name(text, info)
+    if path == text or os.path.lexists(path):
+        return path
+    return str(hub_folder(text) or path)
+
+
 def _whole_chunks(images: int) -> int:
     if images % CHUNK:
         raise refusal(f"whole chunks: a multiple of {CHUNK} images")
@@ -160,8 +170,9 @@ class DecoderSpec(Section):
 class NetworkSpec(Section):
     """Which network is tuned."""
 
-    checkpoint: FileOrName = Field(
-        description="`fashion` (bundled) or the path of a .safetensors checkpoint"
+    checkpoint: Annotated[str, Field(min_length=1), AfterValidator(_checkpoint_path)] = Field(
+        description="`fashion` (bundled), the path of a .safetensors checkpoint, or that of a"
+        " pipeline's folder (diffusers)"
     )
     sha256: Sha256 | None = Field(
         default=None, description="64 lower-case hexadecimal digits of the checkpoint, or null"
@@ -175,8 +186,19 @@ class NetworkSpec(Section):
         " `checkpoint`, or null",
     )
     decoder: DecoderSpec | None = Field(
-        default=None, description="a mapping with `vae`, `dtype`, ..., or null for pixels"
+        default=None,
+        description="a mapping with `vae`, `dtype`, ..., or null for pixels or a pipeline's own",
     )
+
+    @field_validator("decoder")
+    @classmethod
+    def _of_the_pipeline(
+        cls, decoder: DecoderSpec | None, info: ValidationInfo
+    ) -> DecoderSpec | None:
+        """Take the VAE that lies in the pipeline where none is named."""
+        checkpoint = info.data.get("checkpoint")
+        vae = None if decoder is not None or checkpoint is None else vae_folder(checkpoint)
+        return decoder if vae is None else DecoderSpec(vae=str(vae))
 
     @model_serializer(mode="wrap")
     def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

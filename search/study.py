@@ -465,7 +465,11 @@ def open_stored(
         database.close()
         raise
     # In a cache a file is named by its content; people know it by the name it had.
-    names = {source.key: Path(source.name).stem for source in sources}
+    names = {
+        source.key: source.name if parts[0].path.is_dir() else Path(source.name).stem
+        for source in sources
+        if source.key == "network.checkpoint"
+    }
     checkpoint = replace(parts[0], name=names.get("network.checkpoint", parts[0].name))
     checkpoint = renamed(checkpoint, spec.value("network.decoder.vae"))
     return OpenStudy(here, row, database, store, checkpoint, *parts[1:], device)

@@ -16,6 +16,7 @@ from skiptune.commands.options import (
     store_options,
 )
 from skiptune.errors import NetworkError, SpecError, StorageError
+from skiptune.sampling.pipeline_files import vae_folder
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -150,7 +151,8 @@ def sample(
     from skiptune.views.picture import Row, folded, write_picture
 
     check_device(device)
-    places = network_place(checkpoint, document, tuned), decoder_place(decoder, document, tuned)
+    network = network_place(checkpoint, document, tuned)
+    places = network, decoder_place(decoder, document, tuned, network)
     loaded = tuned_network(document, *places, device=device)
     setting = document.setting.to_setting()
     images = images_of(loaded, setting, document.schedule, wanted)
@@ -180,7 +182,7 @@ def network_place(checkpoint: str | None, document: Tuned, tuned: Path) -> str |
     if checkpoint is not None or document.network.name in CHECKPOINTS:
         return checkpoint or document.network.name
     beside = tuned.parent / document.network.name
-    if not beside.is_file():
+    if not beside.exists():
         raise NetworkError(
             f"{tuned}: network",
             expected=f"the checkpoint {document.network.name} beside it",
@@ -190,8 +192,17 @@ def network_place(checkpoint: str | None, document: Tuned, tuned: Path) -> str |
     return beside
 
 
-def decoder_place(decoder: str | None, document: Tuned, tuned: Path) -> str | Path | None:
-    """Return where the VAE of a tuned.json is, None where its network makes pixels."""
+def decoder_place(
+    decoder: str | None, document: Tuned, tuned: Path, network: str | Path
+) -> str | Path | None:
+    """Return where the VAE of a tuned.json is, None where its network makes pixels.
+
+    Arguments:
+        decoder: What the command line says.
+        document: The scales.
+        tuned: Their file; the VAE may lie beside it.
+        network: From `network_place`; of a pipeline's folder the VAE in it is taken.
+    """
     needed = document.network.decoder
     if needed is None:
         if decoder is not None:
@@ -203,14 +214,15 @@ def decoder_place(decoder: str | None, document: Tuned, tuned: Path) -> str | Pa
             )
         return None
     beside = tuned.parent / needed.name
-    if decoder is None and not beside.is_dir():
+    inside = None if beside.is_dir() else vae_folder(network)
+    if decoder is None and inside is None and not beside.is_dir():
         raise NetworkError(
             f"{tuned}: network.decoder",
             expected=f"the VAE {needed.name} beside it",
             found="no such folder",
             hint="say where it is with --decoder FOLDER",
         )
-    return decoder or beside
+    return decoder or inside or beside
 
 
 def tuned_network(

@@ -283,7 +283,8 @@ def score(
     else:
         count = _sampled_count(num, rgb=rgb)
         path = Path(images)
-        places = network_place(checkpoint, tuned, path), decoder_place(decoder, tuned, path)
+        network = network_place(checkpoint, tuned, path)
+        places = network, decoder_place(decoder, tuned, path, network)
         count, pages, scores = score_tuned(options, images, loading, tuned, places, count)
     if options.json:
         print_json({"scored": images, "images": count, "scores": scores})
