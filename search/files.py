@@ -55,6 +55,7 @@ URL_KEYS = {
     "network.checkpoint": "network.url",
     "network.decoder.vae": "network.decoder.url",
     "network.decoder.config": "network.decoder.config_url",
+    "network.prompts": "network.prompts_url",
     "objective.weights": "objective.weights_url",
     "objective.reference": "objective.reference_url",
     "objective.images": "objective.images_url",

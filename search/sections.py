@@ -119,7 +119,7 @@ Sigma = Annotated[float, Field(gt=0)]
 Control = Annotated[str, AfterValidator(one_of(CONTROLS))]
 FileOrName = Annotated[str, Field(min_length=1), AfterValidator(_file_or_name)]
 
-_LATER_NETWORK_FIELDS = ("pickle_url", "decoder")
+_LATER_NETWORK_FIELDS = ("pickle_url", "decoder", "prompts", "prompts_url")
 _LATER_CONFIRM_FIELDS = ("second_opinion",)
 _LATER_SEARCH_FIELDS = ("warm_start", "patience")
 
@@ -188,6 +188,14 @@ class NetworkSpec(Section):
     decoder: DecoderSpec | None = Field(
         default=None,
         description="a mapping with `vae`, `dtype`, ..., or null for pixels or a pipeline's own",
+    )
+
+    prompts: FileOrName | None = Field(
+        default=None,
+        description="the path of a text file with one prompt per line, or null: no text",
+    )
+    prompts_url: Url | None = Field(
+        default=None, description="where a worker without the prompts gets them, or null"
     )
 
     @field_validator("decoder")

@@ -57,6 +57,7 @@ FILE_KEYS = (
     ("network", "checkpoint"),
     ("network", "decoder", "vae"),
     ("network", "decoder", "config"),
+    ("network", "prompts"),
     ("objective", "weights"),
     ("objective", "reference"),
     ("objective", "images"),

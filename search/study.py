@@ -39,6 +39,7 @@ from skiptune.search.fetching import refuse_missing
 from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
 from skiptune.search.knobs import knob_problems
 from skiptune.search.objective import Objective, load_objective
+from skiptune.search.prompting import with_prompts
 from skiptune.search.samplers import DESCENT
 from skiptune.search.second import with_second
 from skiptune.search.sloped import without_slopes
@@ -265,6 +266,7 @@ def check_study(
     checkpoint = load_checkpoint(
         spec.network.checkpoint, sha256=spec.network.sha256, device=device
     )
+    checkpoint = with_prompts(checkpoint, spec.network.prompts, device=device, source=source)
     checkpoint = with_decoder(checkpoint, spec, device=device, source=source)
     channels, size, _ = checkpoint.image_shape
     objective = load_objective(
@@ -332,6 +334,8 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
         "objective.extractor.sha256": objective.extractor.sha256,
         "seeds": f"{GENERATORS[spec.setting.noise]} per image, search from {SEARCH_SEED}",
     }
+    prompts = checkpoint.config.get("prompts", {})
+    meaning |= {f"network.prompts.{key}": value for key, value in prompts.items()}
     if checkpoint.decoder is not None:
         described = checkpoint.decoder.describe()
         meaning |= {f"network.decoder.{key}": value for key, value in described.items()}

@@ -72,7 +72,8 @@ def write_pipeline(
     parts = {"unet": unet, "scheduler": scheduler, "vae": vae}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": checker}
     index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder

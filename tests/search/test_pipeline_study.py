@@ -146,6 +146,7 @@ def test_a_study_of_latents_and_classes_takes_the_vae_of_its_pipeline(
     sha256 = load_decoder(folder / "latents" / "vae").sha256
     words = f"decoder vae (sha256 {sha256[:12]}) in float32, latents as vae, images of 16x16"
     assert words in checked.out
+    assert "network latents without its safety_checker (sha256" in checked.out
     outcome = command("tune", spec, "-q", "--no-progress", "-o", folder)
     assert outcome.code == 0, outcome.err
     document = load(folder / "tuned.json")
