@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from skiptune.search.study import check_study, open_stored, open_study
 from skiptune.search.tuned import load
 from tests.command_line import Outcome
 from tests.pipelines import random_unet, write_pipeline
+from tests.text_encoders import install, states_of, write_encoders
 from tests.vaes import random_vae
 
 EXTRACTOR = "pooled-quarters"
@@ -256,3 +258,48 @@ def test_what_the_network_cannot_follow_is_refused_before_an_image_is_made(
     )
     with pytest.raises(SpecError, match=r"setting\.guidance"):
         check_study(spec)
+
+
+def test_a_study_of_text_gives_each_image_a_prompt_by_its_seed(
+    command: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    unet = random_unet("UNet2DConditionModel")
+    pipeline = write_pipeline(folder / "text", unet=unet, vae=random_vae())
+    write_encoders(pipeline, widths=[12])
+    (folder / "prompts.txt").write_text("a cat\na dog\nred\n")
+    spec = write_spec(folder, "./text", prompts="./prompts.txt")
+    outcome = command("check", spec)
+    assert outcome.code == 0, outcome.err
+    checkpoint, _, _ = check_study(load_spec(spec))
+    assert checkpoint.config["label_dim"] == 3
+    network: Any = checkpoint.network
+    expected = torch.stack([states_of(text, 12) for text in ("a cat", "a dog", "red", "")])
+    assert torch.equal(network.conditions.hidden, expected)
+    # Guidance compares with the empty prompt, and images differ by their prompts alone.
+    setting = Setting(**SETTING, guidance=2.0)
+    [batch] = sample(network, setting, range(8), microbatch=8)
+    assert batch.labels is not None
+    assert set(batch.labels.tolist()) == {0, 1, 2}
+    assert batch.nfe == 4
+    [alone] = sample(network, setting, range(5, 8), microbatch=8)
+    assert torch.equal(alone.labels, batch.labels[5:])
+
+    # Encoded once: from now on nobody needs the encoders.
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    url = f"sqlite:///{tmp_path / 'one.db'}"
+    study = open_study(load_spec(spec), storage=url)
+    with study.database:
+        prompts = study.series["prompts"]
+        assert study.row.meaning["network.prompts.sha256"] == prompts["sha256"]
+    (folder / "prompts.txt").unlink()
+    with open_stored("pipeline", storage=url).database:
+        pass  # from the study's own store
+    (folder / "prompts.txt").write_text("a cat\na dog\nblue\n")
+    with pytest.raises(NetworkError, match="package transformers"):
+        check_study(load_spec(spec))
+    install(monkeypatch)
+    with pytest.raises(StudyChangedError, match=r"network\.prompts\.sha256"):
+        open_study(load_spec(spec), storage=url)
+    with pytest.raises(SpecError, match="reads no text"):
+        check_study(spec_of(folder, "./pixels-v1.5", prompts="./prompts.txt"))
