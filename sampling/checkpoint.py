@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
 from skiptune.sampling.networks import build_denoiser
-from skiptune.sampling.pipeline_files import HUB_ID, hub_folder, hub_place
+from skiptune.sampling.pipeline_files import hub_folder, hub_place, may_be_on_hub
 from skiptune.sampling.skips import Skip, find_skips
 
 if TYPE_CHECKING:
@@ -182,8 +182,7 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 def _refuse_unreadable(path: Path) -> None:
     if not path.is_file():
         name = "/".join(path.parts[-2:])
-        files = (".safetensors", *_PICKLE_SUFFIXES)
-        on_hub = HUB_ID.fullmatch(name) is not None and path.suffix not in files
+        on_hub = may_be_on_hub(path)
         raise NetworkError(
             str(path),
             expected="a safetensors file, a folder of a diffusers pipeline, or a bundled name:"

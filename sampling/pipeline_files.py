@@ -29,6 +29,7 @@ __all__ = [
     "content_digest",
     "hub_folder",
     "hub_place",
+    "may_be_on_hub",
     "pipeline_files",
     "read_json",
     "vae_folder",
@@ -44,6 +45,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARDS = f"{WEIGHTS}.index.json"
 _HALF = "diffusion_pytorch_model.fp16.safetensors"
+_FILES = (".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 _PICKLES = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
 _MOST_JSON = 1 << 24  # bytes; that of a sharded network has some hundred thousand
 _MOST_SHARDS = 1000
@@ -225,6 +227,12 @@ def read_json(path: Path) -> dict[str, Any]:
             hint="take the file that came with the pipeline",
         ) from error
     return plain
+
+
+def may_be_on_hub(path: str | Path) -> bool:
+    """Return whether the end of a path can be the name of a repository: no file has such a one."""
+    path = Path(path)
+    return path.suffix not in _FILES and HUB_ID.fullmatch("/".join(path.parts[-2:])) is not None
 
 
 def hub_place(name: str) -> Path:
