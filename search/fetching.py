@@ -85,7 +85,8 @@ class Missing:
         """Return what is wrong, for a person."""
         name = "/".join(self.path.parts[-2:])
         if self.url is None and self.key == "network.checkpoint" and may_be_on_hub(self.path):
-            found = f"no such file, and no {name} of the hub in {hub_place(name)}: `hf download {name}`"
+            place = hub_place(name)
+            found = f"no such file, and no {name} of the hub in {place}: `hf download {name}`"
         elif self.url is None:
             found = f"no such file, and no address (`{URL_KEYS[self.key]}`)"
         else:

@@ -152,7 +152,8 @@ def sample(
 
     check_device(device)
     network = network_place(checkpoint, document, tuned)
-    places = network, decoder_place(decoder, document, tuned, network)
+    vae = decoder_place(decoder, document, tuned, network)
+    places = network, vae, prompts_place(document, tuned)
     loaded = tuned_network(document, *places, device=device)
     setting = document.setting.to_setting()
     images = images_of(loaded, setting, document.schedule, wanted)
@@ -225,19 +226,41 @@ def decoder_place(
     return decoder or inside or beside
 
 
+def prompts_place(document: Tuned, tuned: Path) -> Path | None:
+    """Return where the prompts of a tuned.json are, None where its network reads no text."""
+    needed = document.network.prompts
+    if needed is None:
+        return None
+    beside = tuned.parent / needed.name
+    if not beside.is_file():
+        raise NetworkError(
+            f"{tuned}: network.prompts",
+            expected=f"the prompts {needed.name} beside it",
+            found="no such file",
+            hint="put the file that the scales were tuned with there",
+        )
+    return beside
+
+
 def tuned_network(
-    document: Tuned, network: str | Path, decoder: str | Path | None, *, device: str
+    document: Tuned,
+    network: str | Path,
+    decoder: str | Path | None,
+    prompts: Path | None,
+    *,
+    device: str,
 ) -> Checkpoint:
-    """Load the network that scales were tuned on, with its decoder if any.
+    """Load the network that scales were tuned on, with its decoder and its prompts if any.
 
     Arguments:
         document: The scales.
         network: From `network_place`.
         decoder: From `decoder_place`.
-        device: Torch device of both.
+        prompts: From `prompts_place`.
+        device: Torch device of all.
 
     Raises:
-        NetworkError: One of the two is another one.
+        NetworkError: One of them is another one.
     """
     from dataclasses import replace
 
@@ -247,6 +270,18 @@ def tuned_network(
 
     loaded = load_checkpoint(network, device=device)
     document.check(loaded.skips, sha256=loaded.sha256)
+    told = document.network.prompts
+    if told is not None and prompts is not None:
+        from skiptune.search.prompting import with_prompts
+
+        loaded = with_prompts(loaded, str(prompts), source="tuned.json", device=device)
+        if digest(loaded.config["prompts"]) != told.identity:
+            raise NetworkError(
+                f"prompts {prompts}",
+                expected="the lines and the text encoders that the scales were tuned with",
+                found="others",
+                hint="put the file that the scales were tuned with there",
+            )
     needed = document.network.decoder
     if needed is None or decoder is None:
         return loaded

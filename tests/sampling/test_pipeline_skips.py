@@ -380,3 +380,16 @@ def test_the_two_embeddings_of_sdxl_reach_the_network() -> None:
     found = network.eval()(x, level, torch.eye(2))
     torch.testing.assert_close(found, x - made_of, atol=1e-5, rtol=1e-5)
     assert F.mse_loss(network(x, level, None), found) > 0
+
+
+def test_attention_slicing_changes_nothing() -> None:
+    network = made("text")
+    x, level, rows = torch.randn(3, 1, 8, 8), torch.tensor(1.0), torch.eye(3)
+    schedule = Schedule.uniform({skip.address: 0.6 for skip in find_skips(network)})
+    plain = network(x, level, rows)
+    with scaled(network, schedule):
+        expected = network(x, level, rows)
+        network.unet.set_attention_slice("max")
+        found = network(x, level, rows)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    assert float((found - plain).abs().max()) > 1e-3

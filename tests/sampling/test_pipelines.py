@@ -12,9 +12,11 @@ from torch import Tensor
 
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.decoder import load_decoder
+from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float, start, to_uint8
 from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
 from skiptune.sampling.noise import image_streams
+from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.schedulers import pipeline_levels
 from skiptune.sampling.setting import Setting
 from tests.pipelines import ddim, random_unet, write_pipeline
@@ -160,3 +162,36 @@ def test_latents_of_a_conditional_network_become_the_images_of_its_vae(tmp_path:
     found = sample_float(network, setting, SEEDS, decoder=decoder)
     found = (found / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     torch.testing.assert_close(found, torch.from_numpy(expected).double(), atol=1e-3, rtol=0)
+
+
+def test_a_schedule_on_the_pipelines_own_unet_makes_our_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+    from diffusers.pipelines.ddim import pipeline_ddim
+
+    folder = write_pipeline(tmp_path / "pipe")
+    checkpoint = load_checkpoint(folder)
+    setting = as_its_pipeline(folder, 3)
+    noise = noise_of(checkpoint, setting)
+    scales = (0.7, 1.3, 0.4, 1.1)
+    schedule = Schedule.uniform(
+        {skip.address: scale for skip, scale in zip(checkpoint.skips, scales, strict=True)}
+    )
+    pipe = diffusers.DDIMPipeline(unet=random_unet(), scheduler=ddim())
+    pipe.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(pipeline_ddim, "randn_tensor", lambda *args, **kwargs: noise.clone())
+
+    def theirs() -> Tensor:
+        made = pipe(3, num_inference_steps=3, output_type="np").images
+        return torch.from_numpy(made).double()
+
+    before = theirs()
+    with scaled(pipe.unet, schedule):
+        expected = theirs()
+    assert torch.equal(theirs(), before)
+    with scaled(checkpoint.network, schedule):
+        ours = sample_float(checkpoint.network, setting, SEEDS)
+    found = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert float((expected - before).abs().max()) > 1e-2

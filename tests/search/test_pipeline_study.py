@@ -285,6 +285,28 @@ def test_a_study_of_text_gives_each_image_a_prompt_by_its_seed(
     [alone] = sample(network, setting, range(5, 8), microbatch=8)
     assert torch.equal(alone.labels, batch.labels[5:])
 
+    # All of it, to the file of scales and the pictures made with it.
+    tuned = folder / "tuned.json"
+    outcome = command("tune", spec, "-q", "--no-progress", "-o", folder)
+    assert outcome.code == 0, outcome.err
+    needed = load(tuned).network.prompts
+    assert needed is not None
+    assert (needed.name, needed.sha256) == (
+        "prompts.txt",
+        checkpoint.config["prompts"]["sha256"],
+    )
+    shown = ("sample", tuned, "--seeds", "0-3", "-o", folder / "grid.png")
+    sampled = command(*shown)
+    assert sampled.code == 0, sampled.err
+    lines = (folder / "prompts.txt").read_text()
+    (folder / "prompts.txt").write_text("a cat\n")
+    refused = command(*shown, "--force")
+    assert refused.code == 2 and "the lines and the text encoders" in refused.err
+    (folder / "prompts.txt").unlink()
+    refused = command(*shown, "--force")
+    assert refused.code == 2 and "the prompts prompts.txt beside it" in refused.err
+    (folder / "prompts.txt").write_text(lines)
+
     # Encoded once: from now on nobody needs the encoders.
     monkeypatch.setitem(sys.modules, "transformers", None)
     url = f"sqlite:///{tmp_path / 'one.db'}"
