@@ -209,7 +209,8 @@ def _refuse_unreadable(path: Path) -> None:
             str(path),
             expected="a safetensors file, which holds no code",
             found="a pickle, which runs code when it is loaded",
-            hint="EDM's and EDM2's: `skiptune convert NETWORK.pkl DIR`; of others save the tensors"
+            hint="EDM's and EDM2's: `skiptune convert NETWORK.pkl DIR`; of OpenAI's style and of"
+            " U-ViT: `skiptune convert NETWORK.pt DIR --options FILE`; of others save the tensors"
             f" with safetensors and the metadata entry {METADATA_KEY}",
         )
 

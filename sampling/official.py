@@ -75,6 +75,8 @@ class Official:
         parameters: Numbers among the tensors that training changes, without buffers.
         source: Where in the file the network was: ``ema``, or ``network`` for a file of nothing
             else.
+        licence: Of the weights, as a card says it.
+        cautions: What the network cannot be used for, in sentences.
     """
 
     config: dict[str, Any]
@@ -84,6 +86,11 @@ class Official:
     parameters: int
     sha256: str
     source: str
+    licence: str = (
+        f"{LICENCE} where the file is one of NVIDIA's EDM or EDM2: non-commercial use; copies and"
+        " changed weights keep this licence"
+    )
+    cautions: tuple[str, ...] = ()
 
     @property
     def dtypes(self) -> tuple[str, ...]:

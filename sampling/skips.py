@@ -103,12 +103,15 @@ class SkipPlace:
         shortcut: The convolution beside the branch; None where the block has none, or where it
             does not read main path and skip in the order of the site.
         residual: The branch's first convolution, of the same channels; None likewise.
+        residual_shared: Whether that reads the block's input itself, as the shortcut does, not
+            what a normalisation or an activation has made of it.
     """
 
     skip: Skip
     site: SkipSite
     shortcut: nn.Module | None = None
     residual: nn.Module | None = None
+    residual_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def _site(place: SkipPlace, part: str) -> SkipSite:
     if part == "whole-shortcut":
         return SkipSite(module, argument=None)
     # The residual's input is what the activation has just made; the shortcut's is the block's.
-    shared = part == "shortcut"
+    shared = part == "shortcut" or place.residual_shared
     return SkipSite(module, dim=site.dim, start=site.start, length=site.length, shared=shared)
 
 

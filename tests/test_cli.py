@@ -251,6 +251,14 @@ def test_skips_of_a_checkpoint_and_of_a_study(command: Command, spec: Path) -> N
     ]
     assert plain["sha256"] == checkpoint.sha256
 
+    traced = command("skips", checkpoint.path, "--trace")
+    assert traced.code == 0
+    assert f"{len(checkpoint.skips)} skips in one call, as its family has them" in traced.err
+    assert all(f"model.dec.{skip.address}" in traced.out for skip in checkpoint.skips)
+    plain = json.loads(command("skips", checkpoint.path, "--trace", "--json").out)
+    assert plain["agrees"] is True
+    assert [row["mixed"] for row in plain["traced"]] == [s.mixed for s in checkpoint.skips]
+
 
 def test_check_tells_what_would_happen_and_writes_nothing(
     command: Command, spec: Path, tmp_path: Path

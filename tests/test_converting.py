@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from torch import nn
 
 from skiptune.canonical import file_digest
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.networks import EDMPrecond
+from skiptune.sampling.options import config_of
 from skiptune.search.tuned import load
 from tests.command_line import Outcome, write_spec
 from tests.sampling.families import FAMILIES, PUBLISHED, random_network
 from tests.sampling.official_files import edm2, official, training_dict, write_official
+from tests.sampling.published_options import TINY
 
 Command = Callable[..., Outcome]
 
@@ -221,3 +224,66 @@ def test_folders_that_cannot_be_made(command: Command, pickle_file: Path) -> Non
     done = command("convert", pickle_file, "file")
     assert done.code == 2
     assert "expected: a folder" in done.err
+
+
+@pytest.fixture
+def tensor_file(tmp_path: Path) -> Path:
+    """A file of tensors as guided diffusion saves it, of the options `TINY`."""
+    network: Any = random_network(config_of(TINY, where="options").config)
+    torch.save(network.model.state_dict(), tmp_path / "adm-tiny.pt")
+    return tmp_path / "adm-tiny.pt"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_file_of_tensors_is_converted_with_its_options(
+    command: Command, tensor_file: Path, beside: bool
+) -> None:
+    options = tensor_file.with_suffix(".yaml") if beside else Path("other.yaml")
+    options.write_text(yaml.safe_dump(TINY))
+    more = () if beside else ("--options", options)
+    done = command("convert", tensor_file, "out", *more)
+    assert (done.code, done.out) == (0, "")
+    assert "Wrote out/adm-tiny.safetensors: guided-diffusion(OpenAIUNet)" in done.err
+    loaded = load_checkpoint("out/adm-tiny.safetensors")
+    twin = random_network(loaded.config).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    sigma, labels = torch.tensor([0.5, 2.0]), torch.eye(3)[:2]
+    with torch.no_grad():
+        assert torch.equal(loaded.network(x, sigma, labels), twin(x, sigma, labels))
+    assert "CC BY-NC-SA" not in Path("out/README.md").read_text()
+    listed = command("skips", "out/adm-tiny.safetensors")
+    assert (listed.code, "output_blocks.3" in listed.out) == (0, True)
+    digest = file_digest("out/adm-tiny.safetensors")
+    assert command("convert", tensor_file, "again", *more).code == 0
+    assert file_digest("again/adm-tiny.safetensors") == digest
+
+
+def test_a_file_of_tensors_without_options_is_refused(command: Command, tensor_file: Path) -> None:
+    done = command("convert", tensor_file, "out")
+    assert done.code == 2
+    assert "no adm-tiny.yaml" in done.err
+    assert "--options FILE" in done.err
+    Path("other.yaml").write_text(yaml.safe_dump({**TINY, "num_channels": 64}))
+    done = command("convert", tensor_file, "out", "--options", "other.yaml")
+    assert done.code == 2
+    assert "guided-diffusion(OpenAIUNet)" in done.err
+    assert not Path("out").exists()
+
+
+def test_a_study_is_tuned_on_a_network_of_tensors(
+    command: Command, tensor_file: Path, tiny_study: ModuleType, study_folder: Path
+) -> None:
+    tensor_file.with_suffix(".yaml").write_text(yaml.safe_dump(TINY))
+    assert command("convert", tensor_file, "adm").code == 0
+    changes = {
+        "study": "adm",
+        "network__checkpoint": "adm/adm-tiny.safetensors",
+        "setting": {"solver": "euler", "steps": 1, "sigma_min": 0.05},
+        "search__evaluations": 1,
+        "search__rungs": [250],
+        "confirm__candidates": 1,
+    }
+    study = write_spec(tiny_study, study_folder, **changes)
+    done = command("tune", study)
+    assert done.code == 0
+    assert "proposal 1" in done.err

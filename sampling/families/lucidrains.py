@@ -49,6 +49,7 @@ def _find(network: nn.Module, size: int) -> list[SkipPlace] | None:
                 structure=_STRUCTURE,
                 shortcut=block.res_conv,
                 residual=projection,
+                residual_shared=True,
             )
         )
         main = _made(block, address)

@@ -51,6 +51,7 @@ def concatenated(
     structure: str,
     shortcut: Any = None,
     residual: Any = None,
+    residual_shared: bool = False,
 ) -> SkipPlace:
     """Return the place of a skip concatenated behind the main path, in a block's argument 0.
 
@@ -66,6 +67,7 @@ def concatenated(
         structure: Of the family, for messages.
         shortcut: The block's shortcut, if it may be a convolution.
         residual: The first convolution of its branch.
+        residual_shared: See `SkipPlace`.
 
     Raises:
         NetworkError: The channels do not add up.
@@ -87,6 +89,7 @@ def concatenated(
         site=SkipSite(module, start=main, length=skip),
         shortcut=reads(shortcut, received),
         residual=reads(residual, received),
+        residual_shared=residual_shared,
     )
 
 

@@ -16,6 +16,7 @@ from skiptune.sampling.networks.consistency import ConsistencyPrecond
 from skiptune.sampling.networks.dhariwal import DhariwalUNet
 from skiptune.sampling.networks.discrete import DiscretePrecond
 from skiptune.sampling.networks.edm2 import EDM2Precond, EDM2UNet
+from skiptune.sampling.networks.lucidrains import lucidrains_unet
 from skiptune.sampling.networks.openai import OpenAIUNet
 from skiptune.sampling.networks.precond import (
     EDMPrecond,
@@ -44,13 +45,14 @@ _MODELS: dict[str, Callable[..., Any]] = {
     "UNet": EDM2UNet,
     "OpenAIUNet": OpenAIUNet,
     "UViT": UViT,
+    "LucidrainsUnet": lucidrains_unet,
 }
 # Of every preconditioning the U-Nets that it goes with, the usual one first.
 _GOES_WITH: dict[str, tuple[str, ...]] = {
     "vp": ("SongUNet", "DhariwalUNet", "UViT"),
     "edm2": ("UNet",),
     "consistency": ("OpenAIUNet",),
-    "discrete": ("OpenAIUNet", "UViT"),
+    "discrete": ("OpenAIUNet", "UViT", "LucidrainsUnet"),
 }
 _USUAL = ("SongUNet", "DhariwalUNet")
 _REQUIRED = ("precond", "img_channels", "img_resolution", "label_dim")
@@ -58,7 +60,10 @@ _REQUIRED = ("precond", "img_channels", "img_resolution", "label_dim")
 _NOTES = ("use_fp16", "logvar_channels")
 _FROM_CHANNELS = ("in_channels", "out_channels")
 _WHERE = "network configuration"
-_HINT = "the configuration is the metadata entry `skiptune.network` of a checkpoint of skiptune"
+_HINT = (
+    "the configuration is the metadata entry `skiptune.network` of a checkpoint of skiptune, or"
+    " what the options of `skiptune convert` say"
+)
 
 
 def build(config: Mapping[str, Any]) -> EDMPrecond:
@@ -84,9 +89,10 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
             ``img_resolution``, ``img_channels``, ``label_dim``, for edm, edm2 and consistency
             also ``sigma_data``; any other argument of the preconditioning; ``model_type``
             (SongUNet, the default, or DhariwalUNet; for edm2 UNet; for consistency and discrete
-            OpenAIUNet; for vp and discrete UViT) and any other argument of the U-Net except its
-            channel counts. ``use_fp16`` and ``logvar_channels`` are accepted and change nothing:
-            the network computes in its weights' dtype, and nothing is trained.
+            OpenAIUNet; for vp and discrete UViT; for discrete LucidrainsUnet) and any other
+            argument of the U-Net except its channel counts. ``use_fp16`` and ``logvar_channels``
+            are accepted and change nothing: the network computes in its weights' dtype, and
+            nothing is trained.
 
     Raises:
         NetworkError: For missing or unknown keys, or values that make no network.

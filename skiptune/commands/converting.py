@@ -1,4 +1,4 @@
-"""The command that turns NVIDIA's network pickles into files without code."""
+"""The command that turns others' files of networks into checkpoints, which hold no code."""
 
 from __future__ import annotations
 
@@ -48,24 +48,34 @@ class Converted:
 
 
 @click.command()
-@click.argument("network", metavar="NETWORK.pkl|URL")
+@click.argument("network", metavar="NETWORK.pkl|NETWORK.pt|URL")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--options",
+    "described",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What a .pt, .pth or .ckpt was trained with: YAML or JSON; by default the one beside it.",
+)
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @shared
 @pass_options
-def convert(options: Options, network: str, folder: Path, *, force: bool) -> None:
-    """Convert a pickle of EDM or EDM2, running none of its code.
+def convert(
+    options: Options, network: str, folder: Path, *, described: Path | None, force: bool
+) -> None:
+    """Convert a network of EDM, EDM2, OpenAI's style or U-ViT, running none of its code.
 
     Writes DIR/NETWORK.safetensors, which every command takes as a checkpoint, DIR/config.json and
     the card DIR/README.md. The licence of the weights stays what it was. A URL is downloaded into
-    the cache first; after an interruption the same command goes on.
+    the cache first; after an interruption the same command goes on. A .pkl is one of EDM or EDM2;
+    a .pt, .pth or .ckpt holds tensors alone, and options say what they make.
 
     \b
     Examples:
       skiptune convert edm-cifar10-32x32-cond-vp.pkl cifar10
-      skiptune convert edm-imagenet-64x64-cond-adm.pkl imagenet64 --force
       skiptune convert edm2-img64-s-1073741-0.075.pkl edm2-s --json
       skiptune convert https://example.org/edm-cifar10-32x32-cond-vp.pkl cifar10
+      skiptune convert 64x64_diffusion.pt adm64 --options adm64.yaml
     """
     from skiptune.commands.output import print_json, say
 
@@ -77,7 +87,7 @@ def convert(options: Options, network: str, folder: Path, *, force: bool) -> Non
         check_free(folder, Path(file_name(network)).stem, force=force)
         path = downloaded(options, network).path
     try:
-        made = convert_file(path, folder, force=force)
+        made = convert_file(path, folder, described=described, force=force)
     except NetworkError:
         if "://" in network:
             from skiptune.search.downloads import forget
@@ -127,30 +137,35 @@ def check_free(folder: Path, stem: str, *, force: bool = False) -> tuple[Path, .
 
 
 def convert_file(
-    network: Path, folder: Path, *, stem: str | None = None, force: bool = False
+    network: Path,
+    folder: Path,
+    *,
+    stem: str | None = None,
+    described: Path | None = None,
+    force: bool = False,
 ) -> Converted:
-    """Convert a pickle; the same pickle gives the same bytes.
+    """Convert a file; the same file with the same options gives the same bytes.
 
     Arguments:
-        network: The pickle.
+        network: A pickle of EDM or EDM2, or a file of tensors.
         folder: Where the files go, made if it is missing.
-        stem: What the checkpoint is called, without suffix; by default as the pickle.
+        stem: What the checkpoint is called, without suffix; by default as the file.
+        described: The options of a file of tensors; by default the file of them beside it.
         force: Replace files that are there.
 
     Raises:
-        NetworkError: The file is none of EDM's or EDM2's, or is damaged.
+        NetworkError: The file is of no known kind, is damaged, or has no options.
         OutputError: The files cannot be written.
     """
     import json
 
     from skiptune.sampling.checkpoint import METADATA_KEY
-    from skiptune.sampling.official import read_official
     from skiptune.search.output import write_whole
 
     target, *others = check_free(folder, stem or network.stem, force=force)
     # What is refused from here on leaves nothing behind.
-    official = read_official(network)
-    cautions = _cautions(official)
+    official = _read(network, described)
+    cautions = [*official.cautions, *_cautions(official)]
     source = {"file": network.name, "bytes": network.stat().st_size, "sha256": official.sha256}
     about = {
         "network": official.config,
@@ -168,6 +183,24 @@ def convert_file(
     card = _card(target.name, official, source, cautions)
     write_whole(others[1], card.encode(), force=force)
     return Converted(target, tuple(others), about, cautions, official)
+
+
+def _read(network: Path, described: Path | None) -> Official:
+    """Read a pickle of NVIDIA's, or a file of tensors with its options."""
+    from skiptune.sampling.official import read_official
+    from skiptune.sampling.published import SUFFIXES, options_file, read_options, read_published
+
+    if described is None and network.suffix not in SUFFIXES:
+        return read_official(network)
+    path = described or options_file(network)
+    if path is None:
+        raise NetworkError(
+            str(network),
+            expected="the options it was trained with, in a file of YAML or JSON beside it",
+            found=f"no {network.with_suffix('.yaml').name}",
+            hint="write one as docs/networks.md shows, or name it: --options FILE",
+        )
+    return read_published(network, read_options(path), where=str(path))
 
 
 def _folder(folder: Path) -> bool:
@@ -288,7 +321,6 @@ def _card(
 ) -> str:
     """Return the text of README.md."""
     from skiptune import __version__
-    from skiptune.sampling.official import LICENCE
 
     config = official.config
     images = f"{config['img_resolution']}x{config['img_resolution']}, {config['img_channels']}"
@@ -299,8 +331,7 @@ def _card(
         "converted from": f"`{source['file']}`, {source['bytes']:,} bytes, `{official.source}`",
         "sha256 of it": f"`{source['sha256']}`",
         "converted by": f"skiptune {__version__}; no code of the file was run",
-        "licence": f"{LICENCE} where the file is one of NVIDIA's EDM or EDM2: non-commercial use;"
-        " copies and changed weights keep this licence",
+        "licence": official.licence,
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     notes = "".join(f"\nCaution: {caution}\n" for caution in cautions)

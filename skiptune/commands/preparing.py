@@ -90,10 +90,13 @@ def init(options: Options, file: Path | None, preset: str, *, list_: bool, force
 @click.command()
 @click.argument("network", metavar="SPEC|CHECKPOINT")
 @click.option("--norms", is_flag=True, help="Show the norm of each skip over the main path's.")
+@click.option("--trace", is_flag=True, help="Watch one call instead of knowing the family.")
 @study_option
 @shared
 @pass_options
-def skips(options: Options, network: str, overrides: tuple[str, ...], *, norms: bool) -> None:
+def skips(
+    options: Options, network: str, overrides: tuple[str, ...], *, norms: bool, trace: bool
+) -> None:
     """List the skip connections of a network, deepest first.
 
     A scale acts through the block's shortcut; the normalised branch undoes it, unless one of its
@@ -102,17 +105,24 @@ def skips(options: Options, network: str, overrides: tuple[str, ...], *, norms: 
     With --norms: how strong each skip is beside the main path it joins, per noise level, measured
     while a few images are sampled as the study says, or with dpmpp_2m in 6 steps.
 
+    With --trace: what one call of the network concatenates to its main path and gives to which
+    module, and whether that is what is known of its family. For networks of your own there is
+    skiptune.sampling.tracing.trace_skips.
+
     \b
     Examples:
       skiptune skips fashion                 the bundled network
       skiptune skips study.yaml              the network of a study, and what is searched
-      skiptune skips network.safetensors     a checkpoint
+      skiptune skips network.safetensors --trace
       skiptune skips fashion --norms --json
     """
     from skiptune.commands.output import print_json, print_text, say
 
     spec = _spec_if_any(network, overrides)
     checkpoint = _checkpoint(network, spec)
+    if trace:
+        _traced(options, checkpoint)
+        return
     searched = None if spec is None else _searched(spec, checkpoint)
     found = _norms(spec, checkpoint) if norms else None
     if options.json:
@@ -137,6 +147,32 @@ def skips(options: Options, network: str, overrides: tuple[str, ...], *, norms: 
         return
     print_text(skip_table(checkpoint.skips, searched=searched))
     say(options, f"{checkpoint.name}: {len(checkpoint.skips)} skips, sha256 {checkpoint.sha256}")
+
+
+def _traced(options: Options, checkpoint: Checkpoint) -> None:
+    """Print what one call of a network joins, and hold it against what its family knows."""
+    from dataclasses import asdict
+
+    import torch
+
+    from skiptune.commands.output import print_json, print_text, say
+    from skiptune.sampling.tracing import trace_skips
+    from skiptune.views.network import skip_table
+
+    network: Any = checkpoint.network
+    size = network.img_resolution
+    x = torch.zeros(1, network.img_channels, size, size)
+    traced = [place.skip for place in trace_skips(network, x, torch.tensor(1.0), None)]
+    joined = [(skip.resolution, skip.main_channels, skip.skip_channels) for skip in traced]
+    known = [(s.resolution, s.main_channels, s.skip_channels) for s in checkpoint.skips]
+    agrees = joined == known
+    if options.json:
+        identity = {"network": checkpoint.name, "sha256": checkpoint.sha256}
+        print_json({**identity, "traced": [asdict(skip) for skip in traced], "agrees": agrees})
+        return
+    print_text(skip_table(traced))
+    words = "as its family has them" if agrees else f"its family has {len(known)} others"
+    say(options, f"{checkpoint.name}: {len(traced)} skips in one call, {words}")
 
 
 @click.command()

@@ -1,0 +1,197 @@
+"""Other people's files of networks: `.pt`, `.pth` and `.ckpt` of tensors, with their options.
+
+A file of `torch.save` holds names and tensors, not how the network was made. That is told by
+options: a mapping, as YAML or JSON, in the words of the code that trained it (`options_of`).
+
+    guided-diffusion    the flags of its scripts, with ``family: guided-diffusion``
+    consistency         those of consistency models, with ``family: consistency``
+    latent diffusion    its own configuration file, as it is
+    U-ViT               the arguments of its network, with ``family: u-vit`` and ``process``
+    lucidrains          the arguments of its `Unet` and `GaussianDiffusion`, ``family: lucidrains``
+    any                 skiptune's own words, with ``precond`` (`networks.build_denoiser`)
+
+Files are read with `torch.load(weights_only=True)` and never otherwise.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from skiptune.canonical import file_digest
+from skiptune.errors import NetworkError
+from skiptune.sampling.networks import build_denoiser
+from skiptune.sampling.official import Official
+from skiptune.sampling.options import config_of
+
+__all__ = ["SUFFIXES", "options_file", "read_options", "read_published"]
+
+SUFFIXES = (".pt", ".pth", ".ckpt")
+"""Of the files that are read here."""
+
+OPTION_SUFFIXES = (".yaml", ".yml", ".json")
+
+_MOST_OPTIONS = 1 << 20  # bytes; published configurations have a few thousand
+# Where the U-Net and the embedding of classes stand in files of latent diffusion.
+_LDM_UNET = "model.diffusion_model."
+_LDM_AVERAGED = "model_ema.diffusion_model"
+_LDM_CLASSES = "cond_stage_model.embedding.weight"
+_OUR_CLASSES = "model.class_embedding.weight"
+_HINT = "give the file as its authors publish it, with the options it was trained with"
+
+
+def options_file(network: Path) -> Path | None:
+    """Return the file of options beside a network, of its name or called config, if any."""
+    for suffix in OPTION_SUFFIXES:
+        for path in (network.with_suffix(suffix), network.with_name(f"config{suffix}")):
+            if path.is_file():
+                return path
+    return None
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read options.
+
+    Raises:
+        NetworkError: For a file that cannot be read or holds no mapping.
+    """
+    expected = "the network's options, a YAML or JSON mapping"
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MOST_OPTIONS + 1)
+        if len(text) > _MOST_OPTIONS:
+            raise ValueError(f"more than {_MOST_OPTIONS} bytes")
+        found = yaml.safe_load(text)
+    except OSError as error:
+        raise NetworkError(
+            str(path),
+            expected=expected,
+            found=error.strerror or str(error),
+            hint="check the path; docs/networks.md says what stands in it",
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        text_of = str(error).splitlines()[0]
+        raise NetworkError(str(path), expected=expected, found=text_of, hint=_HINT) from None
+    if not isinstance(found, dict):
+        raise NetworkError(
+            str(path), expected=expected, found=f"a {type(found).__name__}", hint=_HINT
+        )
+    return found
+
+
+def read_published(path: str | Path, options: Mapping[str, Any], *, where: str) -> Official:
+    """Read a network's tensors, and find its configuration by its options.
+
+    Arguments:
+        path: The file.
+        options: Its options; see the module.
+        where: Names the options, for messages.
+
+    Raises:
+        NetworkError: For options that describe no network skiptune knows; for a file that is
+            missing, damaged, or holds anything but tensors and plain data.
+    """
+    path = Path(path)
+    made = config_of(options, where=where)
+    # On the meta device a network has shapes but no numbers: what cannot be built is said first.
+    with torch.device("meta"):
+        build_denoiser(made.config)
+    held, source = _tensors(path)
+    if made.kind == "ldm":
+        state, source = _of_latent_diffusion(held, source)
+    elif made.kind == "lucidrains":
+        state = _of_lucidrains(held)
+    else:
+        state = {f"model.{name}": tensor for name, tensor in held.items()}
+    if not state:
+        raise NetworkError(
+            str(path), expected="a network's tensors", found="none of its names", hint=_HINT
+        )
+    return Official(
+        config=made.config,
+        tensors={name: tensor.contiguous() for name, tensor in state.items()},
+        precond=str(made.config["precond"]),
+        class_name=f"{made.kind}({made.config.get('model_type', 'U-Net')})",
+        parameters=sum(tensor.numel() for tensor in state.values()),
+        sha256=file_digest(path),
+        source=source,
+        licence="as where the file is from: this file does not say",
+        cautions=made.cautions,
+    )
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file by name, and the key under which they were."""
+    expected = "a file of torch.save that holds tensors and plain data alone"
+    try:
+        # Never without `weights_only`, whatever the file holds.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise NetworkError(
+            str(path),
+            expected="a readable file",
+            found=error.strerror or str(error),
+            hint="check the path and the file's permissions",
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise NetworkError(
+            str(path),
+            expected=expected,
+            found=f"something else: {reason}",
+            hint="in an environment that trusts the file, save its state_dict alone with"
+            " torch.save(model.state_dict(), FILE); NVIDIA's pickles are converted as .pkl",
+        ) from None
+    source = "state"
+    for key in ("state_dict", "ema", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content, source = content[key], key
+            break
+    if not isinstance(content, Mapping):
+        raise NetworkError(
+            str(path), expected=expected, found=f"a {type(content).__name__}", hint=_HINT
+        )
+    found = {
+        str(name): value
+        for name, value in content.items()
+        if isinstance(value, Tensor) and not isinstance(value, torch.nn.UninitializedParameter)
+    }
+    return {name: tensor.detach() for name, tensor in found.items()}, source
+
+
+def _of_lucidrains(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the U-Net's tensors by our names: averaged ones, those of a diffusion, or its own."""
+    for prefix in ("ema_model.model.", "model."):
+        found = {
+            f"model.{name.removeprefix(prefix)}": tensor
+            for name, tensor in held.items()
+            if name.startswith(prefix)
+        }
+        if found:
+            return found
+    return {f"model.{name}": tensor for name, tensor in held.items()}
+
+
+def _of_latent_diffusion(held: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
+    """Return the U-Net's and the classes' tensors by our names, averaged ones where there are."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in held.items():
+        if name.startswith(_LDM_UNET):
+            inner = name.removeprefix(_LDM_UNET)
+            # Their averages are buffers, whose names have no dots.
+            averaged = held.get(_LDM_AVERAGED + inner.replace(".", ""))
+            if averaged is not None:
+                tensor, source = averaged, "model_ema"
+            state[f"model.{inner}"] = tensor
+    if not state:
+        # The U-Net's own state, without what lies around it.
+        return {f"model.{name}": tensor for name, tensor in held.items()}, source
+    if _LDM_CLASSES in held:
+        state[_OUR_CLASSES] = held[_LDM_CLASSES]
+    return state, source
