@@ -75,7 +75,7 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
 # The keys that decide here, of each class, with what diffusers 0.42 takes where one is absent.
-_TRAINED: Mapping[str, Any] = {
+_TRAINED: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -83,14 +83,23 @@ _TRAINED: Mapping[str, Any] = {
     "trained_betas": None,
     "prediction_type": "epsilon",
 }
-_LATENT = {**_TRAINED, "beta_start": 0.00085, "beta_end": 0.012}
-_CLIPPED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False}
-_RESCALED = {"rescale_betas_zero_snr": False}
-_FLOW = {"thresholding": False, "use_flow_sigmas": False}
-_SPACED = {"timestep_spacing": "linspace"}
-_UNEVEN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-_DDPM = {**_TRAINED, **_CLIPPED, **_RESCALED}
-_EDM = {"prediction_type": "epsilon", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+_LATENT: dict[str, Any] = {**_TRAINED, "beta_start": 0.00085, "beta_end": 0.012}
+_CLIPPED: dict[str, Any] = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False}
+_RESCALED: dict[str, Any] = {"rescale_betas_zero_snr": False}
+_FLOW: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False}
+_SPACED: dict[str, Any] = {"timestep_spacing": "linspace"}
+_UNEVEN: dict[str, Any] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+_DDPM: dict[str, Any] = {**_TRAINED, **_CLIPPED, **_RESCALED}
+_EDM: dict[str, Any] = {
+    "prediction_type": "epsilon",
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+}
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "DDIMScheduler": _DDPM,
     "DDIMParallelScheduler": _DDPM,
@@ -405,7 +414,8 @@ def _betas(values: Mapping[str, Any]) -> Tensor:
     if schedule == "scaled_linear":  # Rombach et al. 2022 (arXiv 2112.10752), their code
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
     if schedule == "sigmoid":  # Xu et al. 2022, GeoDiff (arXiv 2203.02923)
-        return torch.sigmoid(torch.linspace(-6, 6, steps)) * (end - start) + start
+        rising = torch.sigmoid(torch.linspace(-6, 6, steps))
+        return torch.add(rising * (end - start), start)
     # Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, betas at most 0.999.
     bars = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
     betas = [min(1 - after / before, 0.999) for before, after in pairwise(bars)]

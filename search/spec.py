@@ -18,12 +18,12 @@ from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
 from skiptune.sampling.setting import evaluated_points
 from skiptune.search.document import Document, Path_, parse_yaml, read_text, shown
+from skiptune.search.network_section import NetworkSpec
 from skiptune.search.objective_section import METRICS, ObjectiveSpec
 from skiptune.search.problems import problems_of, refusal, suggestion
 from skiptune.search.sections import (
     SAMPLERS,
     ConfirmSpec,
-    NetworkSpec,
     SearchSpec,
     Section,
     SettingSpec,

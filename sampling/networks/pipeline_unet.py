@@ -115,8 +115,9 @@ class PipelineDenoiser(nn.Module):
         self.sigma_max = scheduler.sigma_max
         self.needs_prompts = _reads_text(unet) and conditions is None
         if classes:
-            embedding = LabelEmbedding(classes, unet.class_embedding.embedding_dim, device="meta")
-            embedding.weight = unet.class_embedding.weight  # type: ignore[union-attr, assignment]
+            weight = self.unet.class_embedding.weight
+            embedding = LabelEmbedding(classes, weight.shape[1], device="meta")
+            embedding.weight = weight
             self.unet.class_embedding = embedding
         self.label_dim = int(classes or 0) if conditions is None else conditions.count
         levels = torch.tensor(scheduler.levels, dtype=torch.float32, device="cpu")

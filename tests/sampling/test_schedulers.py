@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 ELSEWHERE = ("LMSDiscreteScheduler", "DPMSolverSDEScheduler")
 HERE = [kind for kind in (*WHOLE, *CONTINUOUS) if kind not in ELSEWHERE]
 
-SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SD15: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def config(kind: str, **values: Any) -> dict[str, Any]:
