@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -64,8 +65,7 @@ TOKENS, PROMPTS = 16, 8
 
 def _unconditional(folder: Path, images: int, steps: int) -> tuple[Any, Callable[[Any], object]]:
     """Return our denoiser and a call of diffusers' pipeline."""
-    import diffusers
-
+    diffusers: Any = importlib.import_module("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(**PLAIN).eval().requires_grad_(False)
     pipe = diffusers.DDIMPipeline(unet=unet, scheduler=diffusers.DDIMScheduler(clip_sample=False))
@@ -82,8 +82,7 @@ def _unconditional(folder: Path, images: int, steps: int) -> tuple[Any, Callable
 
 def _guided(folder: Path, images: int, steps: int) -> tuple[Any, Callable[[Any], object]]:
     """Return our denoiser with conditions, and the loop of diffusers' text pipelines."""
-    import diffusers
-
+    diffusers: Any = importlib.import_module("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(**TEXT).eval().requires_grad_(False)
     scheduler = diffusers.DDIMScheduler(clip_sample=False)

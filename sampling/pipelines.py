@@ -87,7 +87,7 @@ def load_pipeline(
     network.eval().requires_grad_(False).to(device)
     if torch.device(device).type == "cpu":
         # As for other checkpoints: convolutions of few channels are faster so.
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     return Checkpoint(
         network=network,
         name=files.name,

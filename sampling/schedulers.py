@@ -398,9 +398,10 @@ def _alphas(kind: str, values: Mapping[str, Any]) -> Tensor:
         betas = _rescaled(betas)
     alphas = torch.cumprod(1.0 - betas, dim=0)
     if rescaled:
-        # Of DDIM's and DDPM's the noise rises to the end, wherever it stood before.
-        highest = float(alphas[-2]) / 4 if kind in _ENDLESS else _NEARLY_ZERO
-        alphas[-1] = min(_NEARLY_ZERO, highest)
+        alphas[-1] = _NEARLY_ZERO
+        if kind in _ENDLESS and alphas[-2] <= _NEARLY_ZERO:
+            # Of DDIM's and DDPM's the noise rises to the end, wherever it stood before.
+            alphas[-1] = alphas[-2] / 4
     return alphas
 
 

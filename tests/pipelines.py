@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -37,19 +38,16 @@ TEXT: dict[str, Any] = {
 
 def random_unet(kind: str = "UNet2DModel", **changes: Any) -> Any:
     """diffusers' own U-Net with random weights; the same ones for the same configuration."""
-    import diffusers
-
     torch.manual_seed(0)
     base = UNET if kind == "UNet2DModel" else TEXT
-    unet: Any = getattr(diffusers, kind)(**{**base, **changes})
+    unet: Any = getattr(importlib.import_module("diffusers"), kind)(**{**base, **changes})
     return unet.eval().requires_grad_(False)
 
 
 def ddim(**values: Any) -> Any:
     """diffusers' DDIM scheduler, without clipping unless asked for."""
-    import diffusers
-
-    return diffusers.DDIMScheduler(**{"clip_sample": False, **values})
+    kind: Any = importlib.import_module("diffusers").DDIMScheduler
+    return kind(**{"clip_sample": False, **values})
 
 
 def write_pipeline(
@@ -60,12 +58,11 @@ def write_pipeline(
     With a VAE the index is that of Stable Diffusion's pipeline, which only the package
     transformers can write.
     """
-    import diffusers
-
     unet = random_unet() if unet is None else unet
     scheduler = ddim() if scheduler is None else scheduler
     if vae is None:
-        diffusers.DDIMPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)
+        kind: Any = importlib.import_module("diffusers").DDIMPipeline
+        kind(unet=unet, scheduler=scheduler).save_pretrained(folder)
         # DDIMPipeline makes a DDIM scheduler of every other.
         scheduler.save_pretrained(folder / "scheduler")
         return folder

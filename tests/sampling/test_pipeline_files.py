@@ -265,7 +265,8 @@ def test_levels_round_to_timesteps_that_were_trained(folder: Path) -> None:
     trained = network.scheduler.levels
     wanted = torch.tensor([0.02, 1.0, 37.5], dtype=torch.float64)
     found = network.round_sigma(wanted).tolist()
-    assert found == [min(trained, key=lambda level, s=s: abs(level - s)) for s in wanted.tolist()]
+    for sigma, level in zip(wanted.tolist(), found, strict=True):
+        assert abs(level - sigma) == min(abs(other - sigma) for other in trained)
     config = {"_class_name": "EulerDiscreteScheduler"}
     network.scheduler = read_scheduler(config, where="test")
     assert network.round_sigma(wanted).tolist() == wanted.tolist()

@@ -99,8 +99,9 @@ def test_skips_of_published_networks(
     assert [skip.skip_channels for skip in skips] == left[::-1]
     assert [skip.resolution for skip in skips] == resolutions
     assert {skip.index for skip in skips if skip.mixed} == mixed
-    for skip, block in zip(skips, decoder_blocks(unet).values(), strict=True):
-        weight: Any = block.conv1.weight
+    blocks: Any = decoder_blocks(unet).values()
+    for skip, block in zip(skips, blocks, strict=True):
+        weight = block.conv1.weight
         assert weight.shape[1] == skip.main_channels + skip.skip_channels
     assert skips[0].address == "up_blocks.0.resnets.0"
     assert skips[-1].address == f"up_blocks.{len(left) // 3 - 1}.resnets.2"
@@ -148,12 +149,12 @@ def made(name: str) -> PipelineDenoiser:
     config = {"_class_name": "DDIMScheduler", "clip_sample": False}
     scheduler = read_scheduler(config, where="test")
     # 32 and 16 channels in groups of 12: one holds channels of both.
-    sizes = {"norm_num_groups": 4}
+    sizes: dict[str, Any] = {"norm_num_groups": 4}
     if name == "text":
         unet = random_unet("UNet2DConditionModel", in_channels=1, out_channels=1, **sizes)
         states = torch.randn(4, 5, 12, generator=torch.Generator().manual_seed(1))
         return PipelineDenoiser(unet, scheduler, conditions=Conditions(states)).eval()
-    classes = {"num_class_embeds": 3} if name == "classes" else {}
+    classes: dict[str, Any] = {"num_class_embeds": 3} if name == "classes" else {}
     return PipelineDenoiser(random_unet(**classes, **sizes), scheduler).eval()
 
 
@@ -276,7 +277,7 @@ class TestHooks:
         before = self.run(self.network)
         apply(self.network, self.schedule).remove()
         assert torch.equal(self.run(copy.deepcopy(self.network)), before)
-        arguments = {"x": self.x, "sigma": 1.0, "class_labels": self.labels}
+        arguments: dict[str, Any] = {"x": self.x, "sigma": 1.0, "class_labels": self.labels}
         assert check_effect(self.network, self.schedule, **arguments) > 0
         with torch.inference_mode(False):
             # Bytes that this test has made itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,9 @@ def noise_of(checkpoint: Checkpoint, setting: Setting) -> Tensor:
 def test_images_are_those_of_the_ddim_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    import diffusers
     from diffusers.pipelines.ddim import pipeline_ddim
 
+    diffusers: Any = importlib.import_module("diffusers")
     folder = write_pipeline(tmp_path / "pipe", scheduler=ddim(**values))
     checkpoint = load_checkpoint(folder)
     setting = as_its_pipeline(folder, 5)
@@ -94,7 +95,7 @@ def test_images_are_those_of_the_ddim_pipeline(
 def stepped(scheduler: Any, unet: Any, noise: Tensor, steps: int, **given: Any) -> Tensor:
     """diffusers' own loop: what its pipelines do between the noise and the decoder."""
     scheduler.set_timesteps(steps)
-    x = noise * scheduler.init_noise_sigma
+    x: Tensor = noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, time)
         made = unet(seen, time, return_dict=False, **given)[0]
@@ -142,9 +143,8 @@ def test_latents_of_a_conditional_network_become_the_images_of_its_vae(tmp_path:
     folder = write_pipeline(tmp_path / "pipe", unet=unet, scheduler=scheduler, vae=vae)
     checkpoint = load_checkpoint(folder)
     states = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1))
-    network = PipelineDenoiser(
-        checkpoint.network.unet, checkpoint.network.scheduler, conditions=Conditions(states)
-    ).eval()
+    loaded: Any = checkpoint.network
+    network = PipelineDenoiser(loaded.unet, loaded.scheduler, conditions=Conditions(states)).eval()
     setting = as_its_pipeline(folder, 4, guidance=3.0)
     noise, rows = start(network, setting, image_streams("edm", SEEDS))
     assert rows is not None
@@ -167,9 +167,9 @@ def test_latents_of_a_conditional_network_become_the_images_of_its_vae(tmp_path:
 def test_a_schedule_on_the_pipelines_own_unet_makes_our_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diffusers
     from diffusers.pipelines.ddim import pipeline_ddim
 
+    diffusers: Any = importlib.import_module("diffusers")
     folder = write_pipeline(tmp_path / "pipe")
     checkpoint = load_checkpoint(folder)
     setting = as_its_pipeline(folder, 3)

@@ -35,7 +35,7 @@ from tests.text_encoders import install, states_of, write_encoders
 from tests.vaes import random_vae
 
 EXTRACTOR = "pooled-quarters"
-SETTING = {"solver": "euler", "steps": 2, "sigma_min": 0.02, "sigma_max": 100.0}
+SETTING: dict[str, Any] = {"solver": "euler", "steps": 2, "sigma_min": 0.02, "sigma_max": 100.0}
 
 Command = Callable[..., Outcome]
 
@@ -283,6 +283,7 @@ def test_a_study_of_text_gives_each_image_a_prompt_by_its_seed(
     assert set(batch.labels.tolist()) == {0, 1, 2}
     assert batch.nfe == 4
     [alone] = sample(network, setting, range(5, 8), microbatch=8)
+    assert alone.labels is not None
     assert torch.equal(alone.labels, batch.labels[5:])
 
     # All of it, to the file of scales and the pictures made with it.
