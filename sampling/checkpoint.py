@@ -2,7 +2,7 @@
 
 The metadata entry ``skiptune.network`` holds the JSON configuration for
 `skiptune.sampling.networks.build_denoiser`. The tensors are the network's state, of any floating
-dtype.
+dtype. A folder is a pipeline of diffusers, which `skiptune.sampling.pipelines` reads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
 from skiptune.sampling.networks import build_denoiser
+from skiptune.sampling.pipeline_files import hub_folder, hub_place, may_be_on_hub
 from skiptune.sampling.skips import Skip, find_skips
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "differences",
     "is_pickle",
     "load_checkpoint",
+    "refuse_other",
 ]
 
 CHECKPOINTS = ("fashion",)
@@ -87,8 +89,11 @@ def load_checkpoint(
     """Load a network.
 
     Arguments:
-        name_or_path: A bundled name (one of `CHECKPOINTS`) or a safetensors file.
-        sha256: What the file's SHA-256 must be; None accepts any.
+        name_or_path: A bundled name (one of `CHECKPOINTS`), a safetensors file, the folder of a
+            pipeline of diffusers, or the name of one on the hub (``OWNER/NAME``) that the hub's
+            client has fetched to this host: no hub is asked.
+        sha256: What the file's SHA-256 must be (of a folder that of
+            `pipeline_files.content_digest`); None accepts any.
         device: Where the network goes.
 
     Raises:
@@ -97,15 +102,15 @@ def load_checkpoint(
     """
     bundled = isinstance(name_or_path, str) and name_or_path in CHECKPOINTS
     path = _ASSETS / f"{name_or_path}.safetensors" if bundled else Path(name_or_path)
+    if not bundled:
+        path = hub_folder(str(name_or_path)) or path
+    if path.is_dir():
+        from skiptune.sampling.pipelines import load_pipeline  # it reads checkpoints
+
+        return load_pipeline(path, sha256=sha256, device=device)
     _refuse_unreadable(path)
     found = file_digest(path)
-    if sha256 is not None and found != sha256.lower():
-        raise NetworkError(
-            f"{path}: sha256",
-            expected=sha256,
-            found=found,
-            hint="fetch the file again, or correct `sha256` if this is the file you mean",
-        )
+    refuse_other(path, found, sha256)
     config, tensors = _read(path)
     network = build_denoiser(config)
     tensors = {
@@ -125,6 +130,21 @@ def load_checkpoint(
         config=config,
         skips=find_skips(network),
     )
+
+
+def refuse_other(path: Path, found: str, sha256: str | None) -> None:
+    """Refuse a file or folder of another hash than the one that was asked for.
+
+    Raises:
+        NetworkError: `found` is not `sha256`, where that is not None.
+    """
+    if sha256 is not None and found != sha256.lower():
+        raise NetworkError(
+            f"{path}: sha256",
+            expected=sha256,
+            found=found,
+            hint="fetch the file again, or correct `sha256` if this is the file you mean",
+        )
 
 
 def is_pickle(path: Path) -> bool:
@@ -161,11 +181,19 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 def _refuse_unreadable(path: Path) -> None:
     if not path.is_file():
+        name = "/".join(path.parts[-2:])
+        on_hub = may_be_on_hub(path)
         raise NetworkError(
             str(path),
-            expected=f"a safetensors file, or a bundled name: {', '.join(CHECKPOINTS)}",
-            found="a folder" if path.is_dir() else "no such file",
-            hint="check the path, or use a bundled name: `skiptune skips fashion`",
+            expected="a safetensors file, a folder of a diffusers pipeline, or a bundled name:"
+            f" {', '.join(CHECKPOINTS)}",
+            found=f"no such file, and no {name} of the hub in {hub_place(name)}"
+            if on_hub
+            else "no such file",
+            hint=f"check the path; the hub is not asked: `hf download {name} --local-dir FOLDER`,"
+            " then give FOLDER"
+            if on_hub
+            else "check the path, or use a bundled name: `skiptune skips fashion`",
         )
     try:
         pickled = is_pickle(path)

@@ -38,7 +38,7 @@ from skiptune.sampling.latents import (
     vae_files,
 )
 
-__all__ = ["Decoder", "load_decoder"]
+__all__ = ["Decoder", "current_name", "load_decoder"]
 
 CLASS = "AutoencoderKL"
 EXTRA = "pip install 'skiptune[diffusers]'"
@@ -375,7 +375,7 @@ def _fill(vae: Any, path: Path, dtype: torch.dtype) -> None:
     """Give a VAE its weights in the type in which it computes."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            names = {_current(name): name for name in file.keys()}
+            names = {current_name(name): name for name in file.keys()}
             tensors = {
                 name: file.get_tensor(old) for name, old in names.items() if name.startswith(_HALF)
             }
@@ -402,8 +402,8 @@ def _fill(vae: Any, path: Path, dtype: torch.dtype) -> None:
     vae.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, assign=True)
 
 
-def _current(name: str) -> str:
-    """Return what diffusers calls a tensor today."""
+def current_name(name: str) -> str:
+    """Return what diffusers calls a tensor today that was named before its release 0.15."""
     return _OLD_NAME.sub(lambda match: f"{match[1]}{_NEW_NAMES[match[2]]}.", name)
 
 

@@ -35,7 +35,7 @@ def describe(
 
     Arguments:
         checkpoint: The network; its file's SHA-256 stands for weights and architecture. Its
-            decoder, if any, is part of the series.
+            decoder and its prompts, if any, are part of the series.
         setting: How images are made; it includes the label rule.
         microbatch: Images per evaluation of the network.
         mode: Numeric mode of the network, one of `MODES`; the solver's state is float64 always.
@@ -55,8 +55,11 @@ def describe(
         labels = None
     # Left out for networks that make pixels: series of earlier versions know nothing of it.
     decoder = {} if checkpoint.decoder is None else {"decoder": checkpoint.decoder.describe()}
+    told = checkpoint.config.get("prompts")
+    prompts = {} if told is None else {"prompts": told}
     return {
         "network": {"sha256": checkpoint.sha256},
+        **prompts,
         **decoder,
         "setting": setting.to_json(),
         "labels": labels,

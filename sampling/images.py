@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from skiptune.errors import NetworkError, Problem, SpecError
 from skiptune.sampling.factors import Factors
-from skiptune.sampling.levels import level_problems, levels, rounded
+from skiptune.sampling.levels import level_problems, levels, rounded, start_std
 from skiptune.sampling.noise import Streams, image_streams
 from skiptune.sampling.setting import Setting
 from skiptune.sampling.solvers import solve
@@ -87,7 +87,9 @@ def sample(
 
     Arguments:
         network: A denoiser in evaluation mode: network(x, sigma, class_labels) -> clean images;
-            with attributes `img_channels`, `img_resolution`, `label_dim`.
+            with attributes `img_channels`, `img_resolution`, `label_dim`; perhaps with methods
+            `round_sigma`, `start_std` (`levels`), and `refused`, which yields what is wrong with a
+            setting.
         setting: How the images are made.
         seeds: One per image.
         microbatch: Images per evaluation of the network.
@@ -194,6 +196,9 @@ def problems_of(network: nn.Module, setting: Setting) -> list[Problem]:
     if setting.guidance != 1 and classes == 0:
         expected = "1, because the network knows no classes"
         problems.append(Problem("setting.guidance", expected, repr(setting.guidance)))
+    refused = getattr(network, "refused", None)
+    if refused is not None:
+        problems += refused(setting)
     return [*problems, *level_problems(network, setting)]
 
 
@@ -257,7 +262,8 @@ def _trajectories(
     counted: Counted, setting: Setting, streams: Streams
 ) -> tuple[Tensor, Tensor | None]:
     network = counted.network
-    grid = torch.tensor(levels(network, setting), dtype=torch.float64, device=streams.device)
+    points = levels(network, setting)
+    grid = torch.tensor(points, dtype=torch.float64, device=streams.device)
     noise, rows = start(network, setting, streams)
     everywhere = setting.guidance_low == 0 and setting.guidance_high == math.inf
 
@@ -275,7 +281,7 @@ def _trajectories(
     images = solve(
         setting.solver,
         denoise,
-        noise.to(torch.float64) * grid[0],
+        noise.to(torch.float64) * start_std(network, points[0]),
         grid,
         churn=setting.churn,
         randn_like=streams.randn_like,

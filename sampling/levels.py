@@ -16,7 +16,7 @@ from torch import nn
 from skiptune.errors import Problem
 from skiptune.sampling.setting import Setting, churned, evaluated_points, sigmas
 
-__all__ = ["grid_points", "level_problems", "levels", "rounded", "usual_setting"]
+__all__ = ["grid_points", "level_problems", "levels", "rounded", "start_std", "usual_setting"]
 
 
 def rounded(network: nn.Module, sigmas: Sequence[float]) -> tuple[float, ...]:
@@ -55,6 +55,16 @@ def grid_points(network: nn.Module, setting: Setting) -> tuple[float, ...]:
     Levels that churn raises are no points of their own.
     """
     return levels(network, setting)[: evaluated_points(setting)]
+
+
+def start_std(network: nn.Module, sigma: float) -> float:
+    """Return the standard deviation of the noise that sampling begins with at a noise level.
+
+    That of the level itself, but for networks with a method `start_std`: pipelines of diffusers
+    begin with noise of variance sigma^2 + 1, which an image with that noise would have.
+    """
+    of_network = getattr(network, "start_std", None)
+    return sigma if of_network is None else float(of_network(sigma))
 
 
 def usual_setting(network: nn.Module) -> Setting:

@@ -111,11 +111,15 @@ def required_store(
 def share_files(database: Database, store: ArrayStore, files: Iterable[SourceFile]) -> None:
     """Keep the small ones among a study's files in the store, for hosts that lack them.
 
+    Folders are not kept.
+
     Raises:
         StorageError: The store cannot be written.
     """
     for file in files:
-        if file.bytes > SHARED_BYTES or store.exists(file.sha256, suffix=file.suffix):
+        if file.bytes > SHARED_BYTES or Path(file.path).is_dir():
+            continue
+        if store.exists(file.sha256, suffix=file.suffix):
             continue
         digest = store.write_bytes(Path(file.path).read_bytes(), file.suffix)
         ledger.put_artifact(

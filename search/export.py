@@ -12,7 +12,7 @@ from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verd
 from skiptune.search.result import Measured, Result
 from skiptune.search.study import SEARCH_SEED, OpenStudy
 from skiptune.search.tuned import Tuned
-from skiptune.search.tuned_network import TunedDecoder, TunedNetwork
+from skiptune.search.tuned_network import TunedDecoder, TunedNetwork, TunedPrompts
 
 __all__ = ["tuned_of"]
 
@@ -45,7 +45,10 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         skips=study.checkpoint.skips,
         study=result.study,
         network=TunedNetwork(
-            name=_network_name(study), sha256=study.checkpoint.sha256, decoder=_decoder(study)
+            name=_network_name(study),
+            sha256=study.checkpoint.sha256,
+            decoder=_decoder(study),
+            prompts=_prompts(study),
         ),
         setting=study.setting.with_knobs(result.schedule.knobs).to_json()
         if result.schedule.knobs
@@ -86,9 +89,9 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
 
 
 def _network_name(study: OpenStudy) -> str:
-    """Return the bundled name, or the file's: folders of this machine mean nothing elsewhere."""
+    """Return the bundled name, or the file's or pipeline's own: paths mean nothing elsewhere."""
     checkpoint = study.checkpoint
-    bundled = study.spec.network.checkpoint == checkpoint.name
+    bundled = study.spec.network.checkpoint == checkpoint.name or checkpoint.path.is_dir()
     return checkpoint.name if bundled else f"{checkpoint.name}{checkpoint.path.suffix}"
 
 
@@ -103,6 +106,17 @@ def _decoder(study: OpenStudy) -> TunedDecoder | None:
         latents=decoder.latents.name,
         microbatch=decoder.microbatch,
         identity=digest(decoder.describe()),
+    )
+
+
+def _prompts(study: OpenStudy) -> TunedPrompts | None:
+    told = study.checkpoint.config.get("prompts")
+    if told is None:
+        return None
+    # In a cache the file is called by its content.
+    names = {file["key"]: file["name"] for file in study.row.files}
+    return TunedPrompts(
+        name=names["network.prompts"], sha256=told["sha256"], identity=digest(told)
     )
 
 

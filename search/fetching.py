@@ -24,6 +24,7 @@ from skiptune.objectives.names import (
     INCEPTION_LAYERS,
     INCEPTION_SHA256,
 )
+from skiptune.sampling.pipeline_files import hub_place, may_be_on_hub
 from skiptune.search.downloads import (
     DownloadError,
     OnBytes,
@@ -82,7 +83,11 @@ class Missing:
 
     def problem(self, source: str) -> Problem:
         """Return what is wrong, for a person."""
-        if self.url is None:
+        name = "/".join(self.path.parts[-2:])
+        if self.url is None and self.key == "network.checkpoint" and may_be_on_hub(self.path):
+            place = hub_place(name)
+            found = f"no such file, and no {name} of the hub in {place}: `hf download {name}`"
+        elif self.url is None:
             found = f"no such file, and no address (`{URL_KEYS[self.key]}`)"
         else:
             made = "is made from" if self.is_pickle else "comes from"

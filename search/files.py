@@ -3,7 +3,9 @@
 A study is created on one host and worked on by others that know only the database and the
 study's name. What its spec names by path (checkpoint, extractor weights, reference) is therefore
 remembered as a `SourceFile`: name, size and SHA-256. A path is a guess and an address is a
-promise; a file is used only after its bytes have been hashed on this host.
+promise; a file is used only after its bytes have been hashed on this host. A checkpoint may be the
+folder of a pipeline of diffusers, known by the hash of those of its files that decide what the
+network computes; a folder is found by its path or its name, never fetched.
 
 A download goes into the cache and resumes where it was interrupted (`downloads`), under a lock
 that one process of a host holds at a time.
@@ -24,6 +26,7 @@ from typing import Any
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError, ObjectiveError, Problem, SkiptuneError, StorageError
+from skiptune.sampling.pipeline_files import content_digest, pipeline_files
 from skiptune.search.document import shown
 from skiptune.search.downloads import (
     TIMEOUT,
@@ -52,6 +55,7 @@ URL_KEYS = {
     "network.checkpoint": "network.url",
     "network.decoder.vae": "network.decoder.url",
     "network.decoder.config": "network.decoder.config_url",
+    "network.prompts": "network.prompts_url",
     "objective.weights": "objective.weights_url",
     "objective.reference": "objective.reference_url",
     "objective.images": "objective.images_url",
@@ -59,6 +63,8 @@ URL_KEYS = {
 """The key of a spec that holds a file's address, for each key that holds a file."""
 
 PATH = "SKIPTUNE_PATH"
+
+_CHECKPOINT = "network.checkpoint"  # the one that may be a folder
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class SourceFile:
     Arguments:
         key: The spec's key that names it, one of `URL_KEYS`.
         name: Its name without folder.
-        sha256: Of its bytes, 64 lower-case hexadecimal digits.
+        sha256: Of its bytes, 64 lower-case hexadecimal digits; of a pipeline that of
+            `pipeline_files.content_digest`.
         bytes: Its size.
         url: Where it can be fetched (http, https, file), or None.
         path: Where it lay on the host that created the study: a guess.
@@ -147,6 +154,10 @@ def sources_of(
     for key in map(".".join, FILE_KEYS):
         text = _named(spec, key)
         if text is None:
+            continue
+        if key == _CHECKPOINT and os.path.isdir(text):
+            sha256, size = content_digest(text)
+            sources.append(SourceFile(key, pipeline_files(text).name, sha256, size, None, text))
             continue
         try:
             with open(text, "rb") as file:
@@ -293,6 +304,11 @@ def _fault(path: Path, source: SourceFile) -> str | None:
     kind = "another file of this name" if path.name == source.name else "a damaged copy"
     try:
         status = path.stat()
+        if source.key == _CHECKPOINT and stat.S_ISDIR(status.st_mode):
+            found, size = content_digest(path)
+            if size != source.bytes:
+                return f"another pipeline: {path} ({size} bytes)"
+            return None if found == source.sha256 else f"{kind}: {path} (sha256 {found[:12]}...)"
         # Hashing a pipe or a device may never end.
         if not stat.S_ISREG(status.st_mode):
             return f"no file but something else: {path}"
@@ -303,6 +319,8 @@ def _fault(path: Path, source: SourceFile) -> str | None:
         return f"no file {path}"
     except OSError as error:
         return f"{path}: {error.strerror or error}"
+    except NetworkError as error:  # a folder that is no pipeline
+        return f"{path}: {error.problems[0].found}"
     return None if found == source.sha256 else f"{kind}: {path} (sha256 {found[:12]}...)"
 
 

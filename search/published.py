@@ -3,7 +3,8 @@
 Kept beside the presets and not in them: a study file says what a study does and is stored with it,
 and no number of somebody else's belongs to a study's identity. None of these was run here, and
 where no source gives a number there is none: EDM and Skip-Tuning publish no FID of the untouched
-ImageNet-64 network at 19 or 39 NFE in what is cited here.
+ImageNet-64 network at 19 or 39 NFE in what is cited here. Of Stable Diffusion 1.5 and SDXL no
+source is known that says how its prompts, reference and setting were chosen: they have none.
 
 EDM and EDM2 report the least of several FIDs over 50,000 images each (their READMEs).
 """
@@ -16,6 +17,7 @@ from typing import Final
 
 __all__ = ["PUBLISHED", "Figure", "Published"]
 
+_DDPM = "https://arxiv.org/abs/2006.11239 (abstract)"
 _EDM = "https://github.com/NVlabs/edm/blob/008a4e5/example.py"
 _EDM_ABSTRACT = "https://arxiv.org/abs/2206.00364 (abstract)"
 _EDM2 = "https://github.com/NVlabs/edm2/blob/4bf8162/generate_images.py"
@@ -64,6 +66,10 @@ def _imagenet(fid: float, nfe: int) -> Published:
 
 PUBLISHED: Final = MappingProxyType(
     {
+        "ddpm-cifar10-32": Published(
+            "CIFAR-10 32x32, unconditional, DDPM",
+            Figure(3.17, 1000, "ancestral sampling, 1000 steps", _DDPM),
+        ),
         "edm-cifar10-cond": Published(
             "CIFAR-10 32x32, conditional, EDM (VP)", Figure(1.79, 35, "heun, 18 steps", _EDM)
         ),

@@ -27,7 +27,6 @@ from pydantic import (
 
 from skiptune.errors import SpecError
 from skiptune.objectives.names import SECOND_OPINIONS
-from skiptune.sampling.latents import CONVENTIONS, DECODED_AT_ONCE, DTYPES, vae_files
 from skiptune.sampling.setting import (
     GRIDS,
     HISTORIES,
@@ -50,11 +49,13 @@ __all__ = [
     "SAMPLERS",
     "ChurnSpec",
     "ConfirmSpec",
-    "DecoderSpec",
-    "NetworkSpec",
+    "FileOrName",
     "SearchSpec",
     "Section",
     "SettingSpec",
+    "Sha256",
+    "Url",
+    "file_or_name",
     "is_file",
 ]
 
@@ -89,7 +90,7 @@ def is_file(text: str) -> bool:
     return "/" in text or bool(Path(text).suffix)
 
 
-def _file_or_name(text: str, info: ValidationInfo) -> str:
+def file_or_name(text: str, info: ValidationInfo) -> str:
     """Make a file's path absolute: relative ones start at the folder that the context names."""
     if not is_file(text) or "://" in text:
         return text
@@ -107,85 +108,10 @@ Images = Annotated[int, Field(ge=CHUNK), AfterValidator(_whole_chunks)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sigma = Annotated[float, Field(gt=0)]
 Control = Annotated[str, AfterValidator(one_of(CONTROLS))]
-FileOrName = Annotated[str, Field(min_length=1), AfterValidator(_file_or_name)]
+FileOrName = Annotated[str, Field(min_length=1), AfterValidator(file_or_name)]
 
-_LATER_NETWORK_FIELDS = ("pickle_url", "decoder")
 _LATER_CONFIRM_FIELDS = ("second_opinion",)
 _LATER_SEARCH_FIELDS = ("warm_start", "patience")
-
-
-def _weights_path(text: str, info: ValidationInfo) -> str:
-    """Return where the weights of a VAE are, given their folder or themselves."""
-    folder = (info.context or {}).get(info.field_name, Path.cwd())
-    return str(vae_files((folder / Path(text).expanduser()).absolute())[0])
-
-
-class DecoderSpec(Section):
-    """The VAE that makes images of a network's latents."""
-
-    vae: Annotated[str, Field(min_length=1), AfterValidator(_weights_path)] = Field(
-        description="the path of a VAE's folder in diffusers' layout, or of its .safetensors file"
-    )
-    config: FileOrName | None = Field(
-        default=None, description="the path of its configuration, or null: config.json beside it"
-    )
-    sha256: Sha256 | None = Field(
-        default=None, description="64 lower-case hexadecimal digits of the weights, or null"
-    )
-    url: Url | None = Field(
-        default=None, description="where a worker without the weights gets them, or null"
-    )
-    config_url: Url | None = Field(
-        default=None, description="where a worker without the configuration gets it, or null"
-    )
-    dtype: Annotated[str, AfterValidator(one_of(DTYPES))] = Field(
-        default="float32", description=f"one of {', '.join(DTYPES)}"
-    )
-    latents: Annotated[str, AfterValidator(one_of(CONVENTIONS))] | None = Field(
-        default=None,
-        description=f"one of {', '.join(CONVENTIONS)}, or null: edm2 for EDM2's, else vae",
-    )
-    microbatch: int = Field(
-        default=DECODED_AT_ONCE, ge=1, description="latents decoded at once, at least 1"
-    )
-
-    @field_validator("config")
-    @classmethod
-    def _beside_the_weights(cls, config: str | None, info: ValidationInfo) -> str | None:
-        if config is None and "vae" in info.data:
-            return str(vae_files(info.data["vae"])[1])
-        return config
-
-
-class NetworkSpec(Section):
-    """Which network is tuned."""
-
-    checkpoint: FileOrName = Field(
-        description="`fashion` (bundled) or the path of a .safetensors checkpoint"
-    )
-    sha256: Sha256 | None = Field(
-        default=None, description="64 lower-case hexadecimal digits of the checkpoint, or null"
-    )
-    url: Url | None = Field(
-        default=None, description="where a worker without the file gets it (https, http), or null"
-    )
-    pickle_url: Url | None = Field(
-        default=None,
-        description="where `skiptune fetch` gets the pickle of EDM or EDM2 that it converts into"
-        " `checkpoint`, or null",
-    )
-    decoder: DecoderSpec | None = Field(
-        default=None, description="a mapping with `vae`, `dtype`, ..., or null for pixels"
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out later fields that say nothing: studies of earlier versions lack them."""
-        plain: dict[str, Any] = handler(self)
-        for name in _LATER_NETWORK_FIELDS:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                plain.pop(name, None)
-        return plain
 
 
 class ChurnSpec(Section):

@@ -18,12 +18,12 @@ from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
 from skiptune.sampling.setting import evaluated_points
 from skiptune.search.document import Document, Path_, parse_yaml, read_text, shown
+from skiptune.search.network_section import NetworkSpec
 from skiptune.search.objective_section import METRICS, ObjectiveSpec
 from skiptune.search.problems import hints_of, problems_of, refusal, suggestion
 from skiptune.search.sections import (
     SAMPLERS,
     ConfirmSpec,
-    NetworkSpec,
     SearchSpec,
     Section,
     SettingSpec,
@@ -59,6 +59,7 @@ FILE_KEYS = (
     ("network", "checkpoint"),
     ("network", "decoder", "vae"),
     ("network", "decoder", "config"),
+    ("network", "prompts"),
     ("objective", "weights"),
     ("objective", "reference"),
     ("objective", "images"),

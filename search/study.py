@@ -39,6 +39,7 @@ from skiptune.search.fetching import refuse_missing
 from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
 from skiptune.search.knobs import knob_problems
 from skiptune.search.objective import Objective, load_objective
+from skiptune.search.prompting import with_prompts
 from skiptune.search.samplers import DESCENT
 from skiptune.search.second import with_second
 from skiptune.search.sloped import without_slopes
@@ -265,6 +266,7 @@ def check_study(
     checkpoint = load_checkpoint(
         spec.network.checkpoint, sha256=spec.network.sha256, device=device
     )
+    checkpoint = with_prompts(checkpoint, spec.network.prompts, device=device, source=source)
     checkpoint = with_decoder(checkpoint, spec, device=device, source=source)
     channels, size, _ = checkpoint.image_shape
     objective = load_objective(
@@ -334,6 +336,8 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
         "objective.extractor.sha256": objective.extractor.sha256,
         "seeds": f"{GENERATORS[spec.setting.noise]} per image, search from {SEARCH_SEED}",
     }
+    prompts = checkpoint.config.get("prompts", {})
+    meaning |= {f"network.prompts.{key}": value for key, value in prompts.items()}
     if checkpoint.decoder is not None:
         described = checkpoint.decoder.describe()
         meaning |= {f"network.decoder.{key}": value for key, value in described.items()}
@@ -467,7 +471,11 @@ def open_stored(
         database.close()
         raise
     # In a cache a file is named by its content; people know it by the name it had.
-    names = {source.key: Path(source.name).stem for source in sources}
+    names = {
+        source.key: source.name if parts[0].path.is_dir() else Path(source.name).stem
+        for source in sources
+        if source.key == "network.checkpoint"
+    }
     checkpoint = replace(parts[0], name=names.get("network.checkpoint", parts[0].name))
     checkpoint = renamed(checkpoint, spec.value("network.decoder.vae"))
     return OpenStudy(here, row, database, store, checkpoint, *parts[1:], device)

@@ -10,7 +10,7 @@ from skiptune.sampling.latents import CONVENTIONS, DTYPES
 from skiptune.search.problems import one_of
 from skiptune.search.sections import Section, Sha256
 
-__all__ = ["TunedDecoder", "TunedNetwork"]
+__all__ = ["TunedDecoder", "TunedNetwork", "TunedPrompts"]
 
 
 class TunedDecoder(Section):
@@ -28,6 +28,14 @@ class TunedDecoder(Section):
     identity: Sha256 = Field(description="the hash of all that decides about its images")
 
 
+class TunedPrompts(Section):
+    """What the network was told."""
+
+    name: str = Field(min_length=1, description="the name of their file")
+    sha256: Sha256 = Field(description="64 lower-case hexadecimal digits of its lines")
+    identity: Sha256 = Field(description="the hash of all that decides about what it was told")
+
+
 class TunedNetwork(Section):
     """The network that the scales belong to."""
 
@@ -37,10 +45,11 @@ class TunedNetwork(Section):
         default=None, description="a mapping with `name`, `sha256`, ..., or null for pixels"
     )
 
+    prompts: TunedPrompts | None = Field(
+        default=None, description="a mapping with `name`, `sha256`, ..., or null for no text"
+    )
+
     @model_serializer(mode="wrap")
-    def _without_no_decoder(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a decoder that is none: files of earlier versions lack it."""
-        plain: dict[str, Any] = handler(self)
-        if self.decoder is None:
-            plain.pop("decoder", None)
-        return plain
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a decoder and prompts that are none: files of earlier versions lack them."""
+        return self.without_defaults(handler(self), ("decoder", "prompts"))

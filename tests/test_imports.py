@@ -35,6 +35,7 @@ TORCH_FREE = (
     "skiptune.objectives",
     "skiptune.objectives.names",
     "skiptune.sampling",
+    "skiptune.sampling.pipeline_files",
     "skiptune.sampling.schedule",
     "skiptune.sampling.setting",
     "skiptune.sampling.skips",

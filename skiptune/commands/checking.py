@@ -125,8 +125,10 @@ def _check_parts(
                 f"decoder {decoder.name} (sha256 {decoder.sha256[:12]}) in {decoder.dtype}, "
                 f"latents as {decoder.latents.name}, images of {size}x{size}; "
             )
+        left = checkpoint.config.get("ignored")
+        left_out = f" without its {' and '.join(left)}" if left else ""
         return (
-            f"network {checkpoint.name} (sha256 {checkpoint.sha256[:12]}), "
+            f"network {checkpoint.name}{left_out} (sha256 {checkpoint.sha256[:12]}), "
             f"{len(checkpoint.skips)} skips, {scales} searched by "
             f"{chosen_sampler(spec, objective)}"
             f"{', the untouched network not among them' if space.leaves_out_baseline else ''}; "

@@ -16,6 +16,7 @@ from skiptune.commands.options import (
     store_options,
 )
 from skiptune.errors import NetworkError, SpecError, StorageError
+from skiptune.sampling.pipeline_files import vae_folder
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -150,7 +151,9 @@ def sample(
     from skiptune.views.picture import Row, folded, write_picture
 
     check_device(device)
-    places = network_place(checkpoint, document, tuned), decoder_place(decoder, document, tuned)
+    network = network_place(checkpoint, document, tuned)
+    vae = decoder_place(decoder, document, tuned, network)
+    places = network, vae, prompts_place(document, tuned)
     loaded = tuned_network(document, *places, device=device)
     setting = document.setting.to_setting()
     images = images_of(loaded, setting, document.schedule, wanted)
@@ -180,7 +183,7 @@ def network_place(checkpoint: str | None, document: Tuned, tuned: Path) -> str |
     if checkpoint is not None or document.network.name in CHECKPOINTS:
         return checkpoint or document.network.name
     beside = tuned.parent / document.network.name
-    if not beside.is_file():
+    if not beside.exists():
         raise NetworkError(
             f"{tuned}: network",
             expected=f"the checkpoint {document.network.name} beside it",
@@ -190,8 +193,17 @@ def network_place(checkpoint: str | None, document: Tuned, tuned: Path) -> str |
     return beside
 
 
-def decoder_place(decoder: str | None, document: Tuned, tuned: Path) -> str | Path | None:
-    """Return where the VAE of a tuned.json is, None where its network makes pixels."""
+def decoder_place(
+    decoder: str | None, document: Tuned, tuned: Path, network: str | Path
+) -> str | Path | None:
+    """Return where the VAE of a tuned.json is, None where its network makes pixels.
+
+    Arguments:
+        decoder: What the command line says.
+        document: The scales.
+        tuned: Their file; the VAE may lie beside it.
+        network: From `network_place`; of a pipeline's folder the VAE in it is taken.
+    """
     needed = document.network.decoder
     if needed is None:
         if decoder is not None:
@@ -203,29 +215,52 @@ def decoder_place(decoder: str | None, document: Tuned, tuned: Path) -> str | Pa
             )
         return None
     beside = tuned.parent / needed.name
-    if decoder is None and not beside.is_dir():
+    inside = None if beside.is_dir() else vae_folder(network)
+    if decoder is None and inside is None and not beside.is_dir():
         raise NetworkError(
             f"{tuned}: network.decoder",
             expected=f"the VAE {needed.name} beside it",
             found="no such folder",
             hint="say where it is with --decoder FOLDER",
         )
-    return decoder or beside
+    return decoder or inside or beside
+
+
+def prompts_place(document: Tuned, tuned: Path) -> Path | None:
+    """Return where the prompts of a tuned.json are, None where its network reads no text."""
+    needed = document.network.prompts
+    if needed is None:
+        return None
+    beside = tuned.parent / needed.name
+    if not beside.is_file():
+        raise NetworkError(
+            f"{tuned}: network.prompts",
+            expected=f"the prompts {needed.name} beside it",
+            found="no such file",
+            hint="put the file that the scales were tuned with there",
+        )
+    return beside
 
 
 def tuned_network(
-    document: Tuned, network: str | Path, decoder: str | Path | None, *, device: str
+    document: Tuned,
+    network: str | Path,
+    decoder: str | Path | None,
+    prompts: Path | None,
+    *,
+    device: str,
 ) -> Checkpoint:
-    """Load the network that scales were tuned on, with its decoder if any.
+    """Load the network that scales were tuned on, with its decoder and its prompts if any.
 
     Arguments:
         document: The scales.
         network: From `network_place`.
         decoder: From `decoder_place`.
-        device: Torch device of both.
+        prompts: From `prompts_place`.
+        device: Torch device of all.
 
     Raises:
-        NetworkError: One of the two is another one.
+        NetworkError: One of them is another one.
     """
     from dataclasses import replace
 
@@ -235,6 +270,18 @@ def tuned_network(
 
     loaded = load_checkpoint(network, device=device)
     document.check(loaded.skips, sha256=loaded.sha256)
+    told = document.network.prompts
+    if told is not None and prompts is not None:
+        from skiptune.search.prompting import with_prompts
+
+        loaded = with_prompts(loaded, str(prompts), source="tuned.json", device=device)
+        if digest(loaded.config["prompts"]) != told.identity:
+            raise NetworkError(
+                f"prompts {prompts}",
+                expected="the lines and the text encoders that the scales were tuned with",
+                found="others",
+                hint="put the file that the scales were tuned with there",
+            )
     needed = document.network.decoder
     if needed is None or decoder is None:
         return loaded

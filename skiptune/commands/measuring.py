@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from skiptune.search.tuned import Tuned
 
     Page = Iterator[RenderableType]
-    Places = tuple[str | Path, str | Path | None]
+    Places = tuple[str | Path, str | Path | None, Path | None]
 
 __all__ = [
     "Loading",
@@ -123,7 +123,7 @@ def score_images(
 def score_tuned(
     options: Options, name: str, loading: Loading, tuned: Tuned, places: Places, count: int
 ) -> tuple[int, list[Page], list[dict[str, Any]]]:
-    """Sample with and without the scales, at the places of network and decoder.
+    """Sample with and without the scales, at the places of network, decoder and prompts.
 
     Returns as `score_images`.
     """

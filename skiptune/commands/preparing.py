@@ -83,7 +83,7 @@ def init(options: Options, file: Path | None, preset: str, *, list_: bool, force
     if options.json:
         print_json({"written": str(file), "preset": preset})
     say(options, f"Wrote study: {file}")
-    needs = "pickle_url:" in text
+    needs = "_url:" in text
     say(options, f"Next: skiptune {'fetch' if needs else 'check'} {file}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from skiptune.commands.exporting import decoder_place, network_place
+from skiptune.commands.exporting import decoder_place, network_place, prompts_place
 from skiptune.commands.interruption import stoppable
 from skiptune.commands.measuring import (
     Loading,
@@ -283,7 +283,9 @@ def score(
     else:
         count = _sampled_count(num, rgb=rgb)
         path = Path(images)
-        places = network_place(checkpoint, tuned, path), decoder_place(decoder, tuned, path)
+        network = network_place(checkpoint, tuned, path)
+        vae = decoder_place(decoder, tuned, path, network)
+        places = network, vae, prompts_place(tuned, path)
         count, pages, scores = score_tuned(options, images, loading, tuned, places, count)
     if options.json:
         print_json({"scored": images, "images": count, "scores": scores})

@@ -32,6 +32,16 @@ SETTINGS = {
 }
 
 
+# Pipelines of diffusers: what is fetched by `skiptune fetch`, NFE, guidance, features' metric.
+PIPELINES = {
+    "ddpm-cifar10-32": ("google/ddpm-cifar10-32", 20, 1.0, "fd"),
+    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", 40, 5.0, "kid"),
+    "stable-diffusion-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", 40, 7.5, "kid"),
+}
+# What diffusers computes from the published schedulers' configurations, rounded to the inside.
+LEVELS = {"ddpm-cifar10-32": (0.0100013, 157.407), "sdxl": (0.0291672, 14.6146)}
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets look for their files in the working directory."""
@@ -39,7 +49,44 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_preset_but_the_bundled_one_has_its_published_numbers() -> None:
-    assert set(presets()) - {"fashion"} == set(PUBLISHED) == set(SETTINGS)
+    without = {"fashion", "sdxl", "stable-diffusion-1.5"}
+    assert set(presets()) - without == set(PUBLISHED)
+    assert set(presets()) - {"fashion"} == {*SETTINGS, *PIPELINES}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_preset_of_a_pipeline_is_a_whole_study(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository, nfe, guidance, metric = PIPELINES[name]
+    spec, text = load_spec(name), preset_text(name)
+    setting = spec.setting.to_setting()
+    assert spec.study == name
+    assert spec.network.checkpoint == str(tmp_path / repository)
+    assert (evaluations(setting), setting.guidance) == (nfe, guidance)
+    assert spec.objective.keys == (metric,)
+    assert StudySpec.from_json(spec.to_json()) == spec
+    # The noise levels are those that the network was trained on.
+    low, high = LEVELS.get(name, LEVELS["sdxl"])
+    assert low < setting.sigma_min < 1.05 * low
+    assert high > setting.sigma_max > 0.95 * high
+    assert len(text.splitlines()) <= 45
+    assert all(len(line) <= 99 or "://" in line for line in text.splitlines())
+    assert "Not run here" in text and spec.network.sha256 is None
+    said = re.findall(r"FID ([\d.]+) at (\d+) NFE", text)
+    found = PUBLISHED.get(name)
+    figures = [] if found is None else [(str(found.baseline.fid), str(found.baseline.nfe))]
+    assert said == figures
+    # What is missing is told at once, and where the hub's client would have put the network.
+    with pytest.raises(NetworkError) as caught:
+        check_study(spec, source=name)
+    keys = [problem.where.removeprefix(f"{name}: ") for problem in caught.value.problems]
+    text_files = [] if name == "ddpm-cifar10-32" else ["network.prompts"]
+    assert keys == ["network.checkpoint", *text_files, "objective.weights", "objective.reference"]
+    place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+    assert f"no {repository} of the hub in {place}" in caught.value.problems[0].found
+    assert f"`skiptune fetch {name}`" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from skiptune.search.tuned_network import TunedDecoder, TunedNetwork
+from skiptune.search.tuned_network import TunedDecoder, TunedNetwork, TunedPrompts
 
 SHA = "0" * 64
 DECODER = {
@@ -28,6 +28,16 @@ def test_a_decoder_survives_json() -> None:
     plain = network.model_dump(mode="json")
     assert plain["decoder"] == DECODER
     assert TunedNetwork.model_validate(plain) == network
+
+
+def test_prompts_survive_json() -> None:
+    prompts = {"name": "prompts.txt", "sha256": SHA, "identity": SHA}
+    network = TunedNetwork(name="net", sha256=SHA, prompts=TunedPrompts.model_validate(prompts))
+    plain = network.model_dump(mode="json")
+    assert plain == {"name": "net", "sha256": SHA, "prompts": prompts}
+    assert TunedNetwork.model_validate(plain) == network
+    with pytest.raises(ValidationError):
+        TunedPrompts.model_validate(prompts | {"sha256": "abc"})
 
 
 def test_every_wrong_value_of_a_decoder_is_refused() -> None:

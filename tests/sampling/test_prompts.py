@@ -1,0 +1,158 @@
+"""Prompts: files, what encoders make of them, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from skiptune.errors import NetworkError, render
+from skiptune.sampling.pipeline_files import pipeline_files
+from skiptune.sampling.prompts import MOST_PROMPTS, read_prompts
+from skiptune.sampling.text_encoders import encode, encoders_digest
+from tests.pipelines import random_unet, write_pipeline
+from tests.text_encoders import install, states_of, write_encoders
+from tests.vaes import random_vae
+
+
+def test_a_file_is_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("a cat\r\n  a dög \nred\n".encode())
+    found = read_prompts(path)
+    assert found.texts == ("a cat", "a dög", "red")
+    assert found.name == "prompts.txt"
+    assert found.sha256 == hashlib.sha256("a cat\na dög\nred".encode()).hexdigest()
+    path.write_bytes("\ufeffa cat\na dög\nred".encode())
+    assert read_prompts(path) == found
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "none"),
+        (b"\n \n", "none"),
+        (b"a\n\nb\n", "line 2: expected a prompt, found an empty line"),
+        (
+            b"a\nb\na \n",
+            "line 3: expected a prompt that is there once, found 'a', which is line 1",
+        ),
+        (b"caf\xe9\n", "iconv"),
+        (b"\n".join(b"%d" % i for i in range(MOST_PROMPTS + 1)), f"{MOST_PROMPTS} prompts"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(data)
+    with pytest.raises(NetworkError, match=said):
+        read_prompts(path)
+
+
+def test_of_many_wrong_lines_the_first_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\n" * 9)
+    with pytest.raises(NetworkError, match="delete the 8 lines") as caught:
+        read_prompts(path)
+    assert len(caught.value.problems) == 5
+    with pytest.raises(NetworkError, match="No such file"):
+        read_prompts(tmp_path / "absent.txt")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text") / "pipe"
+    unet = random_unet("UNet2DConditionModel", cross_attention_dim=12)
+    return write_encoders(write_pipeline(folder, unet=unet, vae=random_vae()), widths=[12])
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "pipe"))
+
+
+def test_stable_diffusion_is_told_the_last_states(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    texts = [f"text {i}" for i in range(60)]
+    found = encode(pipeline_files(folder), texts, size=16)
+    expected = torch.stack([states_of(text, 12) for text in (*texts, "")])
+    assert torch.equal(found.hidden, expected)
+    assert found.pooled is None
+    assert found.count == 60
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_sdxl_is_told_both_and_the_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zeros: bool
+) -> None:
+    install(monkeypatch)
+    unet = random_unet(
+        "UNet2DConditionModel", cross_attention_dim=12, addition_embed_type="text_time",
+        addition_time_embed_dim=4, projection_class_embeddings_input_dim=7 + 6 * 4,
+    )  # fmt: skip
+    folder = write_pipeline(tmp_path / "pipe", unet=unet, vae=random_vae())
+    write_encoders(folder, widths=[5, 7], force_zeros_for_empty_prompt=zeros)
+    found = encode(pipeline_files(folder), ["a cat", "red"], size=16)
+    texts = ("a cat", "red", "")
+    hidden = torch.stack(
+        [2 * torch.cat([states_of(text, 5), states_of(text, 7)], dim=1) for text in texts]
+    )
+    pooled = torch.stack([states_of(text, 7).mean(0) for text in texts])
+    if zeros:
+        hidden[-1], pooled[-1] = 0, 0
+    assert torch.equal(found.hidden, hidden)
+    assert found.pooled is not None
+    assert found.time_ids is not None
+    torch.testing.assert_close(found.pooled, pooled)
+    assert found.time_ids.tolist() == [16, 16, 0, 0, 16, 16]
+
+
+def test_the_hash_is_of_all_that_decides_about_a_prompt(folder: Path) -> None:
+    before = encoders_digest(pipeline_files(folder), size=16)
+    assert encoders_digest(pipeline_files(folder), size=16) == before
+    assert encoders_digest(pipeline_files(folder), size=32) != before
+    (folder / "text_encoder" / "notes.md").write_text("words")
+    assert encoders_digest(pipeline_files(folder), size=16) == before
+    for name in ("text_encoder/model.safetensors", "tokenizer/tokenizer.json"):
+        path = folder / name
+        kept = path.read_bytes()
+        path.write_bytes(kept + b" ")
+        assert encoders_digest(pipeline_files(folder), size=16) != before
+        path.write_bytes(kept)
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(NetworkError, match=r"model\.safetensors"):
+        encoders_digest(pipeline_files(folder), size=16)
+
+
+def change(folder: Path, **index: Any) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **index}))
+
+
+def test_encoders_of_another_kind_and_damaged_ones_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    change(folder, text_encoder=["transformers", "T5EncoderModel"])
+    with pytest.raises(NetworkError, match="T5EncoderModel"):
+        encode(pipeline_files(folder), ["a"], size=16)
+    change(folder, text_encoder=["transformers", "CLIPTextModel"], tokenizer=None)
+    with pytest.raises(NetworkError, match="tokenizer"):
+        encode(pipeline_files(folder), ["a"], size=16)
+    change(folder, tokenizer=["transformers", "CLIPTokenizer"])
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(NetworkError, match="save_pretrained") as caught:
+        encode(pipeline_files(folder), ["a"], size=16)
+    assert "more words" not in render(caught.value)
+
+
+def test_a_missing_transformers_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(NetworkError, match=r"skiptune\[diffusers\]' transformers"):
+        encode(pipeline_files(folder), ["a"], size=16)
