@@ -11,7 +11,8 @@ where they are kept). On the first N images each screen orders the schedules:
     baseline distance  the same to the untouched network's: what changes least
     FD                 the Frechet distance, corrected for N: the rung that is there
 
-and Spearman's rank correlation with the corrected distance on all the other images says how well.
+and Spearman's rank correlation with the corrected distance on images that no screen looks at (all
+from the 501st on) says how well.
 Its interval comes from a bootstrap over images, of the screen and of the truth apart, the same
 images for all schedules; distances move by their images' influence values. Noise is then added
 twice, so the interval is the basic one, reflected at the estimate. `best five kept` counts how
@@ -181,7 +182,8 @@ def screened(
         reference: Of the distance.
     """
     rng = np.random.default_rng(0)
-    truths = {count: frechet_measure(features[:, count:], reference) for count in COUNTS}
+    # Images that no screen looks at, the same for all: their correlations can be compared.
+    truth = frechet_measure(features[:, max(COUNTS) :], reference)
     found = []
     for count in COUNTS:
         here = features[:, :count]
@@ -192,9 +194,9 @@ def screened(
         if count in FRECHET_COUNTS:
             screens["FD"] = frechet_measure(here, reference)
         for name, screen in screens.items():
-            value, low, high = correlation(screen, truths[count], rng)
-            good = kept(screen.values, truths[count].values)
-            left = features.shape[1] - count
+            value, low, high = correlation(screen, truth, rng)
+            good = kept(screen.values, truth.values)
+            left = features.shape[1] - max(COUNTS)
             found.append(Screen(name, group, len(features), count, left, value, low, high, good))
     return found
 
