@@ -115,10 +115,10 @@ class PipelineDenoiser(nn.Module):
         self.sigma_max = scheduler.sigma_max
         self.needs_prompts = _reads_text(unet) and conditions is None
         if classes:
-            weight = self.unet.class_embedding.weight
-            embedding = LabelEmbedding(classes, weight.shape[1], device="meta")
-            embedding.weight = weight
-            self.unet.class_embedding = embedding
+            trained: Any = unet.class_embedding
+            embedding = LabelEmbedding(classes, trained.weight.shape[1], device="meta")
+            embedding.weight = trained.weight
+            unet.class_embedding = embedding
         self.label_dim = int(classes or 0) if conditions is None else conditions.count
         levels = torch.tensor(scheduler.levels, dtype=torch.float32, device="cpu")
         self.register_buffer("trained", levels, persistent=False)
