@@ -38,7 +38,7 @@ def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare |= {"objective.weights_url", "objective.reference_url", "objective.images_url"}
     rare |= {"space.branches", "objective.teacher", "objective.projection"}
     rare |= {"objective.weights_sha256", "search.warm_start", "search.patience"}
-    rare |= {"space.part", "space.setting", "network.prompts"}
+    rare |= {"space.part", "space.setting", "network.prompts", "network.prompts_url"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"
