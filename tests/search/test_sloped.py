@@ -123,6 +123,7 @@ def test_a_searched_window_is_refused_when_the_spec_is_read(tiny: Tiny) -> None:
 
 def test_one_rung_that_is_too_short_is_one_fault() -> None:
     given = ["search.sampler=descent", "search.rungs=[250]", "search.promote=1.0"]
+    given += ["objective.extractor=fashion-cnn"]  # 64 features
     with pytest.raises(SpecError) as caught:
         check_study(load_spec("fashion", overrides=given))
     (problem,) = caught.value.problems
