@@ -24,7 +24,7 @@ from skiptune.sampling.pipeline_files import INDEX, PipelineFiles, read_json
 
 __all__ = ["TRANSFORMERS", "encode", "encoders_digest"]
 
-TRANSFORMERS = "pip install 'skiptune[diffusers]' transformers"
+TRANSFORMERS = "pip install 'skiptune[text]'"
 """What installs the text encoders."""
 
 _KINDS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}

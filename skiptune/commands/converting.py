@@ -63,8 +63,9 @@ class Converted:
 def convert(
     options: Options, network: str, folder: Path, *, described: Path | None, force: bool
 ) -> None:
-    """Convert a network of EDM, EDM2, OpenAI's style or U-ViT, running none of its code.
+    """Convert a published network, running none of its code.
 
+    Networks of EDM, EDM2, OpenAI's style, latent diffusion, U-ViT and lucidrains are known.
     Writes DIR/NETWORK.safetensors, which every command takes as a checkpoint, DIR/config.json and
     the card DIR/README.md. The licence of the weights stays what it was. A URL is downloaded into
     the cache first; after an interruption the same command goes on. A .pkl is one of EDM or EDM2;
