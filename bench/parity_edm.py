@@ -26,18 +26,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.record import RESULTS, Bound, finish, print_table, use_threads
+from bench.parity import Measured, finished, scales_of
+from bench.record import RESULTS, use_threads
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.networks import Preconditioned, build_denoiser
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.skips import Skip, find_skips
 
-__all__ = ["CASES", "LIMIT", "Case", "main", "measure"]
+__all__ = ["CASES", "Case", "main", "measure"]
 
-LIMIT = 1e-5
 IMAGES = 3
 SIGMAS = (0.03, 0.7, 5.0, 60.0)
-SCALES = (0.7, 1.3, 0.4, 1.1, 0.9)
 
 
 @dataclass(frozen=True)
@@ -110,27 +109,6 @@ CASES = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """How far one case's outputs are apart, of the largest value in theirs.
-
-    Arguments:
-        name: The case.
-        skips: Skips found.
-        mixed: How many of them are mixed.
-        untouched: Largest difference without scales.
-        scaled: Largest difference with scales on all skips.
-        effect: Smallest change that the scales make to their output, in the same measure.
-    """
-
-    name: str
-    skips: int
-    mixed: int
-    untouched: float
-    scaled: float
-    effect: float
-
-
 def measure(name: str, module: types.ModuleType) -> Measured:
     """Compare one case in evaluation mode, float32, on the CPU."""
     case = CASES[name]
@@ -141,20 +119,12 @@ def measure(name: str, module: types.ModuleType) -> Measured:
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith(ours.ignored)}
     ours.load_state_dict(state, strict=True)
     skips = find_skips(ours)
-    scales = {s.address: SCALES[s.index % len(SCALES)] for s in skips}
-    untouched = [_difference(*pair) for pair in _pairs(case, theirs, ours)]
-    plain = [their for their, _ in _pairs(case, theirs, ours)]
+    scales = scales_of(skips)
+    plain = list(_pairs(case, theirs, ours))
     with _hooked(getattr(theirs, ours.holder), skips, scales):
         with scaled(ours, Schedule.uniform(scales)):
             pairs = list(_pairs(case, theirs, ours))
-    return Measured(
-        name=name,
-        skips=len(skips),
-        mixed=sum(skip.mixed for skip in skips),
-        untouched=max(untouched),
-        scaled=max(_difference(*pair) for pair in pairs),
-        effect=min(_difference(one, their) for one, (their, _) in zip(plain, pairs, strict=True)),
-    )
+    return Measured.of(name, skips, plain, pairs)
 
 
 def _their_names(case: Case) -> dict[str, Any]:
@@ -184,10 +154,6 @@ def _pairs(case: Case, theirs: nn.Module, ours: Preconditioned) -> Iterator[tupl
             for key in keys:
                 with torch.no_grad():
                     yield theirs(x, sigma, labels, **key), ours(x, sigma, labels, **key)
-
-
-def _difference(theirs: Tensor, ours: Tensor) -> float:
-    return float((theirs - ours).abs().max() / theirs.abs().max())
 
 
 @contextlib.contextmanager
@@ -255,27 +221,11 @@ def main() -> int:
             name for name, case in CASES.items() if (case.precond == "edm2") == (kind == "edm2")
         ]
         found += [measure(name, module) for name in names]
-    head = ("difference : largest value", "skips", "mixed", "untouched", "scaled", "effect")
-    print_table(
-        head,
-        [
-            (
-                m.name,
-                str(m.skips),
-                str(m.mixed),
-                *(f"{v:.1e}" for v in (m.untouched, m.scaled, m.effect)),
-            )
-            for m in found
-        ],
-    )
-    return finish(
+    return finished(
         options.out,
-        settings={"images": IMAGES, "sigmas": SIGMAS, "scales": SCALES},
-        bounds=[
-            Bound("difference, untouched", max(m.untouched for m in found), LIMIT),
-            Bound("difference, scaled", max(m.scaled for m in found), LIMIT),
-        ],
-        cases=[{**vars(m), "config": dict(CASES[m.name].config)} for m in found],
+        found,
+        settings={"images": IMAGES, "sigmas": SIGMAS},
+        options={name: case.config for name, case in CASES.items()},
     )
 
 

@@ -23,7 +23,6 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,40 +30,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.parity import Measured, finished, scales_of
 from bench.parity_openai_cases import CASES, SIGMAS, STEPS, Case, Denoise
-from bench.record import RESULTS, Bound, finish, print_table, use_threads
+from bench.record import RESULTS, use_threads
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.networks import build_denoiser
 from skiptune.sampling.published import read_published
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.skips import Skip, find_skips
 
-__all__ = ["LIMIT", "main", "measure"]
+__all__ = ["main", "measure"]
 
-LIMIT = 1e-5
 IMAGES = 3
-SCALES = (0.7, 1.3, 0.4, 1.1, 0.9)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How far one case's outputs are apart, of the largest value in theirs.
-
-    Arguments:
-        name: The case.
-        skips: Skips found.
-        mixed: How many of them are mixed.
-        untouched: Largest difference without scales.
-        scaled: Largest difference with scales on all skips.
-        effect: Smallest change that the scales make to their output, in the same measure.
-    """
-
-    name: str
-    skips: int
-    mixed: int
-    untouched: float
-    scaled: float
-    effect: float
 
 
 def measure(name: str) -> Measured:
@@ -83,21 +60,12 @@ def measure(name: str) -> Measured:
     known = [float(ours.u[step]) for step in STEPS] if hasattr(ours, "u") else list(SIGMAS)
     levels.extend(known)
     skips = find_skips(ours)
-    scales = {s.address: SCALES[s.index % len(SCALES)] for s in skips}
+    scales = scales_of(skips)
     plain = list(_pairs(case, ours, denoise, levels))
     with _hooked(theirs, case.receivers, skips, scales):
         with scaled(ours, Schedule.uniform(scales)):
             pairs = list(_pairs(case, ours, denoise, levels))
-    return Measured(
-        name=name,
-        skips=len(skips),
-        mixed=sum(skip.mixed for skip in skips),
-        untouched=max(_difference(*pair) for pair in plain),
-        scaled=max(_difference(*pair) for pair in pairs),
-        effect=min(
-            _difference(one, their) for (one, _), (their, _) in zip(plain, pairs, strict=True)
-        ),
-    )
+    return Measured.of(name, skips, plain, pairs)
 
 
 def _redraw(network: nn.Module) -> None:
@@ -124,10 +92,6 @@ def _pairs(
             one_hot = None if labels is None else F.one_hot(labels, ours.label_dim).float()
             with torch.no_grad():
                 yield denoise(x, place, labels), ours(x, sigma, one_hot)
-
-
-def _difference(theirs: Tensor, ours: Tensor) -> float:
-    return float((theirs - ours).abs().max() / theirs.abs().max())
 
 
 @contextlib.contextmanager
@@ -178,27 +142,11 @@ def main() -> int:
             raise SystemExit(f"{checkout}: expected a checkout of one of the repositories")
         sys.path.insert(0, str(checkout))
         found += [measure(name) for name in names]
-    head = ("difference : largest value", "skips", "mixed", "untouched", "scaled", "effect")
-    print_table(
-        head,
-        [
-            (
-                m.name,
-                str(m.skips),
-                str(m.mixed),
-                *(f"{v:.1e}" for v in (m.untouched, m.scaled, m.effect)),
-            )
-            for m in found
-        ],
-    )
-    return finish(
+    return finished(
         options.out,
-        settings={"images": IMAGES, "steps": STEPS, "sigmas": SIGMAS, "scales": SCALES},
-        bounds=[
-            Bound("difference, untouched", max(m.untouched for m in found), LIMIT),
-            Bound("difference, scaled", max(m.scaled for m in found), LIMIT),
-        ],
-        cases=[{**vars(m), "options": dict(CASES[m.name].options)} for m in found],
+        found,
+        settings={"images": IMAGES, "steps": STEPS, "sigmas": SIGMAS},
+        options={name: case.options for name, case in CASES.items()},
     )
 
 

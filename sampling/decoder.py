@@ -15,19 +15,18 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError, Problem
-from skiptune.sampling.checkpoint import differences, is_pickle
+from skiptune.sampling.checkpoint import is_pickle
+from skiptune.sampling.diffusers_weights import read_tensors, refuse_misfit
 from skiptune.sampling.latents import (
     CONFIG_FILE,
     DECODED_AT_ONCE,
@@ -38,7 +37,7 @@ from skiptune.sampling.latents import (
     vae_files,
 )
 
-__all__ = ["Decoder", "current_name", "load_decoder"]
+__all__ = ["Decoder", "load_decoder"]
 
 CLASS = "AutoencoderKL"
 EXTRA = "pip install 'skiptune[diffusers]'"
@@ -69,9 +68,6 @@ _UNSOUND = (
     TypeError,
     ValueError,
 )
-# Names of before diffusers 0.15: those of `stabilityai/sd-vae-ft-mse`, which EDM2 uses.
-_OLD_NAME = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.")
-_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,38 +369,16 @@ def _built(architecture: Any, plain: Mapping[str, Any], path: Path) -> Any:
 
 def _fill(vae: Any, path: Path, dtype: torch.dtype) -> None:
     """Give a VAE its weights in the type in which it computes."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = {current_name(name): name for name in file.keys()}
-            tensors = {
-                name: file.get_tensor(old) for name, old in names.items() if name.startswith(_HALF)
-            }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise NetworkError(
-            str(path),
-            expected="a complete safetensors file",
-            found=f"{path.stat().st_size} bytes that are none: {error}",
-            hint="the file is cut off or of another format: fetch it again",
-        ) from error
-    expected = vae.state_dict()
-    found = differences(expected, tensors)
-    found += [
-        f"{name} of whole numbers" for name, t in tensors.items() if not t.dtype.is_floating_point
-    ]
-    if found:
-        raise NetworkError(
-            str(path),
-            expected=f"the {len(expected)} tensors with which its configuration decodes",
-            found="; ".join(found),
-            hint="the weights belong to another VAE: give the configuration that came with them",
-        )
+    tensors = read_tensors(path, wanted=lambda name: name.startswith(_HALF))
+    refuse_misfit(
+        path,
+        vae.state_dict(),
+        tensors,
+        of="with which its configuration decodes",
+        hint="the weights belong to another VAE: give the configuration that came with them",
+    )
     # Not by the VAE's own `to`, which warns of it.
     vae.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, assign=True)
-
-
-def current_name(name: str) -> str:
-    """Return what diffusers calls a tensor today that was named before its release 0.15."""
-    return _OLD_NAME.sub(lambda match: f"{match[1]}{_NEW_NAMES[match[2]]}.", name)
 
 
 def _misfit(where: Path, channels: int, made: int) -> NetworkError:

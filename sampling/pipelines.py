@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skiptune.errors import NetworkError, Problem
-from skiptune.sampling.checkpoint import Checkpoint, differences, refuse_other
-from skiptune.sampling.decoder import current_name
+from skiptune.sampling.checkpoint import Checkpoint, refuse_other
+from skiptune.sampling.diffusers_weights import read_tensors, refuse_misfit
 from skiptune.sampling.networks.pipeline_unet import PipelineDenoiser
 from skiptune.sampling.pipeline_files import (
     PipelineFiles,
@@ -172,26 +171,12 @@ def _fill(unet: Any, files: PipelineFiles) -> None:
     """Give a U-Net its weights in float32."""
     tensors: dict[str, Tensor] = {}
     for path in files.weights:
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                tensors |= {current_name(name): file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise NetworkError(
-                str(path),
-                expected="a complete safetensors file",
-                found=f"{path.stat().st_size} bytes that are none: {error}",
-                hint="the file is cut off or of another format: fetch it again",
-            ) from error
-    expected = unet.state_dict()
-    found = differences(expected, tensors)
-    found += [
-        f"{name} of whole numbers" for name, t in tensors.items() if not t.dtype.is_floating_point
-    ]
-    if found:
-        raise NetworkError(
-            str(files.weights[0].parent),
-            expected=f"the {len(expected)} tensors of the network that its configuration is of",
-            found="; ".join(found),
-            hint="the weights belong to another network: give the configuration beside them",
-        )
+        tensors |= read_tensors(path)
+    refuse_misfit(
+        files.weights[0].parent,
+        unet.state_dict(),
+        tensors,
+        of="of the network that its configuration is of",
+        hint="the weights belong to another network: give the configuration beside them",
+    )
     unet.load_state_dict({n: t.to(torch.float32) for n, t in tensors.items()}, assign=True)
