@@ -154,5 +154,5 @@ def test_encoders_of_another_kind_and_damaged_ones_are_refused(
 
 def test_a_missing_transformers_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(NetworkError, match=r"skiptune\[diffusers\]' transformers"):
+    with pytest.raises(NetworkError, match=r"pip install 'skiptune\[text\]'"):
         encode(pipeline_files(folder), ["a"], size=16)
