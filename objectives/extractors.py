@@ -223,12 +223,19 @@ def register_extractor(name: str, factory: Factory) -> None:
     """Make an extractor known under a name.
 
     Arguments:
-        name: What studies call it.
+        name: What studies call it, without ``+``.
         factory: Called with keyword arguments `weights` and `sha256`.
 
     Raises:
-        ObjectiveError: When another factory has the name.
+        ObjectiveError: When another factory has the name, or it reads as a joint one.
     """
+    if "+" in name:
+        raise ObjectiveError(
+            f"extractor {name}",
+            expected="a name without +, which joins extractors",
+            found=repr(name),
+            hint="register it under another name",
+        )
     if _FACTORIES.get(name, factory) is not factory:
         raise ObjectiveError(
             f"extractor {name}",
@@ -362,7 +369,7 @@ def _dct(*, weights: Path | None, sha256: str | None) -> Extractor:
         raise ObjectiveError(
             f"weights of {DCT}",
             expected="none: the features are computed",
-            found=sha256 if weights is None else str(weights),  # type: ignore[arg-type]
+            found=str(weights or sha256),
             hint="leave out weights and sha256",
         )
     module = _frozen(dct.LowFrequencies())

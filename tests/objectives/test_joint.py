@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skiptune.errors import ObjectiveError
-from skiptune.objectives.extractors import load_extractor
+from skiptune.objectives.extractors import Extractor, load_extractor, register_extractor
 from skiptune.objectives.frechet import frechet_of_moments
 from skiptune.objectives.names import (
     ASSETS,
@@ -19,6 +19,7 @@ from skiptune.objectives.names import (
     REFERENCES,
     bundled_reference,
     joint_name,
+    known_extractors,
     parts_of,
 )
 from skiptune.objectives.reference import Reference, load_reference
@@ -57,16 +58,28 @@ def test_what_it_is_called_and_known_by() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["a", "b-c", "d0"]), st.sampled_from([1, 0.5, 2, 4.25]), min_size=1
+        st.sampled_from(["a", "b-c", "d0"]), st.sampled_from([1, 0.5, 2, 4.25]), min_size=2
     )
 )
 def test_names_are_read_as_they_are_written(parts: dict[str, float]) -> None:
-    written = joint_name(tuple(parts.items()))
-    if len(parts) == 1:
-        # A factor alone changes nothing that a search could see: it is no joint name.
-        assert parts_of("whatever:4") == (("whatever:4", 1.0),)
-    else:
-        assert parts_of(written) == tuple(parts.items())
+    assert parts_of(joint_name(tuple(parts.items()))) == tuple(parts.items())
+
+
+def test_a_name_of_one_network_is_its_own_only_part() -> None:
+    # A factor alone changes nothing that a search could see, so there is none to read.
+    assert parts_of("fashion-cnn") == (("fashion-cnn", 1.0),)
+    assert parts_of("fashion-cnn:4") == (("fashion-cnn:4", 1.0),)
+    with pytest.raises(ObjectiveError, match="extractor fashion-cnn:4"):
+        load_extractor("fashion-cnn:4")
+
+
+def test_nobody_registers_a_name_that_reads_as_a_joint_one() -> None:
+    def factory(*, weights: Path | None, sha256: str | None) -> Extractor:
+        return load_extractor("dct")
+
+    with pytest.raises(ObjectiveError, match="a name without"):
+        register_extractor("mine+dct", factory)
+    assert "mine+dct" not in known_extractors()
 
 
 @pytest.mark.parametrize(
@@ -117,8 +130,9 @@ def test_features_of_which_nothing_is_bundled_are_refused_by_name() -> None:
     assert bundled_reference("fashion-train", other.name) == ASSETS / "fashion-train.npz"
     with pytest.raises(ObjectiveError, match=r"expected fashion-cnn.dct, found fashion-cnn "):
         load_reference("fashion-train", extractor=other)
-    with pytest.raises(ObjectiveError):
-        load_reference(Path("fashion-train-dct"), extractor=other)
+    # The name of a file beside it is no name of a reference.
+    with pytest.raises(ObjectiveError, match="a reference file, found no such file"):
+        load_reference("fashion-train-dct", extractor=load_extractor("dct"))
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
