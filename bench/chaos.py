@@ -206,6 +206,10 @@ class Disturbance:
             words = ("there", "is", "space", "again")
             return sum(e.what == "notice" and e.words == words for e in self._crew.events())
 
+        # One that is about to end hands its chunk back instead of waiting for space.
+        self._crew.wait_until(
+            lambda: not self._crew.is_leaving(), what="workers that were asked to end"
+        )
         before = recovered()
         full_disk(self._folder).touch()
         self._crew.wait_until(lambda: recovered() > before, what="a full disk to be noticed")

@@ -107,6 +107,10 @@ class Crew:
             and worker.process.pid in opened
         )  # fmt: skip
 
+    def is_leaving(self) -> bool:
+        """Return whether a worker that was asked to end has not been replaced yet."""
+        return any(worker.asked is not None for worker in self._workers.values())
+
     @contextmanager
     def frozen(self, slot: int) -> Iterator[int]:
         """Stop a worker's process for the length of a `with` block; yields its process id."""
