@@ -16,7 +16,7 @@ from pathlib import Path
 from skiptune.canonical import digest
 from skiptune.storage import leases
 from skiptune.storage.database import Database
-from skiptune.storage.turns import end_turn, held_turns
+from skiptune.storage.turns import end_turn, held_turns, settle
 
 __all__ = ["break_dead_leases", "worker_name"]
 
@@ -33,9 +33,10 @@ def worker_name() -> str:
 
 def break_dead_leases(database: Database, study_id: str) -> int:
     """End the leases and turns of this host's dead workers; return how many."""
-    turns = sum(
-        end_turn(database, turn) for turn in held_turns(database, study_id) if _dead(turn.worker)
-    )
+    left = [turn for turn in held_turns(database, study_id) if _dead(turn.worker)]
+    if left:
+        settle(database)
+    turns = sum(end_turn(database, turn) for turn in left)
     dead = [
         lease
         for lease in leases.leases(database, study_id)

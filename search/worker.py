@@ -42,7 +42,7 @@ from skiptune.storage.arrays import LostFileError
 from skiptune.storage.leases import Claim
 from skiptune.storage.patience import PATIENCE, Patience
 from skiptune.storage.records import CHUNK, CHUNK_FORMAT
-from skiptune.storage.turns import end_turn, take_turn
+from skiptune.storage.turns import end_turn, settle, take_turn
 
 __all__ = ["IDLE_SECONDS", "LEASE_SECONDS", "Ended", "Limits", "Worker"]
 
@@ -220,6 +220,8 @@ class Worker:
             raise
         finally:
             with suppress(UnavailableError):
+                if self._board is None:
+                    settle(study.database)
                 end_turn(study.database, turn)
 
     def _look_around(self) -> None:

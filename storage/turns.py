@@ -6,7 +6,7 @@ the same waiting trial. A turn is a lease by the database's clock on a named tas
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select, text, update
 from sqlalchemy.orm import Session
 
 from skiptune.errors import TurnLostError
@@ -15,7 +15,7 @@ from skiptune.storage.records import Turn
 from skiptune.storage.rows import insert_missing, study_row
 from skiptune.storage.tables import TurnRow, clock
 
-__all__ = ["check_turn", "end_turn", "held_turns", "renew_turn", "take_turn"]
+__all__ = ["check_turn", "end_turn", "held_turns", "renew_turn", "settle", "take_turn"]
 
 
 def take_turn(
@@ -103,6 +103,23 @@ def end_turn(database: Database, turn: Turn) -> bool:
             .execution_options(synchronize_session=False)
         )
         return ended is not None
+
+
+def settle(database: Database) -> None:
+    """Wait until what was on its way to Optuna's tables has arrived, or never will.
+
+    A server goes on with a COMMIT whose sender was killed or cut off. Whoever had the turn next
+    would not see it yet, and tell Optuna the same again: so a turn that was left in the middle
+    ends after this. On SQLite nothing is written by anybody but the process itself.
+
+    Raises:
+        UnavailableError: The server cannot be reached now, or somebody writes for too long.
+    """
+    if database.is_sqlite:
+        return
+    with database.write() as session:
+        # Conflicts with every transaction that has written to the table, and with no reader.
+        session.execute(text("LOCK TABLE trials IN SHARE MODE"))
 
 
 def held_turns(database: Database, study_id: str) -> tuple[Turn, ...]:

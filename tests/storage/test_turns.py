@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from sqlalchemy import text
 
 from skiptune.errors import StorageError, TurnLostError
 from skiptune.storage import Turn, end_turn, ledger, renew_turn, take_turn
 from skiptune.storage.database import Database, open_database
-from skiptune.storage.turns import check_turn, held_turns
-from tests.storage.conftest import Add, in_threads
+from skiptune.storage.turns import check_turn, held_turns, settle
+from tests.storage.conftest import Add, in_threads, on_postgresql
 
 
 def take(
@@ -191,3 +192,30 @@ def test_held_turns_are_those_that_were_not_ended(database: Database, study: led
     assert end_turn(database, dead)
     assert held_turns(database, study.id) == (other,)
     assert held_turns(database, "0" * 32) == ()
+
+
+@on_postgresql
+def test_a_turn_left_in_the_middle_waits_for_what_was_on_its_way(
+    database: Database, url: str
+) -> None:
+    settled = threading.Event()
+
+    def heir() -> None:
+        settle(database)
+        settled.set()
+
+    thread = threading.Thread(target=heir)
+    with open_database(url) as other:
+        # The transaction of a worker that nobody hears of any more; it writes no row, and could.
+        with other.write() as lost:
+            lost.execute(text("UPDATE trials SET state = state WHERE false"))
+            thread.start()
+            assert not settled.wait(0.5)
+        assert settled.wait(10)
+    thread.join()
+
+
+def test_nobody_waits_where_nothing_is_on_its_way(database: Database, url: str) -> None:
+    with open_database(url) as other, other.engine.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM trials"))
+        settle(database)
