@@ -246,12 +246,13 @@ class Disturbance:
         if not held or not self._database.expire(*held[0]):
             return None
         chunk, fence = held[0]
-        query = "SELECT count(*) FROM skiptune_chunks WHERE id = ? AND state = 'done'"
+        query = "SELECT fence FROM skiptune_chunks WHERE id = ? AND state = 'done'"
         self._crew.wait_until(
-            lambda: self._database.rows(query, chunk)[0][0] == 1,
+            lambda: bool(self._database.rows(query, chunk)),
             what="a chunk whose lease ran out to be committed by another worker",
         )
-        return chunk, fence
+        # Under the same fence a new worker has delivered what this one had noted as stored.
+        return None if self._database.rows(query, chunk)[0][0] == fence else (chunk, fence)
 
     def _learns(self, pid: int, chunk: str, fence: int) -> bool:
         """Wait until a worker knows that its chunk is gone; return whether it tried to commit it.
