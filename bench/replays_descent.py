@@ -14,21 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.replays import CHUNK, Oracle, Params, Score
+from bench.replays_stages import asked
 from bench.replays_strategies import Ours
 from skiptune.objectives.cotangents import frechet_cotangents, over_blocks
+from skiptune.objectives.moment_model import Seen
+from skiptune.objectives.reference import Reference
 from skiptune.sampling.slopes import PASSES
 from skiptune.search.candidates import Found, most_promising
-from skiptune.search.descent import Origin, proposal
+from skiptune.search.descent import Origin, proposal, step_downhill
 from skiptune.search.promotion import WORSE, best, places
 from skiptune.search.rivals import DECIDED
 from skiptune.search.sloped import BLOCKS, IMAGES, LEAST_BLOCKS
+from skiptune.search.surrogate import Known, MomentSampler, Question
 
-__all__ = ["Descent", "emulated_slopes"]
+__all__ = ["Descent", "KnownMoments", "emulated_slopes"]
 
 Array = NDArray[np.float64]
 Slopes = tuple[Array, Array]
@@ -66,15 +71,18 @@ def emulated_slopes(oracle: Oracle, params: Params, chunks: int) -> Slopes:
 class Descent(Ours):
     """Steps down the slopes of the best schedule so far, as in a study with that sampler.
 
-    It recommends what a confirm would test first, or the untouched network.
+    Where all steps from there have been tried, the sampler of moments proposes. It recommends
+    what a confirm would test first, or the untouched network.
 
     Arguments:
+        hands_over: Whether moments propose; if not, steps along slopes drawn from their errors.
         slopes: Takes them.
     """
 
     name: str = "descent"
     rungs: tuple[int, ...] = (2, 8)
     sampler: str = "descent"
+    hands_over: bool = True
     slopes: SlopesOf = field(default=emulated_slopes, compare=False, repr=False)
 
     @property
@@ -89,6 +97,7 @@ class Descent(Ours):
             "rungs": [CHUNK * chunks for chunks in self.rungs],
             "promote": self.promote,
             "sampler": self.sampler,
+            "hands over": self.hands_over,
             "images of slopes": PASSES * IMAGES * min(self.rungs[-1], BLOCKS),
         }
 
@@ -135,9 +144,20 @@ class Descent(Ours):
                 known[place] = self.slopes(oracle, at, min(chunks, BLOCKS))
             so_far = list(known)[: list(known).index(place) + 1]
             origin = Origin.after([known[number] for number in so_far], logs=world.point(at))
-            rng = np.random.default_rng([oracle.seed, len(proposals)])
             tried = [world.point(one) for one in proposals]
-            proposals.append(world.params(proposal(origin, tried, box=(low, high), rng=rng)))
+            there = step_downhill(origin, tried, box=(low, high))
+            if there is not None:
+                proposals.append(world.params(there))
+            elif self.hands_over:
+                source = KnownMoments(oracle, self.rungs, proposals, baselines, scored)
+                question = Question(oracle.seed, len(proposals) + 1)
+                sampler = MomentSampler(
+                    source, distributions=world.distributions(), question=question, designed=False
+                )
+                proposals.append(asked(sampler, world.distributions()))
+            else:
+                rng = np.random.default_rng([oracle.seed, len(proposals)])
+                proposals.append(world.params(proposal(origin, tried, box=(low, high), rng=rng)))
             evaluate(len(proposals) - 1, 0)
             yield oracle.spent, recommended()
             for number, level in iter(lambda: self._next(scores, scored, errors), None):
@@ -171,3 +191,54 @@ class Descent(Ours):
                 if number in going and number not in differences[level + 1]:
                     return number, level
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class KnownMoments:
+    """What the sampler of moments is shown, on one footing as in `search.stored_moments`.
+
+    Arguments:
+        oracle: Of the images, all of which are sampled already.
+        rungs: Chunks of each.
+        proposals: What was tried.
+        baselines: Scores of the untouched network, by rung.
+        differences: Of each proposal to them, by rung and number.
+    """
+
+    oracle: Oracle
+    rungs: tuple[int, ...]
+    proposals: list[Params]
+    baselines: list[Score]
+    differences: list[dict[int, float]]
+
+    @property
+    def reference(self) -> Reference:
+        """Statistics of real features."""
+        return self.oracle.world.reference
+
+    def known(self) -> list[Known]:
+        """Return the untouched network and every proposal with its highest rung, by number."""
+        world = self.oracle.world
+        full = self.baselines[-1].corrected
+        found = [Known(0, world.point(world.baseline), full, partial(self._seen, None, full))]
+        for number, params in enumerate(self.proposals):
+            level = max(k for k, here in enumerate(self.differences) if number in here)
+            value = full + self.differences[level][number]
+            seen = partial(self._seen, (params, self.rungs[level]), value)
+            found.append(Known(number + 1, world.point(params), value, seen))
+        return found
+
+    def _seen(self, change: tuple[Params, int] | None, value: float) -> Seen:
+        """Return the untouched network's moments at the last rung, and what a schedule changes."""
+        world = self.oracle.world
+        mean, covariance = self._moments(world.baseline, self.rungs[-1])
+        if change is None:
+            return Seen(world.point(world.baseline), mean, covariance, value)
+        ours = self._moments(*change)
+        base = self._moments(world.baseline, change[1])
+        mean, covariance = mean + ours[0] - base[0], covariance + ours[1] - base[1]
+        return Seen(world.point(change[0]), mean, covariance, value)
+
+    def _moments(self, params: Params, chunks: int) -> tuple[Array, Array]:
+        rows = self.oracle.features(params, 0, chunks).astype(np.float64)
+        return rows.mean(axis=0), np.cov(rows.T)

@@ -67,6 +67,7 @@ __all__ = [
     "Source",
     "Stage",
     "Staged",
+    "asked",
     "main",
     "scales_of",
     "strategies",
@@ -264,7 +265,7 @@ class Moments:
                 number = len(source.known()) if kind else len(memory.tried)
                 question = Question(oracle.seed, number)
                 sampler = MomentSampler(source, distributions=ranges, question=question)
-                params = dict(_study(sampler).ask(ranges).params)
+                params = asked(sampler, ranges)
                 if kind:
                     params = _named(scales_of(kind, world.names, params), world.names)
                 memory.evaluate(params)
@@ -341,6 +342,11 @@ def _inside(params: Mapping[str, float], world: World) -> bool:
 
 def _seed(oracle: Oracle, stage: int) -> int:
     return 1000 * (stage + 1) + oracle.seed
+
+
+def asked(sampler: BaseSampler, ranges: dict[str, BaseDistribution]) -> dict[str, float]:
+    """Return what a sampler proposes that reads elsewhere what has been tried."""
+    return dict(_study(sampler).ask(ranges).params)
 
 
 def _study(sampler: BaseSampler) -> optuna.Study:

@@ -24,7 +24,9 @@ leaves. Regret 1 is the untouched network.
     moments at 500             skiptune's sampler of that name, without rungs
     descent                    skiptune's sampler of that name, rungs of 500 and 2000, or of 500
                                and 1000; slopes are those of the emulated features, and paid for
-                               like the sampling of as many images as they take time
+                               like the sampling of as many images as they take time. Where it has
+                               arrived moments propose, or, not handed over, slopes drawn from
+                               their errors
 
 Prints images to 5 % regret (median and quartiles over the replays: when a recommendation first
 leaves no more, and from when on all do), and the median regret at equal budgets. Writes
@@ -99,6 +101,7 @@ def strategies(full: int) -> list[Strategy]:
         Ours("skiptune, plain", paired=False),
         Descent("descent"),
         Descent("descent, 500 and 1000", rungs=(2, 4)),
+        Descent("descent, not handed over", hands_over=False),
         Moments("moments at 500"),
         FullSize("GP", "gp", full),
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from bench import replays_descent
 from bench.replays import CHUNK, Curve, Oracle, Params, median_and_quartiles, replayed
-from bench.replays_descent import Descent, emulated_slopes
+from bench.replays_descent import Descent, KnownMoments, emulated_slopes
 from bench.replays_strategies import FullSize, Halving, Ours
 from bench.search_efficiency import full_size, strategies
 from skiptune.objectives.frechet import frechet_distance
@@ -100,6 +100,7 @@ def test_the_full_size_halves_the_noise_by_four_times_the_images() -> None:
         Ours(rungs=(2, 6, 18)),
         Ours(rungs=(2, 6, 18), paired=False),
         Descent(rungs=(2, 6)),
+        Descent("not handed over", rungs=(2, 6), hands_over=False),
     ],
     ids=lambda s: s.name,
 )
@@ -164,6 +165,34 @@ def test_a_descent_takes_slopes_where_it_stands_and_never_recommends_what_looks_
     distances = [world.distance(dict(zip(world.names, one, strict=True))) for one in taken]
     assert distances[-1] < distances[0]
     assert all(world.regret(params) < 1.1 for _, params in steps)
+
+
+def test_a_descent_that_has_arrived_leaves_it_to_the_model_of_moments() -> None:
+    def flat(oracle: Oracle, params: Params, chunks: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(params)), np.ones(len(params))
+
+    descent = Descent(rungs=(2, 6), slopes=flat)
+    (*_, (_, last)) = descent.run(Oracle(WORLD, seed=1), 8_000)
+    assert WORLD.regret(last) < 0.1
+
+
+def test_moments_of_all_rungs_stand_on_the_untouched_network_s() -> None:
+    oracle, rungs = Oracle(WORLD, seed=4), (2, 6)
+    baselines = [oracle.score(WORLD.baseline, chunks) for chunks in rungs]
+    differences = [
+        {number: oracle.score(PARAMS, chunks).less(base).value for number in numbers}
+        for chunks, base, numbers in zip(rungs, baselines, ((0, 1), (1,)), strict=True)
+    ]
+    shown = KnownMoments(oracle, rungs, [PARAMS, PARAMS], baselines, differences)
+    untouched, low, high = (one.seen() for one in shown.known())
+    assert untouched is not None and low is not None and high is not None
+    rows = oracle.features(PARAMS, 0, 6).astype(np.float64)
+    assert high.mean == pytest.approx(rows.mean(axis=0))
+    assert high.covariance == pytest.approx(np.cov(rows.T))
+    assert high.value == pytest.approx(oracle.score(PARAMS, 6).corrected)
+    ours, base = (oracle.features(p, 0, 2).mean(axis=0) for p in (PARAMS, WORLD.baseline))
+    assert low.mean - untouched.mean == pytest.approx(ours - base, abs=1e-5)
+    assert low.value - untouched.value == pytest.approx(differences[0][0])
 
 
 def test_a_pruned_trial_pays_for_what_was_sampled_alone() -> None:
