@@ -20,7 +20,7 @@ them. There is no bound.
 from __future__ import annotations
 
 import argparse
-import math
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import optuna
+from PIL import Image
 
 from bench.fresh_both import FIRST_SEED, LEVEL, SPACES, Both, Gain
 from bench.knobs import Search, spec_of
@@ -38,7 +39,7 @@ from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting, evaluations
 from skiptune.search.spec import StudySpec, load_spec
 from skiptune.search.study import SEARCH_SEED
-from skiptune.views.chart import BEST, GREY, INK, PROVED, Axis, Chart, Key
+from skiptune.views.chart import BEST, GREY, INK, MOST_COLOURS, PROVED, Axis, Chart, Key
 
 __all__ = ["LINES", "Plan", "settings_at", "tuning_spec"]
 
@@ -50,6 +51,8 @@ CHOOSING: Final = 500  # images by which the best untuned solver is chosen
 UNTUNED, TUNED, MOVED, SCALED = "untuned", "tuned", f"from {HOME} NFE", "epsilon, tuned"
 LINES: Final = (UNTUNED, TUNED, MOVED, SCALED)
 COLOURS: Final = {UNTUNED: INK, TUNED: BEST, MOVED: GREY, SCALED: PROVED}
+APART: Final = {UNTUNED: -0.06, TUNED: -0.02, MOVED: 0.02, SCALED: 0.06}
+PANEL: Final = (500, 400)
 
 PICTURE: Final = Path(__file__).parents[1] / "docs" / "images" / "frontier.png"
 
@@ -156,30 +159,48 @@ def tuning_spec(setting: Setting, proposals: int) -> StudySpec:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Return a PNG of the distance against NFE, a band for each line.
+    """Return a PNG of the distances against NFE, one panel for each kind of features.
 
     Arguments:
         rows: As written.
     """
-    ends = [end for row in rows for end in _band(row)]
-    low, high = math.log10(min(ends)) - 0.05, math.log10(max(ends)) + 0.05
+    panels = [Image.open(io.BytesIO(_panel(rows, space))) for space in rows[0]["gains"]]
+    whole = Image.new("RGB", (sum(one.width for one in panels), panels[0].height))
+    left = 0
+    for one in panels:
+        whole.paste(one, (left, 0))
+        left += one.width
+    data = io.BytesIO()
+    whole.quantize(MOST_COLOURS, dither=Image.Dither.NONE).save(data, format="PNG", optimize=True)
+    return data.getvalue()
+
+
+def _panel(rows: Sequence[dict[str, Any]], space: str) -> bytes:
+    ends = [end for row in rows for end in row["gains"][space]["band"]]
+    room = 0.05 * (max(ends) - min(ends))
     nfes = sorted({row["nfe"] for row in rows})
     chart = Chart(
         Axis(nfes[0] - 0.5, nfes[-1] + 0.5, "evaluations of the network per image (NFE)"),
-        Axis(low, high, "FD, 95 %", lambda value: f"{10**value:.2g}"),
-        title="fashion: FD(fashion-cnn) against NFE, on common fresh seeds",
+        Axis(min(ends) - room, max(ends) + room, "FD"),
+        title=f"FD({space}) of fashion, common fresh seeds, 95 %",
         keys=[Key(line, COLOURS[line], line=True) for line in LINES],
+        size=PANEL,
     )
-    for line in LINES:
+
+    def points(line: str) -> Iterator[tuple[float, float, float, float]]:
         here = sorted((row for row in rows if row["line"] == line), key=lambda row: row["nfe"])
-        bands = [(row["nfe"], *map(math.log10, _band(row))) for row in here]
-        chart.band(bands, COLOURS[line])
+        for row in here:
+            gain = row["gains"][space]
+            # Beside each other, so that no error bar hides another one.
+            yield row["nfe"] + APART[line], gain["value"]["value"], *gain["band"]
+
+    for line in (UNTUNED, TUNED):
+        chart.band([(x, low, high) for x, _, low, high in points(line)], COLOURS[line])
     for line in LINES:
-        here = sorted((row for row in rows if row["line"] == line), key=lambda row: row["nfe"])
-        places = [(row["nfe"], math.log10(_value(row))) for row in here]
-        chart.line(places, COLOURS[line])
-        for place in places:
-            chart.dot(*place, COLOURS[line])
+        chart.line([(x, value) for x, value, *_ in points(line)], COLOURS[line])
+        for x, value, low, high in points(line):
+            chart.bar(x, low, high, COLOURS[line])
+            chart.dot(x, value, COLOURS[line])
     return chart.png()
 
 
@@ -246,18 +267,6 @@ def _row(
             for name, gain in gains.items()
         },
     }
-
-
-def _value(row: dict[str, Any]) -> float:
-    return max(float(row["gains"][FASHION_CNN]["value"]["value"]), LEAST)
-
-
-def _band(row: dict[str, Any]) -> tuple[float, float]:
-    low, high = row["gains"][FASHION_CNN]["band"]
-    return max(float(low), LEAST), max(float(high), LEAST)
-
-
-LEAST = 0.05  # of what is drawn: a corrected distance may fall below zero
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from skiptune.sampling.networks import build_denoiser
 
-__all__ = ["CASES", "SIGMAS", "STEPS", "Case", "Denoise"]
+__all__ = ["CASES", "CLASSES", "SIGMAS", "STEPS", "Case", "Denoise", "Options", "upstream"]
 
 CLASSES = 10
 STEPS = (3, 250, 640, 990)  # of 1000
@@ -54,13 +54,13 @@ class Case:
         return self.checkout in ("ldm", "libs/uvit.py")
 
 
-def _upstream(name: str) -> Any:
+def upstream(name: str) -> Any:
     """Import a module of a checkout, none of whose packages is a dependency."""
     return importlib.import_module(name)
 
 
 def _guided(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
-    script = _upstream("guided_diffusion.script_util")
+    script = upstream("guided_diffusion.script_util")
     script.NUM_CLASSES = CLASSES
     given = {**script.model_and_diffusion_defaults(), **options}
     given = {key: value for key, value in given.items() if key not in ("family", "num_classes")}
@@ -99,9 +99,9 @@ def _consistency(options: Options, levels: list[float]) -> tuple[nn.Module, Deno
     piq, processes = types.ModuleType("piq"), types.ModuleType("cm.dist_util")
     vars(piq)["LPIPS"] = object
     sys.modules.update({m.__name__: m for m in (flash, inside, piq, processes)})
-    vars(_upstream("cm"))["dist_util"] = processes
-    script = _upstream("cm.script_util")
-    denoisers = _upstream("cm.karras_diffusion")
+    vars(upstream("cm"))["dist_util"] = processes
+    script = upstream("cm.script_util")
+    denoisers = upstream("cm.karras_diffusion")
     script.NUM_CLASSES = CLASSES
     ours = ("family", "num_classes", "training_mode")
     defaults = script.model_and_diffusion_defaults()
@@ -124,8 +124,8 @@ def _latent(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
     lists = types.ModuleType("omegaconf.listconfig")
     vars(lists)["ListConfig"] = tuple  # what their files are read into; here they are lists
     sys.modules.update({"omegaconf": types.ModuleType("omegaconf"), lists.__name__: lists})
-    module = _upstream("ldm.modules.diffusionmodules.openaimodel")
-    util = _upstream("ldm.modules.diffusionmodules.util")
+    module = upstream("ldm.modules.diffusionmodules.openaimodel")
+    util = upstream("ldm.modules.diffusionmodules.util")
     params = options["model"]["params"]
     holder = nn.Module()
     holder.model = nn.Module()
@@ -155,7 +155,7 @@ def _latent(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
 
 
 def _uvit(options: Options, levels: list[float]) -> tuple[nn.Module, Denoise]:
-    module = _upstream("libs.uvit")
+    module = upstream("libs.uvit")
     without = ("family", "process", "null_label")
     network = module.UViT(**{k: v for k, v in options.items() if k not in without})
 
@@ -187,7 +187,7 @@ def _lucidrains(options: Options, levels: list[float]) -> tuple[nn.Module, Denoi
     package = types.ModuleType("denoising_diffusion_pytorch")
     vars(package)["__path__"] = [f"{sys.path[0]}/denoising_diffusion_pytorch"]
     sys.modules[package.__name__] = package
-    module = _upstream("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    module = upstream("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
     vars(package)["Unet"] = module.Unet
     own = ("family", "image_size", "beta_schedule", "objective")
     network = module.Unet(**{k: v for k, v in options.items() if k not in own})

@@ -14,7 +14,18 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["BEST", "FAINT", "GREY", "INK", "PROVED", "Axis", "Chart", "Key", "ticks"]
+__all__ = [
+    "BEST",
+    "FAINT",
+    "GREY",
+    "INK",
+    "MOST_COLOURS",
+    "PROVED",
+    "Axis",
+    "Chart",
+    "Key",
+    "ticks",
+]
 
 Colour = tuple[int, int, int]
 

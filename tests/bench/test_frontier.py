@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from bench.frontier import LINES, Plan, _cost, picture, settings_at, tuning_spec
-from skiptune.objectives.names import FASHION_CNN
+from bench.fresh_both import SPACES
+from bench.frontier import COLOURS, LINES, PANEL, Plan, _cost, picture, settings_at, tuning_spec
 from skiptune.sampling.setting import Setting, evaluations
 from skiptune.search.study import check_study
 
@@ -39,10 +40,15 @@ def test_the_cost_grows_with_what_is_spent() -> None:
 def test_a_picture_of_all_lines() -> None:
     def row(nfe: int, line: str, value: float) -> dict[str, object]:
         plain = {"value": {"value": value}, "band": (value - 1, value + 1)}
-        return {"nfe": nfe, "line": line, "gains": {FASHION_CNN: plain}}
+        return {"nfe": nfe, "line": line, "gains": dict.fromkeys(SPACES, plain)}
 
     rows = [row(n, line, 40 / n + k) for n in (4, 6, 14) for k, line in enumerate(LINES)]
     rows.append(row(20, LINES[0], -0.1))  # as a corrected distance may be
     with Image.open(io.BytesIO(picture(rows))) as drawn:
-        assert drawn.size == (760, 440)
-        assert len(drawn.convert("RGB").getcolors(1 << 16) or ()) > len(LINES)
+        assert drawn.size == (len(SPACES) * PANEL[0], PANEL[1])
+        for panel in range(len(SPACES)):
+            left = panel * PANEL[0]
+            half = np.asarray(drawn.convert("RGB").crop((left, 60, left + PANEL[0], 400)), int)
+            for line in LINES:
+                apart = np.abs(half - np.array(COLOURS[line])).sum(axis=2)
+                assert apart.min() < 20, f"{line} is not in panel {panel}"
