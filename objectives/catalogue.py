@@ -46,6 +46,8 @@ class Entry:
         real_images: It compares with real images themselves.
         teacher: It compares with images of many steps from the same noise.
         blocks: Its error bars rest on disjoint blocks of seeds.
+        model: It compares an image with its prompt: the key of a study's objective that names
+            the model which reads both.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Entry:
     real_images: bool = False
     teacher: bool = False
     blocks: bool = False
+    model: str | None = None
 
 
 CATALOGUE: Final[dict[str, Entry]] = {
@@ -106,6 +109,22 @@ CATALOGUE: Final[dict[str, Entry]] = {
         None,
         "features against those of many steps from the same noise",
         teacher=True,
+    ),
+    "clip_score": Entry(
+        "CLIP score",
+        "higher",
+        ("clip_score",),
+        None,
+        "how alike a CLIP model finds an image and its prompt, 0 to 100",
+        model="clip_model",
+    ),
+    "pick_score": Entry(
+        "PickScore",
+        "higher",
+        ("pick_score",),
+        None,
+        "how much people would prefer the image, as a model has learnt it",
+        model="pick_model",
     ),
     "nfe": Entry("NFE", "lower", (), None, "network evaluations per image, counted"),
 }

@@ -235,7 +235,7 @@ def title(
 
     Arguments:
         key: Of `CATALOGUE`.
-        extractor: Name of the feature network.
+        extractor: Name of the feature network; of the model that reads text for its metrics.
         images: Image count N; None leaves count and correction out.
         projection: As in `Standard`; of `fd` only.
     """
@@ -315,6 +315,11 @@ def _teacher(key: str, sample: Sample, standard: Standard) -> Summary:
     return Summary(key, value, parts)
 
 
+def _text(key: str, sample: Sample, standard: Standard) -> Summary:
+    parts = sample.whole(key).astype(np.float64)
+    return Summary(key, Estimate(float(parts.mean()), standard_error(parts), sample.images), parts)
+
+
 def _nfe(key: str, sample: Sample, standard: Standard) -> Summary:
     return Summary(key, Estimate(sample.nfe, 0.0, sample.images), np.zeros(sample.images))
 
@@ -325,5 +330,7 @@ _MEASURES: dict[str, Callable[[str, Sample, Standard], Summary]] = {
     "feature_loss": _loss,
     "pixel_loss": _loss,
     "teacher_loss": _teacher,
+    "clip_score": _text,
+    "pick_score": _text,
     "nfe": _nfe,
 }

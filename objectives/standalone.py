@@ -9,7 +9,7 @@ spreads less (`paired`), so no difference is given then.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -56,7 +56,12 @@ class Group:
 
 
 def metric_groups(
-    names: str, *, extractor: str | None, default: Callable[[], str], sampled: bool
+    names: str,
+    *,
+    extractor: str | None,
+    default: Callable[[], str],
+    sampled: bool,
+    stored: Collection[str] = (),
 ) -> list[Group]:
     """Return what a list of metrics asks for, by feature network.
 
@@ -65,12 +70,14 @@ def metric_groups(
         extractor: The feature network of all of them, where somebody named it.
         default: Gives the feature network of metrics that name none.
         sampled: Whether the images are sampled, so that their cost is known.
+        stored: Names of per-image arrays that a study has stored: scores of its prompts.
 
     Raises:
         SpecError: Naming every unknown metric with near names, metrics that need more than
             images, and metrics of another network than `extractor`.
     """
     offered = OF_SAMPLES if sampled else OF_IMAGES
+    offered += tuple(k for k, e in CATALOGUE.items() if e.model and set(e.arrays) <= set(stored))
     choices = [*offered, *ALIASES, "fd:EXTRACTOR"]
     problems: list[Problem] = []
     groups: dict[str, list[str]] = {}
@@ -93,7 +100,10 @@ def metric_groups(
             if key not in groups[chosen]:
                 groups[chosen].append(key)
     if problems:
-        hint = "for example: skiptune score IMAGES --metric fd,kid; losses are measured in a study"
+        hint = (
+            "for example: skiptune score IMAGES --metric fd,kid; losses and scores of prompts are"
+            " measured in a study"
+        )
         error = SpecError.of(problems, hint=hint)
         assert isinstance(error, SpecError)
         raise error
