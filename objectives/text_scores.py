@@ -20,13 +20,15 @@ The package transformers brings model and tokenizer; weights are read as safeten
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +47,15 @@ RULES: Final = {
 """The formula of each metric; a part of what identifies stored values."""
 
 _AT_ONCE = 50  # prompts that go through the encoder together
-_MODEL_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+_MODEL_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
 
 
 def pixel_values(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -262,19 +272,17 @@ def _loaded(files: CLIPFiles) -> tuple[Any, Any]:
             found=str(error).splitlines()[0],
             hint=TRANSFORMERS,
         ) from error
-    quiet = getattr(getattr(transformers, "logging", None), "disable_progress_bar", None)
-    if quiet is not None:
-        quiet()  # who calls says what goes on
     folder = str(files.folder)
     try:
-        tokenizer = tokenizer_kind.from_pretrained(folder, local_files_only=True)
-        clip, told = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with _quiet(transformers.logging):
+            tokenizer = tokenizer_kind.from_pretrained(folder, local_files_only=True)
+            clip, told = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except _MODEL_ERRORS as error:
         raise _damaged(folder, (str(error).splitlines() or [type(error).__name__])[0]) from error
     # transformers fills what a file lacks with random numbers.
@@ -282,6 +290,18 @@ def _loaded(files: CLIPFiles) -> tuple[Any, Any]:
     if lacking:
         raise _damaged(folder, f"no {lacking[0]} of the model's shape, and {len(lacking)} in all")
     return clip, tokenizer
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep transformers from saying what is said here."""
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _damaged(folder: str, found: str) -> ObjectiveError:

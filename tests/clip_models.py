@@ -39,12 +39,7 @@ def write_clip(folder: Path, *, seed: int = 0, **config: Any) -> Path:
         projection_dim=16,
         **config,
     )
-    model = transformers.CLIPModel(plain)
-    with torch.no_grad():
-        # As transformers draws them, random embeddings hardly depend on what they are made of.
-        for weight in model.parameters():
-            weight.mul_(8 if weight.ndim == 2 else 1)
-    model.save_pretrained(folder)
+    transformers.CLIPModel(plain).save_pretrained(folder)
     letters = [letter + end for letter in string.ascii_lowercase for end in ("", "</w>")]
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     vocabulary |= {letter: number for number, letter in enumerate(letters, 2)}
