@@ -258,7 +258,8 @@ def _architecture(shape: Any) -> str:
 
 
 def _unit(embeddings: Tensor) -> Tensor:
-    return embeddings / embeddings.norm(dim=-1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
+    return embeddings / lengths
 
 
 def _loaded(files: CLIPFiles) -> tuple[Any, Any]:

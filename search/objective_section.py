@@ -254,8 +254,9 @@ class ObjectiveSpec(Section):
     def _that_reads_prompts(cls, given: str | None, info: ValidationInfo) -> str | None:
         keys = [resolved(name)[0] for name in _names(info.data.get("metric", "fd"))]
         needed = [CATALOGUE[key].model for key in keys if key in CATALOGUE]
-        if given is None and info.field_name in needed:
-            raise refusal(cls.model_fields[info.field_name].description or "a folder")
+        name = str(info.field_name)
+        if given is None and name in needed:
+            raise refusal(cls.model_fields[name].description or "a folder")
         return given
 
     @model_serializer(mode="wrap")

@@ -69,6 +69,9 @@ def test_a_study_without_prompts_has_none_to_compare_with(key: str) -> None:
     assert "`network.prompts: ./prompts.txt`" in refusal.hint
     [problem] = refused(objective, setting={"labels": None}).problems
     assert "setting.labels is null" in problem.expected
+    pick = {"metric": "nfe", "beside": ["pick_score"], "pick_model": "./pick"}
+    [problem] = refused(pick, network={"checkpoint": "./pipeline"}).problems
+    assert "network.prompts is null, not pick_score" in problem.expected
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,9 @@ def write_spec(folder: Path, objective: dict[str, Any], *, images: int = 250) ->
 
 def test_a_study_of_clip_scores_is_tuned_end_to_end(command: Command, folder: Path) -> None:
     spec = write_spec(folder, {"metric": "clip_score"})
+    refused = command("check", spec, "-s", "search.sampler=descent")
+    assert refused.code == 2
+    assert "which have slopes" in refused.err and "found: clip_score" in refused.err
     checked = command("check", spec)
     assert checked.code == 0, checked.err
     assert "measures clip_score" in checked.out
