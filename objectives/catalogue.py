@@ -46,6 +46,7 @@ class Entry:
         real_images: It compares with real images themselves.
         teacher: It compares with images of many steps from the same noise.
         blocks: Its error bars rest on disjoint blocks of seeds.
+        labels: It compares images of one prompt or class with each other.
         model: It compares an image with its prompt: the key of a study's objective that names
             the model which reads both.
     """
@@ -58,6 +59,7 @@ class Entry:
     real_images: bool = False
     teacher: bool = False
     blocks: bool = False
+    labels: bool = False
     model: str | None = None
 
 
@@ -109,6 +111,14 @@ CATALOGUE: Final[dict[str, Entry]] = {
         None,
         "features against those of many steps from the same noise",
         teacher=True,
+    ),
+    "diversity": Entry(
+        "diversity",
+        "higher",
+        (FEATURES,),
+        None,
+        "squared distance between features of images of one prompt or class",
+        labels=True,
     ),
     "clip_score": Entry(
         "CLIP score",

@@ -34,7 +34,9 @@ __all__ = ["Group", "Measure", "Pair", "Row", "compare", "metric_groups", "score
 Features = NDArray[np.float32]
 
 OF_IMAGES = tuple(
-    key for key, entry in CATALOGUE.items() if entry.arrays == (FEATURES,) and not entry.teacher
+    key
+    for key, entry in CATALOGUE.items()
+    if entry.arrays == (FEATURES,) and not (entry.teacher or entry.labels)
 )
 """Metrics that images alone decide."""
 
@@ -70,14 +72,16 @@ def metric_groups(
         extractor: The feature network of all of them, where somebody named it.
         default: Gives the feature network of metrics that name none.
         sampled: Whether the images are sampled, so that their cost is known.
-        stored: Names of per-image arrays that a study has stored: scores of its prompts.
+        stored: Names of per-image arrays that a study has stored, with its labels and prompts.
 
     Raises:
         SpecError: Naming every unknown metric with near names, metrics that need more than
             images, and metrics of another network than `extractor`.
     """
     offered = OF_SAMPLES if sampled else OF_IMAGES
-    offered += tuple(k for k, e in CATALOGUE.items() if e.model and set(e.arrays) <= set(stored))
+    offered += tuple(
+        k for k, e in CATALOGUE.items() if (e.model or e.labels) and set(e.arrays) <= set(stored)
+    )
     choices = [*offered, *ALIASES, "fd:EXTRACTOR"]
     problems: list[Problem] = []
     groups: dict[str, list[str]] = {}

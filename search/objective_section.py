@@ -46,7 +46,7 @@ LEAST_SHARE = 0.9
 # What keeps a preference score honest: one of each row, by what a study file would say.
 _GUARDS = {
     "clip_score >= 0.99 x baseline": ("clip_score",),
-    "recall >= 0.95 x baseline": ("recall", "coverage"),
+    "diversity >= 0.95 x baseline": ("diversity", "recall", "coverage"),
 }
 _LATER_FIELDS = ("clip_model", "pick_model")
 
@@ -359,8 +359,7 @@ def _check_guards(given: tuple[str, ...], constraints: set[Constraint]) -> None:
     if lines:
         whole = ", ".join(f'"{line}"' for line in (*given, *lines))
         raise refusal(
-            "limits on clip_score and on recall or coverage beside pick_score, each of at least"
-            f" {LEAST_SHARE:g} x baseline: " + " and ".join(f"`{line}`" for line in lines),
-            hint=f"write `constraints: [{whole}]` in `objective`, with `clip_model` and"
-            " `reference` for them",
+            "limits on clip_score and on diversity, recall or coverage beside pick_score, each of at"
+            f" least {LEAST_SHARE:g} x baseline: " + " and ".join(map(repr, lines)),
+            hint=f"write `constraints: [{whole}]` in `objective`, with `clip_model` for them",
         )

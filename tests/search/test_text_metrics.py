@@ -11,7 +11,7 @@ import pytest
 from skiptune.errors import SpecError
 from skiptune.search.spec import StudySpec
 
-GUARDS = ("clip_score >= 0.99 x baseline", "recall >= 0.95 x baseline")
+GUARDS = ("clip_score >= 0.99 x baseline", "diversity >= 0.95 x baseline")
 
 
 def plain(objective: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
@@ -99,14 +99,15 @@ def test_a_preference_score_alone_is_refused_with_the_lines_to_add() -> None:
     refusal = refused(PICK)
     [problem] = refusal.problems
     assert problem.where == "spec: objective.constraints"
-    assert "limits on clip_score and on recall or coverage beside pick_score" in problem.expected
+    assert "limits on clip_score and on diversity, recall or coverage beside" in problem.expected
     assert refusal.hint == (
-        'write `constraints: ["clip_score >= 0.99 x baseline", "recall >= 0.95 x baseline"]` in'
-        " `objective`, with `clip_model` and `reference` for them"
+        'write `constraints: ["clip_score >= 0.99 x baseline", "diversity >= 0.95 x baseline"]` in'
+        " `objective`, with `clip_model` for them"
     )
     assert StudySpec.from_json(plain({**PICK, "constraints": list(GUARDS)}))
-    coverage = [GUARDS[0], "coverage >= 0.9 x baseline", "nfe <= 90"]
-    assert StudySpec.from_json(plain({**PICK, "constraints": coverage}))
+    for measure in ("coverage", "recall"):
+        other = [GUARDS[0], f"{measure} >= 0.9 x baseline", "nfe <= 90"]
+        assert StudySpec.from_json(plain({**PICK, "constraints": other}))
     # Reported beside another metric it tempts nobody.
     beside = {**PICK, "metric": "clip_score", "beside": ["pick_score"]}
     assert StudySpec.from_json(plain(beside))

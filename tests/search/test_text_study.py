@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from skiptune.errors import ObjectiveError, StudyChangedError, render
-from skiptune.objectives.extractors import load_extractor
-from skiptune.objectives.reference import reference_of, save_reference
+from skiptune.objectives.diversity import diversity
 from skiptune.objectives.text_scores import load_text_score
 from skiptune.sampling.images import sample
 from skiptune.search.files import sources_of
@@ -29,26 +27,20 @@ from tests.command_line import Outcome
 from tests.pipelines import random_unet, write_pipeline
 
 PROMPTS = ("a cat", "a dog", "red")
-GUARDS = ["clip_score >= 0.9 x baseline", "recall >= 0.9 x baseline"]
+GUARDS = ["clip_score >= 0.9 x baseline", "diversity >= 0.9 x baseline"]
 
 Command = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pipeline of pixels and text, two CLIP models, prompts and a reference."""
+    """A folder with a pipeline of pixels and text, two CLIP models, and prompts."""
     folder = tmp_path_factory.mktemp("text")
     unet = random_unet("UNet2DConditionModel", in_channels=3, out_channels=3)
     write_text_encoder(write_pipeline(folder / "pipeline", unet=unet), width=12)
     write_clip(folder / "clip")
     write_clip(folder / "pick", seed=1)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
-    extractor = load_extractor("dct")
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (500, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    features = extractor(pixels).numpy()
-    reference = reference_of(features, extractor=extractor, name="noise", keep=500)
-    save_reference(folder / "reference.npz", reference)
     return folder
 
 
@@ -60,7 +52,7 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path(shutil.copytree(prepared, tmp_path / "study"))
 
 
-def write_spec(folder: Path, objective: dict[str, Any], *, images: int = 250) -> Path:
+def write_spec(folder: Path, objective: dict[str, Any]) -> Path:
     path = folder / "study.yaml"
     plain = {
         "study": "text",
@@ -68,8 +60,8 @@ def write_spec(folder: Path, objective: dict[str, Any], *, images: int = 250) ->
         "setting": {"solver": "euler", "steps": 2, "sigma_min": 0.02, "sigma_max": 100.0},
         "space": {"kind": "uniform", "low": 0.5, "high": 2.0},
         "objective": {"extractor": "dct", "clip_model": "./clip", **objective},
-        "search": {"sampler": "random", "evaluations": 1, "rungs": [images]},
-        "confirm": {"candidates": 1, "images": images, "controls": False},
+        "search": {"sampler": "random", "evaluations": 1, "rungs": [250]},
+        "confirm": {"candidates": 1, "images": 250, "controls": False},
         "microbatch": 250,
     }
     path.write_text(yaml.safe_dump(plain))
@@ -114,13 +106,19 @@ def test_a_study_of_clip_scores_is_tuned_end_to_end(command: Command, folder: Pa
         proposal = next(e for e in here if e.kind == "proposal")
         other = Stored(study, proposal, 250).sample.whole("clip_score")
         gain = float((other.astype(np.float64) - scores).mean())
+        spread, _ = diversity(lambda: stored.read("features"), batch.labels.numpy())
 
     # What is stored is scored again without sampling; a difference below 0 is better.
-    again = command("score", "text", "--metric", "clip_score", "--storage", url, "--json")
+    asked = ("--metric", "clip_score,diversity")
+    again = command("score", "text", *asked, "--storage", url, "--json")
     assert again.code == 0, again.err
     rows = json.loads(again.out)["scores"]
-    assert rows[0]["value"] == pytest.approx(score.value)
-    [row] = [one for one in rows if one["block"] == "search" and one["difference"] is not None]
+    assert [row["metric"] for row in rows[:2]] == [
+        "CLIP score(ViT-32x2/8@32)-250",
+        "diversity(dct)-250",
+    ]
+    assert [row["value"] for row in rows[:2]] == pytest.approx([score.value, spread])
+    row = next(one for one in rows if one["block"] == "search" and one["difference"] is not None)
     assert row["difference"] == pytest.approx(-gain)
     absent = command("score", "text", "--metric", "pick_score", "--storage", url)
     assert absent.code == 2 and "--metric pick_score" in absent.err
@@ -129,15 +127,14 @@ def test_a_study_of_clip_scores_is_tuned_end_to_end(command: Command, folder: Pa
 def test_a_preference_score_needs_limits_and_runs_with_them(
     command: Command, folder: Path
 ) -> None:
-    pick = {"metric": "pick_score", "pick_model": "./pick", "reference": "./reference.npz"}
+    pick = {"metric": "pick_score", "pick_model": "./pick"}
     refused = command("tune", write_spec(folder, pick), "-q", "--no-progress", "-o", folder)
     assert refused.code == 2
-    assert '`constraints: ["clip_score >= 0.99 x baseline", "recall >= 0.95' in refused.err
-    spec = write_spec(folder, {**pick, "constraints": GUARDS}, images=1000)
-    quick = ("-s", "setting.steps=1", "-q", "--no-progress")
-    outcome = command("tune", spec, *quick, "-o", folder)
+    assert '`constraints: ["clip_score >= 0.99 x baseline", "diversity >= 0.95' in refused.err
+    spec = write_spec(folder, {**pick, "constraints": GUARDS})
+    outcome = command("tune", spec, "-q", "--no-progress", "-o", folder)
     assert outcome.code == 0, outcome.err
-    assert load(folder / "tuned.json").measure.metric == "PickScore(ViT-32x2/8@32)-1k"
+    assert load(folder / "tuned.json").measure.metric == "PickScore(ViT-32x2/8@32)-250"
 
 
 def test_workers_find_the_model_by_its_content(
