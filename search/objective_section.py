@@ -359,7 +359,7 @@ def _check_guards(given: tuple[str, ...], constraints: set[Constraint]) -> None:
     if lines:
         whole = ", ".join(f'"{line}"' for line in (*given, *lines))
         raise refusal(
-            "limits on clip_score and on diversity, recall or coverage beside pick_score, each of at"
-            f" least {LEAST_SHARE:g} x baseline: " + " and ".join(map(repr, lines)),
+            "limits on clip_score and on diversity, recall or coverage beside pick_score, each of"
+            f" at least {LEAST_SHARE:g} x baseline: " + " and ".join(map(repr, lines)),
             hint=f"write `constraints: [{whole}]` in `objective`, with `clip_model` for them",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from skiptune.errors import ObjectiveError
 from skiptune.objectives.diversity import diversity
 from skiptune.objectives.metrics import Sample, Standard, difference, measure
 
-Rows = NDArray[np.float32]
+Rows = NDArray[np.floating[Any]]
 
 
-def in_blocks(rows: Rows, size: int = 7) -> Callable[[], Iterator[Rows]]:
-    return lambda: (rows[first : first + size] for first in range(0, len(rows), size))
+def in_blocks(rows: Rows, size: int = 7) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    single = rows.astype(np.float32)
+    return lambda: (single[first : first + size] for first in range(0, len(rows), size))
 
 
 def by_pairs(rows: Rows, labels: NDArray[np.int64]) -> float:
@@ -74,7 +76,7 @@ def test_the_metric_reads_labels_and_more_is_better() -> None:
         ["diversity"], Sample.of(features=rows, label=labels.astype(np.float32)), Standard()
     )["diversity"]
     assert base.value.value == pytest.approx(by_pairs(rows, labels), rel=1e-6)
-    half = Sample.of(features=rows / 2, label=labels.astype(np.float32))
+    half = Sample.of(features=(rows / 2).astype(np.float32), label=labels.astype(np.float32))
     tighter = measure(["diversity"], half, Standard())["diversity"]
     assert difference(tighter, base).value == pytest.approx(0.75 * base.value.value)
     # Without labels all are of one kind.
