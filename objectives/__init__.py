@@ -3,10 +3,11 @@
 Feature networks (`extractors`), reference statistics (`reference`), the Frechet distance and its
 derivative (`frechet`), bias-corrected and paired scores with standard errors (`paired`), kernel
 and nearest-neighbour metrics (`kid`, `neighbours`), losses of the denoiser and against a teacher
-(`denoising`, `teacher`); `catalogue` lists all metrics, and `metrics` makes one kind of thing of
-them. May import `skiptune.sampling`; statistics import no torch. Nothing is loaded before it is
-used. The measure's description is `skiptune.objectives.describe.describe`: a
-function named like its module cannot be offered here as well.
+(`denoising`, `teacher`), scores of images and their prompts (`text_scores`); `catalogue` lists all
+metrics, and `metrics` makes one kind of thing of them. May import `skiptune.sampling`; statistics
+import no torch. Nothing is loaded before it is used. The measure's description is
+`skiptune.objectives.describe.describe`: a function named like its module cannot be offered here as
+well.
 """
 
 from __future__ import annotations

@@ -46,6 +46,9 @@ class Entry:
         real_images: It compares with real images themselves.
         teacher: It compares with images of many steps from the same noise.
         blocks: Its error bars rest on disjoint blocks of seeds.
+        labels: It compares images of one prompt or class with each other.
+        model: It compares an image with its prompt: the key of a study's objective that names
+            the model which reads both.
     """
 
     title: str
@@ -56,6 +59,8 @@ class Entry:
     real_images: bool = False
     teacher: bool = False
     blocks: bool = False
+    labels: bool = False
+    model: str | None = None
 
 
 CATALOGUE: Final[dict[str, Entry]] = {
@@ -106,6 +111,30 @@ CATALOGUE: Final[dict[str, Entry]] = {
         None,
         "features against those of many steps from the same noise",
         teacher=True,
+    ),
+    "diversity": Entry(
+        "diversity",
+        "higher",
+        (FEATURES,),
+        None,
+        "squared distance between features of images of one prompt or class",
+        labels=True,
+    ),
+    "clip_score": Entry(
+        "CLIP score",
+        "higher",
+        ("clip_score",),
+        None,
+        "how alike a CLIP model finds an image and its prompt, 0 to 100",
+        model="clip_model",
+    ),
+    "pick_score": Entry(
+        "PickScore",
+        "higher",
+        ("pick_score",),
+        None,
+        "how much people would prefer the image, as a model has learnt it",
+        model="pick_model",
     ),
     "nfe": Entry("NFE", "lower", (), None, "network evaluations per image, counted"),
 }

@@ -14,7 +14,11 @@ __all__ = ["FEATURES", "describe"]
 
 
 def describe(
-    extractor: Extractor, *, features: bool = True, losses: Mapping[str, Any] | None = None
+    extractor: Extractor,
+    *,
+    features: bool = True,
+    losses: Mapping[str, Any] | None = None,
+    texts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the measure as plain data; its digest identifies stored arrays.
 
@@ -25,7 +29,13 @@ def describe(
         extractor: The feature network.
         features: Images are sampled, and their features stored.
         losses: Denoising losses are stored: what `objectives.denoising.describe_losses` says.
+        texts: Scores of images and their prompts are stored: what `TextScore.describe` says of
+            each, by the name of its array.
     """
-    arrays = [*([FEATURES] if features else []), *(losses or {}).get("arrays", ())]
+    arrays = [*([FEATURES] if features else []), *(losses or {}).get("arrays", ()), *(texts or ())]
     described = {"arrays": arrays, **extractor.describe()}
-    return described if losses is None else {**described, "losses": dict(losses)}
+    if losses is not None:
+        described["losses"] = dict(losses)
+    if texts:
+        described["texts"] = {name: dict(each) for name, each in texts.items()}
+    return described

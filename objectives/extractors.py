@@ -65,7 +65,14 @@ from skiptune.objectives.names import (
 from skiptune.objectives.pixels import levels_of
 from skiptune.objectives.weights import fill, other_network, verified
 
-__all__ = ["BLOCK", "Extractor", "Factory", "load_extractor", "register_extractor"]
+__all__ = [
+    "BLOCK",
+    "Extractor",
+    "Factory",
+    "full_precision",
+    "load_extractor",
+    "register_extractor",
+]
 
 BLOCK = 250
 """Images that go through the network at once: a chunk, so memory is bounded."""
@@ -177,7 +184,7 @@ class Extractor:
 
     def _features(self, levels: Tensor) -> Tensor:
         device = self.device
-        with _full_precision(device):
+        with full_precision(device):
             parts = [self.module(block.to(device)).float() for block in levels.split(BLOCK)]
         if not len(levels):
             return torch.empty(0, self.dim, device=device)
@@ -437,7 +444,7 @@ def _shown(images: Tensor) -> str:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Compute convolutions and matrix products in float32 proper, whatever the process does."""
     flags: Callable[..., AbstractContextManager[None]] = torch.backends.cudnn.flags
     convolutions = (

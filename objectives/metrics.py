@@ -28,6 +28,7 @@ from skiptune.errors import ObjectiveError
 from skiptune.objectives import neighbours
 from skiptune.objectives.catalogue import CATALOGUE, FEATURES
 from skiptune.objectives.denoising import image_indices
+from skiptune.objectives.diversity import diversity
 from skiptune.objectives.kid import KernelReference, kid_influence
 from skiptune.objectives.losses import loss_score
 from skiptune.objectives.names import count_text, metric_name
@@ -235,7 +236,7 @@ def title(
 
     Arguments:
         key: Of `CATALOGUE`.
-        extractor: Name of the feature network.
+        extractor: Name of the feature network; of the model that reads text for its metrics.
         images: Image count N; None leaves count and correction out.
         projection: As in `Standard`; of `fd` only.
     """
@@ -315,6 +316,20 @@ def _teacher(key: str, sample: Sample, standard: Standard) -> Summary:
     return Summary(key, value, parts)
 
 
+def _diversity(key: str, sample: Sample, standard: Standard) -> Summary:
+    try:
+        labels = sample.whole("label")
+    except KeyError:
+        labels = None  # of a network without
+    value, psi = diversity(lambda: sample.read(FEATURES), labels)
+    return Summary(key, Estimate(value, standard_error(psi), sample.images), psi)
+
+
+def _text(key: str, sample: Sample, standard: Standard) -> Summary:
+    parts = sample.whole(key).astype(np.float64)
+    return Summary(key, Estimate(float(parts.mean()), standard_error(parts), sample.images), parts)
+
+
 def _nfe(key: str, sample: Sample, standard: Standard) -> Summary:
     return Summary(key, Estimate(sample.nfe, 0.0, sample.images), np.zeros(sample.images))
 
@@ -325,5 +340,8 @@ _MEASURES: dict[str, Callable[[str, Sample, Standard], Summary]] = {
     "feature_loss": _loss,
     "pixel_loss": _loss,
     "teacher_loss": _teacher,
+    "diversity": _diversity,
+    "clip_score": _text,
+    "pick_score": _text,
     "nfe": _nfe,
 }

@@ -9,7 +9,7 @@ spreads less (`paired`), so no difference is given then.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -34,7 +34,9 @@ __all__ = ["Group", "Measure", "Pair", "Row", "compare", "metric_groups", "score
 Features = NDArray[np.float32]
 
 OF_IMAGES = tuple(
-    key for key, entry in CATALOGUE.items() if entry.arrays == (FEATURES,) and not entry.teacher
+    key
+    for key, entry in CATALOGUE.items()
+    if entry.arrays == (FEATURES,) and not (entry.teacher or entry.labels)
 )
 """Metrics that images alone decide."""
 
@@ -56,7 +58,12 @@ class Group:
 
 
 def metric_groups(
-    names: str, *, extractor: str | None, default: Callable[[], str], sampled: bool
+    names: str,
+    *,
+    extractor: str | None,
+    default: Callable[[], str],
+    sampled: bool,
+    stored: Collection[str] = (),
 ) -> list[Group]:
     """Return what a list of metrics asks for, by feature network.
 
@@ -65,12 +72,16 @@ def metric_groups(
         extractor: The feature network of all of them, where somebody named it.
         default: Gives the feature network of metrics that name none.
         sampled: Whether the images are sampled, so that their cost is known.
+        stored: Names of per-image arrays that a study has stored, with its labels and prompts.
 
     Raises:
         SpecError: Naming every unknown metric with near names, metrics that need more than
             images, and metrics of another network than `extractor`.
     """
     offered = OF_SAMPLES if sampled else OF_IMAGES
+    offered += tuple(
+        k for k, e in CATALOGUE.items() if (e.model or e.labels) and set(e.arrays) <= set(stored)
+    )
     choices = [*offered, *ALIASES, "fd:EXTRACTOR"]
     problems: list[Problem] = []
     groups: dict[str, list[str]] = {}
@@ -93,7 +104,10 @@ def metric_groups(
             if key not in groups[chosen]:
                 groups[chosen].append(key)
     if problems:
-        hint = "for example: skiptune score IMAGES --metric fd,kid; losses are measured in a study"
+        hint = (
+            "for example: skiptune score IMAGES --metric fd,kid; losses and scores of prompts are"
+            " measured in a study"
+        )
         error = SpecError.of(problems, hint=hint)
         assert isinstance(error, SpecError)
         raise error

@@ -27,6 +27,7 @@ __all__ = [
     "UNETS",
     "PipelineFiles",
     "content_digest",
+    "folder_name",
     "hub_folder",
     "hub_place",
     "may_be_on_hub",
@@ -82,10 +83,7 @@ class PipelineFiles:
     @property
     def name(self) -> str:
         """What people call the pipeline: its folder, or its repository on the hub."""
-        parts = self.folder.absolute().parts
-        if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
-            return parts[-3].rpartition("--")[2]
-        return parts[-1]
+        return folder_name(self.folder)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -260,6 +258,14 @@ def hub_folder(name: str) -> Path | None:
         return None
     folder = repository / "snapshots" / revision
     return folder if re.fullmatch("[0-9a-f]{40}", revision) and folder.is_dir() else None
+
+
+def folder_name(folder: str | Path) -> str:
+    """Return what people call a folder: its name, or that of its repository on the hub."""
+    parts = Path(folder).absolute().parts
+    if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        return parts[-3].rpartition("--")[2]
+    return parts[-1]
 
 
 def _class_of(components: Mapping[str, Any], name: str) -> str | None:

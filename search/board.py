@@ -44,7 +44,7 @@ def board_of(
         SpecError: A warm start that is named anew is none.
     """
     checkpoint, objective, space = parts
-    names = objective_names(objective.spec, objective.extractor.name)
+    names = objective_names(objective)
     skips = [skip.address for skip in sorted(checkpoint.skips, key=lambda skip: skip.index)]
     starts = {}
     if spec.search.warm_start is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skiptune.errors import NetworkError
 from skiptune.sampling.schedule import Schedule
-from skiptune.search.chunks import sampled, versions
+from skiptune.search.chunks import sampled, versions_of
 from skiptune.search.scoring import stored_arrays
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.storage import ledger
@@ -76,7 +76,7 @@ def sing(study: OpenStudy) -> float | None:
     )
     if off > TOLERANCE or labels_differ:
         what = "other labels" if labels_differ else f"features {off:.3g} of their spread away"
-        here = versions(study.device, decodes=study.checkpoint.decoder is not None)
+        here = versions_of(study)
         raise NetworkError(
             f"canary: {images} baseline images from seed {chunk.first_seed}",
             expected=f"the stored features within {TOLERANCE:g} of their spread"
@@ -91,7 +91,7 @@ def sing(study: OpenStudy) -> float | None:
 def _words(provenance: dict[str, Any] | None) -> str:
     facts = provenance or {}
     keys = (
-        "gpu", "device", "torch", "diffusers", "cuda", "cudnn", "tf32", "threads", "machine",
-        "skiptune",
+        "gpu", "device", "torch", "diffusers", "transformers", "cuda", "cudnn", "tf32", "threads",
+        "machine", "skiptune",
     )  # fmt: skip
     return ", ".join(f"{key} {facts[key]}" for key in keys if key in facts) or "unknown versions"

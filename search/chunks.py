@@ -34,11 +34,12 @@ from skiptune.search.study import OpenStudy
 from skiptune.storage.leases import Claim
 from skiptune.storage.records import CHUNK_FORMAT
 
-__all__ = ["Sampled", "check_series", "sampled", "sampled_chunk", "versions"]
+__all__ = ["Sampled", "check_series", "sampled", "sampled_chunk", "versions", "versions_of"]
 
 # What a number may depend on beyond identity: kept with every chunk.
 PACKAGES = ("torch", "torchvision", "numpy")
 DECODING = ("diffusers",)
+READING = ("transformers",)
 
 LOSSES = {FEATURE_LOSS, PIXEL_LOSS}
 
@@ -49,7 +50,8 @@ class Sampled:
 
     Arguments:
         arrays: float32 arrays by name: what the study's metrics need (``features`` [N, d],
-            ``feature_loss`` and ``pixel_loss`` [N, S]), ``second`` [N, d2] where a second
+            ``feature_loss`` and ``pixel_loss`` [N, S], ``clip_score`` and ``pick_score`` [N]),
+            ``second`` [N, d2] where a second
             opinion is asked for, ``finite`` [N] (1 or 0) and, where images are sampled and have
             labels, ``label`` [N].
         nfe: Images through the network per image made.
@@ -154,6 +156,9 @@ def sampled(
                 parts["features"].append(objective.extractor(batch.images).cpu().numpy())
                 if second is not None:
                     parts[SECOND].append(second(batch.images).cpu().numpy())
+                for text in objective.texts:
+                    assert batch.labels is not None  # the spec's own check
+                    parts[text.key].append(text(batch.images, batch.labels).cpu().numpy())
                 parts["finite"].append(batch.finite.cpu().numpy())
                 if batch.labels is not None:
                     parts["label"].append(batch.labels.cpu().numpy())
@@ -177,13 +182,15 @@ def sampled(
 
 
 @cache
-def versions(device: str, *, decodes: bool = False) -> dict[str, Any]:
+def versions(device: str, *, decodes: bool = False, reads: bool = False) -> dict[str, Any]:
     """Return what made a chunk, plain data: provenance, not identity.
 
     Arguments:
         device: Torch device.
         decodes: Whether latents were decoded, which diffusers does.
+        reads: Whether images were compared with prompts, which transformers does.
     """
+    packages = (*PACKAGES, *(DECODING if decodes else ()), *(READING if reads else ()))
     found: dict[str, Any] = {
         "skiptune": __version__,
         "format": CHUNK_FORMAT,
@@ -191,7 +198,7 @@ def versions(device: str, *, decodes: bool = False) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": device,
         "threads": torch.get_num_threads(),
-        **{name: version(name) for name in (*PACKAGES, *(DECODING if decodes else ()))},
+        **{name: version(name) for name in packages},
     }
     if torch.device(device).type == "cuda":
         found |= {
@@ -201,6 +208,12 @@ def versions(device: str, *, decodes: bool = False) -> dict[str, Any]:
             "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
         }
     return found
+
+
+def versions_of(study: OpenStudy) -> dict[str, Any]:
+    """Return what makes a study's chunks here, see `versions`."""
+    decodes = study.checkpoint.decoder is not None
+    return versions(study.device, decodes=decodes, reads=bool(study.objective.texts))
 
 
 def _check_effect(study: OpenStudy, schedule: Schedule, setting: Setting, seed: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from skiptune.errors import DiskFullError, LeaseLostError, UnavailableError
-from skiptune.search.chunks import Sampled, versions
+from skiptune.search.chunks import Sampled, versions_of
 from skiptune.search.events import Listener, Notice
 from skiptune.search.study import OpenStudy
 from skiptune.storage import leases
@@ -77,7 +77,7 @@ def deliver(
         "array": array,
         "seconds": seconds,
         "nfe": nfe,
-        "provenance": versions(study.device, decodes=study.checkpoint.decoder is not None),
+        "provenance": versions_of(study),
     }
     name = f"{claim.chunk_id}-{claim.fence}"
     noted = False

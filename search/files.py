@@ -4,8 +4,8 @@ A study is created on one host and worked on by others that know only the databa
 study's name. What its spec names by path (checkpoint, extractor weights, reference) is therefore
 remembered as a `SourceFile`: name, size and SHA-256. A path is a guess and an address is a
 promise; a file is used only after its bytes have been hashed on this host. A checkpoint may be the
-folder of a pipeline of diffusers, known by the hash of those of its files that decide what the
-network computes; a folder is found by its path or its name, never fetched.
+folder of a pipeline of diffusers, and models that read prompts are folders: known by the hash of
+those of their files that decide what is computed, found by path or name, never fetched.
 
 A download goes into the cache and resumes where it was interrupted (`downloads`), under a lock
 that one process of a host holds at a time.
@@ -26,7 +26,8 @@ from typing import Any
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError, ObjectiveError, Problem, SkiptuneError, StorageError
-from skiptune.sampling.pipeline_files import content_digest, pipeline_files
+from skiptune.objectives.clip_files import clip_files
+from skiptune.sampling.pipeline_files import content_digest, folder_name
 from skiptune.search.document import shown
 from skiptune.search.downloads import (
     TIMEOUT,
@@ -64,7 +65,19 @@ URL_KEYS = {
 
 PATH = "SKIPTUNE_PATH"
 
-_CHECKPOINT = "network.checkpoint"  # the one that may be a folder
+_KEYS = tuple(map(".".join, FILE_KEYS))
+
+
+def _clip_digest(folder: str | Path) -> tuple[str, int]:
+    return clip_files(folder).digest()
+
+
+# What may be a folder: the kind of thing, and its hash and size.
+_FOLDERS: dict[str, tuple[str, Callable[[str | Path], tuple[str, int]]]] = {
+    "network.checkpoint": ("pipeline", content_digest),
+    "objective.clip_model": ("model", _clip_digest),
+    "objective.pick_model": ("model", _clip_digest),
+}
 
 
 @dataclass(frozen=True)
@@ -72,10 +85,10 @@ class SourceFile:
     """A file that a study needs, known by its content.
 
     Arguments:
-        key: The spec's key that names it, one of `URL_KEYS`.
+        key: The spec's key that names it, one of `FILE_KEYS`.
         name: Its name without folder.
         sha256: Of its bytes, 64 lower-case hexadecimal digits; of a pipeline that of
-            `pipeline_files.content_digest`.
+            `pipeline_files.content_digest`, of a CLIP model that of `CLIPFiles.digest`.
         bytes: Its size.
         url: Where it can be fetched (http, https, file), or None.
         path: Where it lay on the host that created the study: a guess.
@@ -118,7 +131,7 @@ Fetch = Callable[[SourceFile], bytes | None]
 """Asks the study's own store for a file: its bytes, or None where the store has none."""
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "key": (f"one of {', '.join(URL_KEYS)}", lambda v: isinstance(v, str) and v in URL_KEYS),
+    "key": (f"one of {', '.join(_KEYS)}", lambda v: isinstance(v, str) and v in _KEYS),
     "name": (
         "a file's name without folder",
         lambda v: isinstance(v, str) and v not in ("", ".", "..") and not {"/", "\0"} & set(v),
@@ -151,13 +164,13 @@ def sources_of(
         ObjectiveError: Weights or reference cannot be read.
     """
     sources = []
-    for key in map(".".join, FILE_KEYS):
+    for key in _KEYS:
         text = _named(spec, key)
         if text is None:
             continue
-        if key == _CHECKPOINT and os.path.isdir(text):
-            sha256, size = content_digest(text)
-            sources.append(SourceFile(key, pipeline_files(text).name, sha256, size, None, text))
+        if key in _FOLDERS and (os.path.isdir(text) or key not in URL_KEYS):
+            sha256, size = _FOLDERS[key][1](text)
+            sources.append(SourceFile(key, folder_name(text), sha256, size, None, text))
             continue
         try:
             with open(text, "rb") as file:
@@ -265,8 +278,11 @@ def _find(
                 "; ".join(notes),
             )
     if missing:
-        keys = ", ".join(f"`{URL_KEYS[source.key]}`" for source in missing if source.url is None)
+        lacking = (source.key for source in missing if source.url is None)
+        keys = ", ".join(f"`{URL_KEYS[key]}`" for key in lacking if key in URL_KEYS)
         other = f"give the study its address ({keys})" if keys else "see that its url brings it"
+        if all(source.key not in URL_KEYS for source in missing):
+            other = "fetch it from the hub, as on the host that created the study"
         raise _kind(next(iter(missing)).key).of(
             list(missing.values()),
             hint=f"put it into a folder of {PATH}, e.g. "
@@ -304,10 +320,11 @@ def _fault(path: Path, source: SourceFile) -> str | None:
     kind = "another file of this name" if path.name == source.name else "a damaged copy"
     try:
         status = path.stat()
-        if source.key == _CHECKPOINT and stat.S_ISDIR(status.st_mode):
-            found, size = content_digest(path)
+        if source.key in _FOLDERS and stat.S_ISDIR(status.st_mode):
+            what, digest = _FOLDERS[source.key]
+            found, size = digest(path)
             if size != source.bytes:
-                return f"another pipeline: {path} ({size} bytes)"
+                return f"another {what}: {path} ({size} bytes)"
             return None if found == source.sha256 else f"{kind}: {path} (sha256 {found[:12]}...)"
         # Hashing a pipe or a device may never end.
         if not stat.S_ISREG(status.st_mode):
@@ -319,7 +336,7 @@ def _fault(path: Path, source: SourceFile) -> str | None:
         return f"no file {path}"
     except OSError as error:
         return f"{path}: {error.strerror or error}"
-    except NetworkError as error:  # a folder that is no pipeline
+    except (NetworkError, ObjectiveError) as error:  # a folder of something else
         return f"{path}: {error.problems[0].found}"
     return None if found == source.sha256 else f"{kind}: {path} (sha256 {found[:12]}...)"
 

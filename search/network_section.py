@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,21 +15,13 @@ from pydantic import (
 )
 
 from skiptune.sampling.latents import CONVENTIONS, DECODED_AT_ONCE, DTYPES, vae_files
-from skiptune.sampling.pipeline_files import hub_folder, vae_folder
+from skiptune.sampling.pipeline_files import vae_folder
 from skiptune.search.problems import one_of
-from skiptune.search.sections import FileOrName, Section, Sha256, Url, file_or_name
+from skiptune.search.sections import FileOrName, Section, Sha256, Url, file_or_hub
 
 __all__ = ["DecoderSpec", "NetworkSpec"]
 
 _LATER_NETWORK_FIELDS = ("pickle_url", "decoder", "prompts", "prompts_url")
-
-
-def _checkpoint_path(text: str, info: ValidationInfo) -> str:
-    """Return a checkpoint's path; of a pipeline of the hub that is on this host, its folder."""
-    path = file_or_name(text, info)
-    if path == text or os.path.lexists(path):
-        return path
-    return str(hub_folder(text) or path)
 
 
 def _weights_path(text: str, info: ValidationInfo) -> str:
@@ -79,7 +70,7 @@ class DecoderSpec(Section):
 class NetworkSpec(Section):
     """Which network is tuned."""
 
-    checkpoint: Annotated[str, Field(min_length=1), AfterValidator(_checkpoint_path)] = Field(
+    checkpoint: Annotated[str, Field(min_length=1), AfterValidator(file_or_hub)] = Field(
         description="`fashion` (bundled), the path of a .safetensors checkpoint, or that of a"
         " pipeline's folder (diffusers)"
     )

@@ -21,6 +21,7 @@ from skiptune.objectives.image_files import load_images
 from skiptune.objectives.joint import Part, references_of_parts
 from skiptune.objectives.metrics import Real, title
 from skiptune.objectives.reference import Reference, load_reference
+from skiptune.objectives.text_scores import TextScore
 from skiptune.search.objective_section import Item, ObjectiveSpec
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Objective:
         microbatch: Images per evaluation of the network.
         second: Other features in which a confirm looks at its winner; None where none are asked
             for.
+        texts: Scores of images and their prompts; empty where no metric needs them.
     """
 
     spec: ObjectiveSpec
@@ -60,6 +62,7 @@ class Objective:
     real: RealImages | None
     microbatch: int
     second: SecondOpinion | None = None
+    texts: tuple[TextScore, ...] = ()
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
@@ -78,6 +81,10 @@ class Objective:
             return ()
         every = references_of_parts(self.reference, self.extractor.parts)
         return tuple((part, columns, Real(reference)) for part, columns, reference in every)
+
+    def reader(self, key: str) -> str:
+        """Return the name of the network whose reading of images a metric is made of."""
+        return next((one.name for one in self.texts if one.key == key), self.extractor.name)
 
     @property
     def samples(self) -> bool:
@@ -98,7 +105,8 @@ class Objective:
             losses = describe_losses(
                 self.extractor, real.images, real.labels, microbatch=self.microbatch
             )
-        return describe(self.extractor, features=self.samples, losses=losses)
+        texts = {one.key: one.describe() for one in self.texts}
+        return describe(self.extractor, features=self.samples, losses=losses, texts=texts)
 
     def losses(self, network: nn.Module, seeds: Sequence[int]) -> dict[str, NDArray[np.float32]]:
         """Return the denoising losses of the pairs that seeds stand for, where they are measured.
@@ -126,9 +134,10 @@ class Objective:
         return 0.0 if self.real is None else float(len(LEVELS))
 
 
-def objective_names(spec: ObjectiveSpec, extractor: str) -> list[tuple[str, Better]]:
+def objective_names(objective: Objective) -> list[tuple[str, Better]]:
     """Return the objectives as people read them in Optuna, and which way is better."""
-    return [(title(key, extractor), CATALOGUE[key].better) for key in spec.keys]
+    keys = objective.spec.keys
+    return [(title(key, objective.reader(key)), CATALOGUE[key].better) for key in keys]
 
 
 def load_objective(

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from skiptune.objectives.catalogue import ALIASES, CATALOGUE, resolved
 from skiptune.objectives.names import (
@@ -19,12 +26,29 @@ from skiptune.objectives.names import (
 from skiptune.sampling.setting import SOLVERS
 from skiptune.search.constraints import Constraint, parsed_constraint
 from skiptune.search.problems import one_of, refusal, suggestion
-from skiptune.search.sections import FileOrName, Section, Sha256, Url, is_file
+from skiptune.search.sections import (
+    FileOrName,
+    Section,
+    Sha256,
+    Url,
+    file_or_hub,
+    is_file,
+)
 from skiptune.storage.records import FIRST_BESIDE, FIRST_CONSTRAINT
 
-__all__ = ["METRICS", "Item", "ObjectiveSpec", "TeacherSpec"]
+__all__ = ["LEAST_SHARE", "METRICS", "Item", "ObjectiveSpec", "TeacherSpec"]
 
 METRICS = tuple(CATALOGUE)
+
+LEAST_SHARE = 0.9
+"""Least part of the baseline's value that constraints beside a preference score must keep."""
+
+# What keeps a preference score honest: one of each row, by what a study file would say.
+_GUARDS = {
+    "clip_score >= 0.99 x baseline": ("clip_score",),
+    "diversity >= 0.95 x baseline": ("diversity", "recall", "coverage"),
+}
+_LATER_FIELDS = ("clip_model", "pick_model")
 
 DIRECTIONS = ("minimize", "maximize")
 NATURAL = {"lower": "minimize", "higher": "maximize"}
@@ -51,6 +75,16 @@ def _known_reference(text: str) -> str:
         known = ", ".join(REFERENCES)
         raise refusal(f"{known} or the path of a file{suggestion(text, REFERENCES)}")
     return text
+
+
+def _model_folder(text: str, info: ValidationInfo) -> str:
+    """Return the folder of a model; of one of the hub that is on this host, its folder there."""
+    if not is_file(text) or "://" in text:
+        raise refusal("the path of a folder, e.g. ./clip, or OWNER/NAME of the hub")
+    return file_or_hub(text, info)
+
+
+Model = Annotated[str, Field(min_length=1), AfterValidator(_model_folder)]
 
 
 # A teacher is where the same noise leads: nothing may be drawn on the way.
@@ -161,6 +195,15 @@ class ObjectiveSpec(Section):
         ge=2,
         description="principal dimensions in which fd is taken at the first rung, or null",
     )
+    clip_model: Model | None = Field(
+        default=None,
+        description="the folder of a CLIP model with its processor, or OWNER/NAME of one of the"
+        " hub that is on this host, for clip_score",
+    )
+    pick_model: Model | None = Field(
+        default=None,
+        description="the same of yuvalkirstain/PickScore_v1, for pick_score",
+    )
     beside: Annotated[Metrics, AfterValidator(_metrics)] = Field(
         default=(), description="a list of metrics that are measured and reported as well"
     )
@@ -206,6 +249,22 @@ class ObjectiveSpec(Section):
             raise refusal("`fashion-test` or the path of held-out real images")
         return given
 
+    @field_validator("clip_model", "pick_model")
+    @classmethod
+    def _that_reads_prompts(cls, given: str | None, info: ValidationInfo) -> str | None:
+        keys = [resolved(name)[0] for name in _names(info.data.get("metric", "fd"))]
+        needed = [CATALOGUE[key].model for key in keys if key in CATALOGUE]
+        name = str(info.field_name)
+        if given is None and name in needed:
+            raise refusal(cls.model_fields[name].description or "a folder")
+        return given
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions_wrote_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return self.without_defaults(handler(self), _LATER_FIELDS)
+
     @field_validator("beside")
     @classmethod
     def _not_optimised(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -230,6 +289,9 @@ class ObjectiveSpec(Section):
             if constraint in seen:
                 raise refusal("each constraint once", at=(place,))
             seen.add(constraint)
+        keys = {resolved(name)[0] for name in _names(info.data.get("metric", "fd"))}
+        if "pick_score" in keys:
+            _check_guards(given, seen)
         return given
 
     @property
@@ -241,6 +303,12 @@ class ObjectiveSpec(Section):
     def samples(self) -> bool:
         """Whether images are sampled at all: denoising losses alone need none."""
         return any(not CATALOGUE[item.key].real_images for item in self.items)
+
+    @property
+    def text_keys(self) -> tuple[str, ...]:
+        """The metrics that compare images with their prompts, each once."""
+        keys = (item.key for item in self.items)
+        return tuple(dict.fromkeys(key for key in keys if CATALOGUE[key].model))
 
     @property
     def needs_teacher(self) -> bool:
@@ -274,5 +342,24 @@ def _check_needs(
         raise refusal("a metric of the study's own extractor", at=at)
     if entry.reference and "reference" in info.data and info.data["reference"] is None:
         raise refusal(f"`objective.reference` for {key}", at=at)
+    if entry.model and entry.model in info.data and info.data[entry.model] is None:
+        raise refusal(f"`objective.{entry.model}` for {key}", at=at)
     if entry.real_images and "images" in info.data and info.data["images"] is None:
         raise refusal(f"`objective.images` for {key}", at=at)
+
+
+def _check_guards(given: tuple[str, ...], constraints: set[Constraint]) -> None:
+    """Refuse a preference score that may be paid for with what it does not see.
+
+    Images that people prefer one by one may match their prompts less, or be the same again and
+    again (Goodhart's law: what is optimised stops being a measure).
+    """
+    kept = {c.key for c in constraints if c.relative and c.at_least and c.limit >= LEAST_SHARE}
+    lines = [line for line, keys in _GUARDS.items() if not kept.intersection(keys)]
+    if lines:
+        whole = ", ".join(f'"{line}"' for line in (*given, *lines))
+        raise refusal(
+            "limits on clip_score and on diversity, recall or coverage beside pick_score, each of"
+            f" at least {LEAST_SHARE:g} x baseline: " + " and ".join(map(repr, lines)),
+            hint=f"write `constraints: [{whole}]` in `objective`, with `clip_model` for them",
+        )

@@ -142,7 +142,7 @@ def _rows(
             Rescored(
                 label=evaluation.label,
                 block=block,
-                metric=title(key, study.extractor.name, summary.value.images),
+                metric=title(key, study.objective.reader(key), summary.value.images),
                 images=summary.value.images,
                 value=summary.value.value,
                 standard_error=summary.value.standard_error,

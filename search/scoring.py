@@ -296,7 +296,7 @@ def _new_score(
     paired: bool,
 ) -> NewScore:
     summary = found[item.key]
-    name = study.extractor.name
+    name = study.objective.reader(item.key)
     projection = standard.projection if item.key == "fd" else None
     full_name = title(item.key, name, summary.value.images, projection=projection)
     reference = standard_digest(

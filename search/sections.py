@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,6 +28,7 @@ from pydantic import (
 
 from skiptune.errors import SpecError
 from skiptune.objectives.names import SECOND_OPINIONS
+from skiptune.sampling.pipeline_files import hub_folder
 from skiptune.sampling.setting import (
     GRIDS,
     HISTORIES,
@@ -55,6 +57,7 @@ __all__ = [
     "SettingSpec",
     "Sha256",
     "Url",
+    "file_or_hub",
     "file_or_name",
     "is_file",
 ]
@@ -96,6 +99,14 @@ def file_or_name(text: str, info: ValidationInfo) -> str:
         return text
     folder = (info.context or {}).get(info.field_name, Path.cwd())
     return str((folder / Path(text).expanduser()).absolute())
+
+
+def file_or_hub(text: str, info: ValidationInfo) -> str:
+    """Do the same; of a repository of the hub that is on this host, return its folder."""
+    path = file_or_name(text, info)
+    if path == text or os.path.lexists(path):
+        return path
+    return str(hub_folder(text) or path)
 
 
 def _whole_chunks(images: int) -> int:

@@ -54,7 +54,7 @@ EXPLAINED = "fashion"  # the preset that `skiptune init` writes
 INIT_EXPLAINS = "every key is explained in the file that `skiptune init` writes"
 INIT = "write a commented study file with `skiptune init study.yaml`"
 
-# Keys that may hold a file's path.
+# Keys that may hold the path of a file, or of a folder.
 FILE_KEYS = (
     ("network", "checkpoint"),
     ("network", "decoder", "vae"),
@@ -63,6 +63,8 @@ FILE_KEYS = (
     ("objective", "weights"),
     ("objective", "reference"),
     ("objective", "images"),
+    ("objective", "clip_model"),
+    ("objective", "pick_model"),
 )
 
 # How many steps there are can be said in three ways: a later word replaces an earlier one.
@@ -123,6 +125,38 @@ class StudySpec(Section):
                 at=("branches",),
             )
         return space
+
+    @field_validator("objective")
+    @classmethod
+    def _with_prompts_to_compare(
+        cls, objective: ObjectiveSpec, info: ValidationInfo
+    ) -> ObjectiveSpec:
+        network, setting = info.data.get("network"), info.data.get("setting")
+        if not objective.text_keys:
+            return objective
+        place = next(
+            name
+            for name, keys in (
+                ("metric", objective.keys),
+                ("constraints", [i.key for i in objective.items if i.constraint]),
+                ("beside", objective.text_keys),
+            )
+            if set(keys) & set(objective.text_keys)
+        )
+        text = " and ".join(objective.text_keys)
+        if network is not None and network.prompts is None:
+            raise refusal(
+                f"metrics without text, because network.prompts is null, not {text}",
+                at=(place,),
+                hint="give the network its prompts: `network.prompts: ./prompts.txt`",
+            )
+        if setting is not None and setting.labels is None:
+            raise refusal(
+                f"metrics without text, because setting.labels is null, not {text}",
+                at=(place,),
+                hint="give each image a prompt: `setting.labels: random`",
+            )
+        return objective
 
     @field_validator("search")
     @classmethod

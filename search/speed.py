@@ -79,6 +79,9 @@ def measured_speed(
         sampled = time.perf_counter()
         if extractor is not None:
             extractor(batch.images).cpu()
+        if objective is not None and batch.labels is not None:
+            for text in objective.texts:
+                text(batch.images, batch.labels).cpu()
         ended = time.perf_counter()
         return (sampled - began) / (size * batch.nfe), (ended - sampled) / size
 

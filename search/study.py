@@ -46,6 +46,7 @@ from skiptune.search.sloped import without_slopes
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec, difference
 from skiptune.search.strategy import chosen_sampler
+from skiptune.search.text_metrics import with_texts
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.budgets import SEARCH_BLOCK
@@ -277,6 +278,7 @@ def check_study(
         device=device,
         microbatch=spec.microbatch,
     )
+    objective = with_texts(objective, spec, shape=(channels, size, size), device=device)
     objective = with_second(objective, spec, shape=(channels, size, size), device=device)
     setting = spec.setting.to_setting()
     problems = [
@@ -345,6 +347,8 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
         meaning["objective.reference.digest"] = objective.reference.digest
         if any(CATALOGUE[key].reference == "features" for key in objective.keys):
             meaning["objective.reference.features"] = objective.reference.features_digest
+    for key, described in objective.measure.get("texts", {}).items():
+        meaning[f"objective.{key}.sha256"] = described["sha256"]
     if objective.real is not None:
         meaning["objective.images.sha256"] = objective.measure["losses"]["images_sha256"]
     return meaning

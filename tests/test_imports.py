@@ -33,6 +33,7 @@ TORCH_FREE = (
     "skiptune.cli",
     "skiptune.errors",
     "skiptune.objectives",
+    "skiptune.objectives.clip_files",
     "skiptune.objectives.names",
     "skiptune.sampling",
     "skiptune.sampling.pipeline_files",

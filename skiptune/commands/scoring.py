@@ -376,7 +376,13 @@ def _score_study(
 
     with stored_study(options, name, **place) as study:
         own = study.extractor.name
-        [group] = metric_groups(metrics, extractor=own, default=lambda: own, sampled=True)
+        [group] = metric_groups(
+            metrics,
+            extractor=own,
+            default=lambda: own,
+            sampled=True,
+            stored=study.measure["arrays"],
+        )
         held = None
         if reference is not None:
             held = load_reference(reference, extractor=study.extractor)
