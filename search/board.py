@@ -58,7 +58,7 @@ def board_of(
     return {
         **starts,
         **intervals,
-        "sampler": chosen_sampler(spec, objective),
+        "sampler": chosen_sampler(spec, objective, space),
         "skips": skips,
         "metric": names[0][0],
         "metrics": [{"name": name, "better": better} for name, better in names],

@@ -220,7 +220,7 @@ class _Stages:
         study = self._study
         wanted, stored = ledger.images_wanted(study.database, study.id, block=block)
         if block == SEARCH:
-            most = search_images(resolved(study.spec, study.objective))
+            most = search_images(resolved(study.spec, study.objective, study.space))
             self._on_event(Stage(block, most, stored))
         else:
             wanted += later_images(study, block)

@@ -182,9 +182,9 @@ def forecast(
         StudyChangedError: A study of this name exists with another meaning.
         SkiptuneError: Whatever is wrong with the spec, its files or the database.
     """
-    checkpoint, objective, _ = check_study(spec, device=device, source=source)
+    checkpoint, objective, space = check_study(spec, device=device, source=source)
     stored = _stored(spec, study_meaning(spec, checkpoint, objective), storage, source)
-    spec = resolved(spec, objective)
+    spec = resolved(spec, objective, space)
     speed = measured_speed(spec, checkpoint, objective.extractor, objective)
     candidates = min(spec.confirm.candidates, spec.search.evaluations)
     counts: dict[str, int] = {"baseline": 1, "confirm A": candidates + 1}

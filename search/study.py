@@ -120,7 +120,7 @@ class OpenStudy:
     @cached_property
     def sampler(self) -> str:
         """Who proposes schedules, one of `SAMPLERS` without ``auto``."""
-        return chosen_sampler(self.spec, self.objective)
+        return chosen_sampler(self.spec, self.objective, self.space)
 
     @property
     def extractor(self) -> Extractor:

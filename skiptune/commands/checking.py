@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.search.fetching import Missing
     from skiptune.search.objective import Objective
+    from skiptune.search.space import Space
     from skiptune.search.spec import StudySpec
     from skiptune.search.speed import Speed
 
@@ -52,6 +53,7 @@ def check(options: Options, spec: str, overrides: tuple[str, ...], device: str) 
     from skiptune.commands.output import print_json
     from skiptune.search.fetching import missing_files
     from skiptune.search.spec import load_spec
+    from skiptune.search.strategy import resolved
 
     report = _Report(quiet=options.json)
     study = report.add(
@@ -64,7 +66,7 @@ def check(options: Options, spec: str, overrides: tuple[str, ...], device: str) 
     if any(one.url is not None for one in missing):
         _check_without(report, study, missing, options, source=(spec, overrides), device=device)
         return
-    checkpoint, objective = _check_parts(report, study, spec, device)
+    checkpoint, objective, space = _check_parts(report, study, spec, device)
     row = _check_storage(report, study, options.url)
     report.extra["stored"] = row is not None
     if row is not None:
@@ -76,7 +78,7 @@ def check(options: Options, spec: str, overrides: tuple[str, ...], device: str) 
             lambda _: f"study {study.study} is stored and means the same",
         )
     speed = _check_speed(report, study, checkpoint, objective.extractor, objective)
-    _check_cost(report, study, speed, device, objective)
+    _check_cost(report, resolved(study, objective, space), speed, device, objective)
     if options.json:
         print_json({"study": study.study, "checks": report.rows, **report.extra})
 
@@ -104,7 +106,7 @@ class _Report:
 
 def _check_parts(
     report: _Report, spec: StudySpec, source: str, device: str
-) -> tuple[Checkpoint, Objective]:
+) -> tuple[Checkpoint, Objective, Space]:
     from skiptune.search.strategy import chosen_sampler
     from skiptune.search.study import check_study, study_meaning
 
@@ -130,15 +132,17 @@ def _check_parts(
         return (
             f"network {checkpoint.name}{left_out} (sha256 {checkpoint.sha256[:12]}), "
             f"{len(checkpoint.skips)} skips, {scales} searched by "
-            f"{chosen_sampler(spec, objective)}"
+            f"{chosen_sampler(spec, objective, space)}"
             f"{', the untouched network not among them' if space.leaves_out_baseline else ''}; "
             f"{decoded}extractor {extractor.name}, {extractor.dim} features; "
             f"{held}; measures {', '.join(objective.keys)}"
         )
 
-    parts = report.add("parts", lambda: check_study(spec, device=device, source=source), words)
-    report.meaning = study_meaning(spec, *parts[:2])
-    return parts[0], parts[1]
+    checkpoint, objective, space = report.add(
+        "parts", lambda: check_study(spec, device=device, source=source), words
+    )
+    report.meaning = study_meaning(spec, checkpoint, objective)
+    return checkpoint, objective, space
 
 
 def _check_storage(report: _Report, spec: StudySpec, url: str) -> Any:
@@ -241,7 +245,6 @@ def _check_cost(
     """Tell images, network evaluations and device hours of the search and of one confirm."""
     from skiptune.search.plan import Cost, confirm_cost, search_cost
     from skiptune.search.samplers import DESCENT
-    from skiptune.search.strategy import resolved
     from skiptune.views.cost import cost_text, device_text
 
     loss_nfe = 0.0 if speed is None else speed.loss_nfe
@@ -249,8 +252,6 @@ def _check_cost(
         from skiptune.objectives.denoising import LEVELS
 
         loss_nfe = float(len(LEVELS))
-    if objective is not None:
-        spec = resolved(spec, objective)
     parts = {
         "search": search_cost(spec, loss_nfe=loss_nfe),
         "confirm": confirm_cost(spec, loss_nfe=loss_nfe),

@@ -197,7 +197,7 @@ def test_slopes_are_told_by_noise_interval_too(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"search__sampler": "auto"}, "descent (auto)"),
+        ({"search__sampler": "auto", "search__evaluations": 2}, "descent (auto)"),
         ({"search__sampler": "auto", "search__rungs": [250]}, "moments (auto)"),
         ({"search__sampler": "random"}, "random"),
     ],

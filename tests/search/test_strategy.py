@@ -10,14 +10,20 @@ from skiptune.search.study import SEARCH
 from skiptune.storage import ledger
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member
 
+FEW = 5  # proposals: less than one and a half for each of the tiny network's four scales
+
 
 @pytest.mark.parametrize(
     ("changes", "sampler"),
     [
-        ({}, "descent"),
+        # Too few for a model of all scales.
+        ({"search__evaluations": FEW}, "descent"),
+        ({"search__images": 500 + FEW * 250, "search__rungs": [250, 500]}, "descent"),
+        ({"search__evaluations": FEW + 1}, "moments"),
+        ({"search__images": 500 + (FEW + 1) * 250, "search__rungs": [250, 500]}, "moments"),
         ({"objective__metric": "teacher_loss"}, "descent"),
         # One block of seeds has no error.
-        ({"search__rungs": [250]}, "moments"),
+        ({"search__rungs": [250], "search__evaluations": FEW}, "moments"),
         ({"space__window": "search"}, "tpe"),
         ({"objective__metric": ["fd", "teacher_loss"]}, "tpe"),
         ({"search__sampler": "random"}, "random"),
