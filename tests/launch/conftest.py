@@ -1,0 +1,45 @@
+"""Programs that stand in for workers: shell scripts that write down how they were called."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skiptune.launch.executor import Plan
+from skiptune.search.launch_section import LaunchSpec
+
+Script = Callable[..., Path]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """Write an executable shell script of a name into `tmp_path/bin`, and return its path."""
+
+    def write(name: str, body: str) -> Path:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Two workers of a study on the CPU."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    return Plan(
+        study="tiny",
+        workers=2,
+        device="cpu",
+        storage=None,
+        artifacts=None,
+        group_writable=False,
+        spec=LaunchSpec(),
+        logs=logs,
+    )
