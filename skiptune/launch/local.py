@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -57,16 +56,21 @@ class Local:
         if plan.group_writable:
             words.append("--group-writable")
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        with (plan.logs / f"launch-{stamp}-{os.getpid()}.log").open("ab") as log:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=plan.environment(),
-                start_new_session=True,
-            )
-        return Job(socket.gethostname(), process_name(process.pid), workers)
+        log = plan.logs / f"launch-{stamp}-{os.getpid()}.log"
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        # Not Popen, which warns of a child that outlives it.
+        pid = os.posix_spawn(
+            words[0],
+            words,
+            plan.environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        return Job(socket.gethostname(), process_name(pid), workers)
 
     def list(self, launch: Launch) -> Counts | None:
         """Count them all while the process that looks after them lives."""

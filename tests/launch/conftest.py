@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from skiptune.launch.executor import Plan
 from skiptune.search.launch_section import LaunchSpec
+from skiptune.search.spec import load_spec
+from skiptune.storage import ledger
+from skiptune.storage.database import init_database
 
 Script = Callable[..., Path]
 
@@ -43,3 +47,20 @@ def plan(tmp_path: Path) -> Plan:
         spec=LaunchSpec(),
         logs=logs,
     )
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a study `tiny` in it that nobody has begun; no network belongs to it."""
+    path = tmp_path_factory.mktemp("template") / "skiptune.db"
+    spec = load_spec("fashion", overrides=["study=tiny"])
+    with init_database(f"sqlite:///{path}") as database:
+        ledger.create_study(database, name="tiny", spec=spec.to_json(), meaning=spec.meaning())
+    return path
+
+
+@pytest.fixture
+def created(command: object, template: Path, tmp_path: Path) -> str:
+    """The name of a study that was created and not begun; the command runs beside its database."""
+    shutil.copy(template, tmp_path / "skiptune.db")
+    return "tiny"

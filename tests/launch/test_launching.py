@@ -48,13 +48,6 @@ def spec(tiny_study: ModuleType, study_folder: Path) -> Path:
 
 
 @pytest.fixture
-def created(command: Command, spec: Path) -> str:
-    """The name of a study that was created and not begun."""
-    assert command("create", spec, "-q").code == 0
-    return "tiny"
-
-
-@pytest.fixture
 def stand_in(script: Script, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Let a shell script stand in for `skiptune`."""
 
