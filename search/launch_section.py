@@ -52,7 +52,8 @@ class SlurmSpec(Section):
     partition: Word | None = Field(default=None, description="a partition's name, or null")
     account: Word | None = Field(default=None, description="an account's name, or null")
     time: Word | None = Field(
-        default=None, description="a text as sbatch reads it, e.g. '04:00:00' or 1-12, or null"
+        default=None,
+        description="a text in quotes as sbatch reads it, e.g. '04:00:00' or '240', or null",
     )
     gres: Word | None = Field(
         default=None, description="generic resources of each worker, e.g. gpu:1, or null"

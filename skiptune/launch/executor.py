@@ -19,6 +19,7 @@ __all__ = ["EXECUTORS", "Counts", "Executor", "Job", "Plan", "executor_of", "log
 
 EXECUTORS: Final = {
     "local": "skiptune.launch.local:Local",
+    "slurm": "skiptune.launch.slurm:Slurm",
 }
 """Module and class of each executor, by its name on the command line."""
 

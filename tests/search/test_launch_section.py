@@ -38,7 +38,7 @@ def test_it_changes_no_meaning_and_survives_a_round_trip() -> None:
     [
         ({"workers": 0}, "launch.workers", "auto, or a whole number of at least 1"),
         ({"slurm": {"partition": "a b"}}, "launch.slurm.partition", "a partition's name"),
-        ({"slurm": {"time": 14400}}, "launch.slurm.time", "a text as sbatch reads it"),
+        ({"slurm": {"time": 14400}}, "launch.slurm.time", "a text in quotes as sbatch reads it"),
         ({"slurm": {"options": ["-N 2"]}}, "launch.slurm.options[0]", "an option of sbatch"),
         ({"slurm": {"options": "--a=b\n#"}}, "launch.slurm.options", "one line each"),
         ({"slurm": {"setup": ["a\nb"]}}, "launch.slurm.setup[0]", "one line each"),
