@@ -87,6 +87,10 @@ class K8sSpec(Section):
         default=None,
         description="the name of a PersistentVolumeClaim for the arrays, or null with a bucket",
     )
+    environment: Annotated[str, Field(pattern=_NAME)] | None = Field(
+        default=None,
+        description="the name of a Secret with further variables, e.g. those of AWS, or null",
+    )
     gpus: int = Field(default=0, ge=0, description="GPUs of each worker, a whole number")
     cpu: Word = Field(default="1", description="CPUs of each worker, e.g. '2' or 500m")
     memory: Word = Field(default="4Gi", description="memory of each worker, e.g. 8Gi")

@@ -20,6 +20,7 @@ __all__ = ["EXECUTORS", "Counts", "Executor", "Job", "Plan", "executor_of", "log
 EXECUTORS: Final = {
     "local": "skiptune.launch.local:Local",
     "slurm": "skiptune.launch.slurm:Slurm",
+    "k8s": "skiptune.launch.k8s:K8s",
 }
 """Module and class of each executor, by its name on the command line."""
 
