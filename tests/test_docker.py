@@ -246,10 +246,12 @@ def variables(postgres_server: Server, tmp_path: Path) -> Iterator[dict[str, str
             places[volume] = str(tmp_path / volume[1:])
             Path(places[volume]).mkdir()
         given: dict[str, str] = project()["services"]["worker"]["environment"]
-        image = {}
+        image: dict[str, str] = {}
         for word, rest in stages(DOCKERFILE)["cpu"][1]:
             if word == "ENV":
-                image.update(item.split("=", 1) for item in shlex.split(rest))
+                for item in shlex.split(rest):
+                    key, _, value = item.partition("=")
+                    image[key] = value
         image.pop("PATH")
         inside = {key: places.get(value, value) for key, value in {**image, **given}.items()}
         yield {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **inside}
