@@ -217,15 +217,16 @@ def _changed_section(study: Study, overrides: tuple[str, ...]) -> LaunchSpec:
     """
     from skiptune.errors import SpecError
     from skiptune.search.document import Document
-    from skiptune.search.spec import StudySpec
+    from skiptune.search.spec import StudySpec, presets
 
+    file = study.name if study.name in presets() else "FILE"
     for text in overrides:
         if not text.strip().startswith("launch."):
             raise SpecError(
                 f"-s {text}",
                 expected="a key of `launch`: nothing else of a stored study is changed here",
                 found=text.partition("=")[0],
-                hint=f"launch the study's file with it: skiptune launch FILE -s {text}",
+                hint=f"store it first: skiptune create {file} --exist-ok -s {text}",
             )
     document = Document(f"study {study.name}", dict(study.spec)).overridden(overrides)
     return StudySpec.from_json(document.values, source=f"study {study.name}").launch

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from skiptune.commands.interruption import INTERRUPTED, TERMINATED, Stopped
-from skiptune.errors import LaunchError, UnavailableError, WorkerError
+from skiptune.errors import LaunchError, StorageError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,11 +71,14 @@ def unfinished(options: Options, name: str) -> Study | None:
 def tell_of_others(options: Options, study: Study) -> None:
     """Say which earlier launches of a study are at work, and forget those that are over."""
     from skiptune.commands.output import say
+    from skiptune.search.liveness import worker_name
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
 
     with open_database(options.url) as database:
         for launch in ledger.launches(database, study.id):
+            if launch.job == worker_name():
+                continue  # whoever has started this process in the background has noted it
             counts = _counts(launch)
             if counts is not None and counts.over:
                 ledger.forget_launch(database, launch)
@@ -164,6 +167,12 @@ def look_after(options: Options, study: Study, plan: Plan) -> None:
                     crew.pass_on(number)
                 look.at(lambda: f"{crew.running} workers run")
                 time.sleep(TICK_SECONDS)
+    except BaseException:
+        # A bug of ours leaves no workers behind.
+        crew.pass_on(signal.SIGTERM)
+        while crew.tend():
+            time.sleep(TICK_SECONDS)
+        raise
     finally:
         _forget(options, launch)
     if asked:
@@ -188,7 +197,10 @@ def watch(options: Options, study: Study, executor: Executor, job: Job) -> None:
 
     def placed() -> str:
         nonlocal counts
-        counts = executor.list(launch)
+        try:
+            counts = executor.list(launch)
+        except LaunchError as error:
+            return f"{executor.name} does not answer: {error.problems[0].found}"
         return "" if counts is None else f"{counts.running} workers run, {counts.waiting} wait"
 
     with signals_kept() as signals:
@@ -274,8 +286,9 @@ class _Look:
             line = f"{standing_line(found)}; {workers()}"
             confirmed = all(confirm.finished for confirm in found.confirms)
             self.done = found.state == "stopped" or (found.state == "complete" and confirmed)
-        except UnavailableError as error:
-            line = f"The database is away: {error.problems[0].found}"
+        except StorageError as error:
+            # Looking is not worth more than the workers, which say themselves what they cannot do.
+            line = f"The database cannot be read: {error.problems[0].found}"
         if line != self._told:
             self._told = line
             say(self._options, line)
@@ -297,7 +310,7 @@ def _forget(options: Options, launch: Launch) -> None:
     try:
         with open_database(options.url) as database:
             ledger.forget_launch(database, launch)
-    except UnavailableError:
+    except StorageError:
         pass  # the next launch finds that it is over
 
 

@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from skiptune.commands import placing
+from skiptune.errors import StorageError
 from skiptune.launch import crew, local
+from skiptune.search import overview
 from skiptune.search.liveness import process_name
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
@@ -137,6 +140,7 @@ def test_a_stored_study_is_launched_by_its_name_and_other_keys_are_refused(
     refused = command("launch", created, "--dry-run", "-s", "search.evaluations=3")
     assert refused.code == 2
     assert "a key of `launch`" in refused.err
+    assert "skiptune create FILE --exist-ok -s search.evaluations=3" in refused.err
     unknown = command("launch", "tinny", "--dry-run")
     assert unknown.code == 2
     assert "`tiny`" in unknown.err
@@ -233,6 +237,46 @@ def test_a_launch_that_lives_is_told_and_one_that_is_over_is_forgotten(
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_looking_may_fail_and_leaves_the_workers_at_work(
+    command: Command,
+    created: str,
+    stand_in: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, looks = overview.overview, iter([True])
+
+    def away(*arguments: Any) -> Any:
+        if next(looks, False):
+            raise StorageError("database", expected="answers", found="none today", hint="wait")
+        Path("seen").touch()
+        return real(*arguments)
+
+    monkeypatch.setattr(overview, "overview", away)
+    stand_in(f"until [ -e seen ]; do sleep 0.05; done\n{COMPLETE}")
+    outcome = command("launch", created, *CPU, "--workers", "1")
+    assert outcome.code == 0, outcome.err
+    assert "The database cannot be read: none today" in outcome.err
+
+
+def test_a_bug_leaves_no_worker_behind(
+    command: Command,
+    created: str,
+    stand_in: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        until(lambda: Path("ready").exists())
+        raise RuntimeError("the sky fell")
+
+    monkeypatch.setattr(overview, "overview", broken)
+    stand_in("trap 'echo >left; exit 143' TERM\necho >ready\nwhile :; do sleep 0.05; done")
+    outcome = command("launch", created, *CPU, "--workers", "1")
+    assert outcome.code == 1
+    assert "RuntimeError: the sky fell" in outcome.err
+    assert Path("left").exists()
+    assert noted() == ()
 
 
 def test_nothing_to_stop(command: Command, created: str) -> None:

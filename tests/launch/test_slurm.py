@@ -228,6 +228,23 @@ def test_a_watch_ends_when_no_worker_is_left(
     assert "0 workers run, 0 wait" in outcome.err
 
 
+def test_a_controller_that_does_not_answer_ends_no_watch(
+    command: Command, created: str, fake: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("sbatch", "41")
+    fake("squeue", err="slurm_load_jobs error: Unable to contact slurm controller", code=1)
+    real = placing._Look.at
+
+    def later(look: placing._Look, workers: Callable[[], str]) -> None:
+        real(look, workers)
+        fake("squeue", err=UNKNOWN, code=1)
+
+    monkeypatch.setattr(placing._Look, "at", later)
+    outcome = command("launch", created, *SLURM, "--workers", "1")
+    assert "slurm does not answer: slurm_load_jobs error: Unable to contact" in outcome.err
+    assert "found: all of them have left" in outcome.err
+
+
 def test_a_watch_ends_when_the_study_is_done(
     command: Command, created: str, fake: Callable[..., Path]
 ) -> None:
