@@ -135,7 +135,10 @@ def launch(
         return
     job = where.start(plan)
     placing.note(options, row, where.name, job)
-    say(options, f"Started {job.workers} workers of {name} by {where.name}: {_shown(job, plan)}")
+    say(
+        options,
+        f"Started {placing.counted(job.workers)} of {name} by {where.name}: {_shown(job, plan)}",
+    )
     if detach:
         placing.print_job(options, row, where.name, job)
         say(options, f"Where it stands: skiptune status {name}")

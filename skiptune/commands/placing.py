@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skiptune.storage.records import Launch, Study
 
 __all__ = [
+    "counted",
     "look_after",
     "note",
     "print_job",
@@ -31,6 +32,11 @@ __all__ = [
 
 LOOK_SECONDS: Final = 10.0  # between looks at the study, and at what a scheduler says
 TICK_SECONDS: Final = 0.25  # between looks at the processes of this machine
+
+
+def counted(workers: int) -> str:
+    """Return ``1 worker``, ``2 workers``."""
+    return f"{workers} worker{'' if workers == 1 else 's'}"
 
 
 def show(options: Options, executor: Executor, plan: Plan) -> None:
@@ -151,7 +157,7 @@ def look_after(options: Options, study: Study, plan: Plan) -> None:
     devices = sorted({words[words.index("--device") + 1] for words in (m.words for m in members)})
     say(
         options,
-        f"Started {len(members)} workers of {study.name} on {', '.join(devices)}: output in"
+        f"Started {counted(len(members))} of {study.name} on {', '.join(devices)}: output in"
         f" {plan.logs}/{os.getpid()}-*.log",
     )
     look = _Look(options, study)
@@ -165,7 +171,7 @@ def look_after(options: Options, study: Study, plan: Plan) -> None:
                         say(options, "Stopping the workers (once more stops them at once)")
                     asked.append(number)
                     crew.pass_on(number)
-                look.at(lambda: f"{crew.running} workers run")
+                look.at(lambda: f"workers: {crew.running} running")
                 time.sleep(TICK_SECONDS)
     except BaseException:
         # A bug of ours leaves no workers behind.
@@ -201,7 +207,9 @@ def watch(options: Options, study: Study, executor: Executor, job: Job) -> None:
             counts = executor.list(launch)
         except LaunchError as error:
             return f"{executor.name} does not answer: {error.problems[0].found}"
-        return "" if counts is None else f"{counts.running} workers run, {counts.waiting} wait"
+        if counts is None:
+            return "workers: not to be asked from here"
+        return f"workers: {counts.running} running, {counts.waiting} waiting"
 
     with signals_kept() as signals:
         while not signals.numbers:

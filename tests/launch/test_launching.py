@@ -92,7 +92,7 @@ def test_it_creates_the_study_starts_workers_and_ends_with_them(
     outcome = command("launch", spec, *CPU, "--workers", "2", "--artifacts", "arrays")
     assert (outcome.code, outcome.out) == (0, ""), outcome.err
     assert "Started 2 workers of tiny on cpu" in outcome.err
-    assert "tiny running, 0 of 6 schedules (none yet), 0 images; 2 workers run" in outcome.err
+    assert "tiny running, 0 of 6 schedules (none yet), 0 images; workers: 2 running" in outcome.err
     assert "Study tiny is complete. See it: skiptune best tiny" in outcome.err
     logs = sorted((tmp_path / "skiptune-logs" / "tiny").iterdir())
     assert [log.name for log in logs] == [f"{os.getpid()}-{n}.log" for n in range(2)]

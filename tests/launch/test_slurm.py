@@ -225,7 +225,7 @@ def test_a_watch_ends_when_no_worker_is_left(
     outcome = command("launch", created, *SLURM, "--workers", "2")
     assert outcome.code == 2
     assert "found: all of them have left" in outcome.err
-    assert "0 workers run, 0 wait" in outcome.err
+    assert "workers: 0 running, 0 waiting" in outcome.err
 
 
 def test_a_controller_that_does_not_answer_ends_no_watch(
