@@ -18,34 +18,43 @@ from skiptune.storage import leases
 from skiptune.storage.database import Database
 from skiptune.storage.turns import end_turn, held_turns, settle
 
-__all__ = ["break_dead_leases", "worker_name"]
+__all__ = ["break_dead_leases", "is_gone", "process_name", "worker_name"]
 
 
 def worker_name() -> str:
+    """Return the name of this process, see `process_name`."""
+    return process_name(os.getpid())
+
+
+def process_name(pid: int) -> str:
     """Return host, boot, process and the process's start, e.g. ``node7:5e1f03a9:4711:892201``.
 
     The second part tells apart what share a host's name and not its processes: another boot, or
     another container. The start tells a worker from a later process with the same number.
     """
-    pid = os.getpid()
     return f"{socket.gethostname()}:{_processes()}:{pid}:{_start(pid)}"
 
 
 def break_dead_leases(database: Database, study_id: str) -> int:
     """End the leases and turns of this host's dead workers; return how many."""
-    left = [turn for turn in held_turns(database, study_id) if _dead(turn.worker)]
+    left = [turn for turn in held_turns(database, study_id) if is_gone(turn.worker)]
     if left:
         settle(database)
     turns = sum(end_turn(database, turn) for turn in left)
     dead = [
         lease
         for lease in leases.leases(database, study_id)
-        if lease.worker and _dead(lease.worker)
+        if lease.worker and is_gone(lease.worker)
     ]
     return turns + sum(leases.break_lease(database, lease) for lease in dead)
 
 
-def _dead(worker: str) -> bool:
+def is_gone(worker: str) -> bool:
+    """Return whether this was a process of this host, and is none any more.
+
+    Arguments:
+        worker: A name from `process_name`; of another host nothing is known, and it is not gone.
+    """
     here, _, start = worker.rpartition(":")
     here, _, pid = here.rpartition(":")
     if here != f"{socket.gethostname()}:{_processes()}" or not pid.isdecimal():

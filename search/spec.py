@@ -12,12 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from skiptune.canonical import canonical
 from skiptune.errors import Problem, SpecError
 from skiptune.sampling.setting import evaluated_points
 from skiptune.search.document import Document, Path_, parse_yaml, read_text, shown
+from skiptune.search.launch_section import LaunchSpec
 from skiptune.search.network_section import NetworkSpec
 from skiptune.search.objective_section import METRICS, ObjectiveSpec
 from skiptune.search.problems import hints_of, problems_of, refusal, suggestion
@@ -36,6 +44,7 @@ __all__ = [
     "SAMPLERS",
     "SPACES",
     "ConfirmSpec",
+    "LaunchSpec",
     "NetworkSpec",
     "ObjectiveSpec",
     "SearchSpec",
@@ -100,6 +109,16 @@ class StudySpec(Section):
         description=f"images per forward, a divisor of the chunk ({CHUNK}): "
         "1, 2, 5, 10, 25, 50, 125 or 250",
     )
+
+    launch: LaunchSpec = Field(
+        default=LaunchSpec(), description="a mapping with `workers`, `slurm`, `k8s`"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_versions_write_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        return self.without_defaults(handler(self), ("launch",))
 
     @field_validator("space")
     @classmethod

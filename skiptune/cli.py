@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": "tuning",
     "create": "working",
     "worker": "working",
+    "launch": "launching",
     "status": "reading",
     "best": "reading",
     "confirm": "tuning",

@@ -11,6 +11,7 @@
     |   +-- UnavailableError    the database cannot be reached now; it may be back in a moment
     |   +-- DiskFullError       a file cannot be stored for want of space
     +-- WorkerError             a worker failed again and again in the same way
+    +-- LaunchError             workers cannot be started, asked for or ended where they are
     +-- StudyStoppedError       somebody has stopped the study from elsewhere
     +-- StudyChangedError       a study of this name exists with another meaning
     +-- OutputError             a result cannot be written
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 __all__ = [
     "BudgetSpentError",
     "DiskFullError",
+    "LaunchError",
     "LeaseLostError",
     "NetworkError",
     "ObjectiveError",
@@ -132,6 +134,10 @@ class WorkerError(SkiptuneError):
     """A worker failed again and again in the same way: its chunks went back to the queue."""
 
     exit_code = 1
+
+
+class LaunchError(SkiptuneError):
+    """Workers cannot be started, asked for or ended where they are, or were refused there."""
 
 
 class StudyStoppedError(SkiptuneError):

@@ -30,6 +30,7 @@ from skiptune.storage.evaluations import (
     reopen_chunks,
     rungs,
 )
+from skiptune.storage.launches import add_launch, forget_launch, launches
 from skiptune.storage.poisoning import retry_failed
 from skiptune.storage.projections import Untold, forget_told, mark_told, untold
 from skiptune.storage.ranking import Standing, leading, promotable, scored_count, standings
@@ -41,6 +42,7 @@ from skiptune.storage.records import (
     Evaluation,
     EvaluationState,
     Kind,
+    Launch,
     NewScore,
     Progress,
     Rung,
@@ -71,6 +73,7 @@ __all__ = [
     "Evaluation",
     "EvaluationState",
     "Kind",
+    "Launch",
     "NewScore",
     "Progress",
     "Rung",
@@ -82,6 +85,7 @@ __all__ = [
     "StudyState",
     "Untold",
     "add_evaluation",
+    "add_launch",
     "artifacts",
     "baseline_score",
     "baseline_scores",
@@ -100,8 +104,10 @@ __all__ = [
     "find_study",
     "finish_evaluation",
     "foreign_formats",
+    "forget_launch",
     "forget_told",
     "images_wanted",
+    "launches",
     "leading",
     "list_studies",
     "mark_told",

@@ -23,6 +23,7 @@ __all__ = [
     "Evaluation",
     "EvaluationState",
     "Kind",
+    "Launch",
     "Lease",
     "Progress",
     "Rung",
@@ -202,6 +203,23 @@ class Turn:
     task: str
     worker: str
     fence: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Workers of a study that were started together.
+
+    `executor` has started them at `place` (a host, a cluster, a namespace) and knows them by the
+    name `job`.
+    """
+
+    id: str
+    study_id: str
+    executor: str
+    place: str
+    job: str
+    workers: int
+    created: datetime
 
 
 FIRST_CONSTRAINT = 100

@@ -21,6 +21,7 @@ from skiptune.storage.records import (
     Evaluation,
     EvaluationState,
     Kind,
+    Launch,
     Rung,
     RungState,
     Score,
@@ -32,6 +33,7 @@ from skiptune.storage.tables import (
     ArtifactRow,
     ChunkRow,
     EvaluationRow,
+    LaunchRow,
     MeasureRow,
     RungRow,
     ScheduleRow,
@@ -50,6 +52,7 @@ __all__ = [
     "evaluation_of",
     "evaluation_row",
     "insert_missing",
+    "launch_of",
     "moment",
     "now",
     "parse",
@@ -193,6 +196,19 @@ def artifact_of(row: ArtifactRow) -> Artifact:
         kind=row.kind,
         bytes=row.bytes,
         name=row.name,
+        created=datetime.fromtimestamp(row.created, UTC),
+    )
+
+
+def launch_of(row: LaunchRow) -> Launch:
+    """Return the record of a launch."""
+    return Launch(
+        id=row.id,
+        study_id=row.study_id,
+        executor=row.executor,
+        place=row.place,
+        job=row.job,
+        workers=row.workers,
         created=datetime.fromtimestamp(row.created, UTC),
     )
 

@@ -33,6 +33,7 @@ __all__ = [
     "ChunkRow",
     "DatabaseRow",
     "EvaluationRow",
+    "LaunchRow",
     "MeasureRow",
     "RungRow",
     "ScheduleRow",
@@ -313,3 +314,18 @@ class TurnRow(Table):
     worker: Mapped[str | None] = mapped_column(Text)
     fence: Mapped[int] = mapped_column(Integer, default=0)
     lease_until: Mapped[float | None] = mapped_column(Double)
+
+
+class LaunchRow(Table):
+    """Workers that were started together: by whom, and the name under which to ask for them."""
+
+    __tablename__ = "skiptune_launches"
+    __table_args__ = (UniqueConstraint("executor", "place", "job"), Index(None, "study_id"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=_identifier)
+    study_id: Mapped[str] = mapped_column(ForeignKey("skiptune_studies.id", ondelete="CASCADE"))
+    executor: Mapped[str] = mapped_column(String(16))
+    place: Mapped[str] = mapped_column(String(255))
+    job: Mapped[str] = mapped_column(String(255))
+    workers: Mapped[int] = mapped_column(Integer)
+    created: Mapped[float] = mapped_column(Double, default=clock())

@@ -14,7 +14,14 @@ from skiptune.views import numbers
 from skiptune.views.scales import scale_table
 from skiptune.views.tables import listing, paragraph
 
-__all__ = ["confirm_text", "leaders_view", "other_text", "overview_view", "studies_table"]
+__all__ = [
+    "confirm_text",
+    "leaders_view",
+    "other_text",
+    "overview_view",
+    "standing_line",
+    "studies_table",
+]
 
 
 def studies_table(studies: Sequence[Overview]) -> Table:
@@ -33,6 +40,18 @@ def studies_table(studies: Sequence[Overview]) -> Table:
         ],
         right=("schedules", "images"),
     )
+
+
+def standing_line(study: Overview) -> str:
+    """Return where a study stands in one line, e.g. for a log."""
+    parts = [
+        f"{study.study} {study.state}",
+        f"{study.evaluations} of {study.budget} schedules ({_counts(study.states) or 'none yet'})",
+        f"{numbers.count(study.spending.images)} images",
+    ]
+    if study.best is not None:
+        parts.append(f"best {_short_gain(study.best)}")
+    return ", ".join(parts)
 
 
 def overview_view(study: Overview) -> Iterator[RenderableType]:

@@ -17,6 +17,7 @@ from skiptune.objectives.names import (
     REFERENCES,
 )
 from skiptune.sampling.setting import GRIDS, LATER_FIELDS, SOLVERS, Setting
+from skiptune.search.launch_section import LaunchSpec
 from skiptune.search.sections import SAMPLERS
 from skiptune.search.space_section import SPACES
 from skiptune.search.spec import StudySpec, load_spec, preset_text, presets
@@ -40,6 +41,7 @@ def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare |= {"objective.weights_sha256", "search.warm_start", "search.patience"}
     rare |= {"space.part", "space.setting", "network.prompts", "network.prompts_url"}
     rare |= {"objective.clip_model", "objective.pick_model"}
+    rare |= {f"launch.{name}" for name in LaunchSpec.model_fields}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"

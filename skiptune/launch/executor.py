@@ -1,0 +1,166 @@
+"""What every executor is given, what it answers, and where each one lives."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+from skiptune.errors import LaunchError
+
+if TYPE_CHECKING:
+    from skiptune.search.launch_section import LaunchSpec
+    from skiptune.storage.records import Launch
+
+__all__ = ["EXECUTORS", "Counts", "Executor", "Job", "Plan", "executor_of", "log_end", "program"]
+
+EXECUTORS: Final = {
+    "local": "skiptune.launch.local:Local",
+    "slurm": "skiptune.launch.slurm:Slurm",
+    "k8s": "skiptune.launch.k8s:K8s",
+}
+"""Module and class of each executor, by its name on the command line."""
+
+_TAIL_LINES: Final = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Workers that are to be started.
+
+    Arguments:
+        study: The study's name; it is in the database.
+        workers: How many; None where the executor counts devices itself.
+        device: ``cpu``, ``cuda``, or ``auto``: GPUs where there are any.
+        storage: The database's URL as given on the command line; None: the environment has it.
+        artifacts: Where per-image arrays are, None: the default.
+        group_writable: Let the group of the artifact folder write.
+        spec: The section `launch` of the study.
+        logs: Absolute path of the folder for the workers' output.
+    """
+
+    study: str
+    workers: int | None
+    device: str
+    storage: str | None
+    artifacts: str | None
+    group_writable: bool
+    spec: LaunchSpec
+    logs: Path
+
+    def worker_words(self, device: str) -> list[str]:
+        """Return the words after `skiptune` that start one worker on a device."""
+        words = ["worker", self.study, "--until-done", "--device", device]
+        if self.artifacts is not None:
+            words += ["--artifacts", self.artifacts]
+        if self.group_writable:
+            words.append("--group-writable")
+        return words
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment with the URL in it: command lines can be read."""
+        environment = dict(os.environ)
+        if self.storage is not None:
+            environment.pop("SKIPTUNE_STORAGE_FILE", None)
+            environment["SKIPTUNE_STORAGE"] = self.storage
+        return environment
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was started: `place` is a host, a cluster or a namespace that knows it as `name`."""
+
+    place: str
+    name: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many workers of a launch wait for a place, and how many run."""
+
+    waiting: int
+    running: int
+
+    @property
+    def over(self) -> bool:
+        """Whether none is left."""
+        return self.waiting + self.running == 0
+
+
+class Executor(Protocol):
+    """Who starts, counts and ends workers."""
+
+    name: ClassVar[str]
+
+    def text(self, plan: Plan) -> str:
+        """Return what would be run or submitted: a script, a manifest, or commands.
+
+        Raises:
+            LaunchError: The plan asks for what is not there.
+        """
+
+    def start(self, plan: Plan) -> Job:
+        """Start the workers, which outlive this process.
+
+        Raises:
+            LaunchError: The executor is not available or has refused.
+        """
+
+    def list(self, launch: Launch) -> Counts | None:
+        """Count the workers of a launch; None where it cannot be asked from here.
+
+        Raises:
+            LaunchError: The executor is not available.
+        """
+
+    def stop(self, launch: Launch) -> None:
+        """End the workers of a launch: each hands back or finishes the chunk in hand.
+
+        Raises:
+            LaunchError: The executor is not available, or the launch cannot be ended from here.
+        """
+
+
+def executor_of(name: str) -> Executor:
+    """Return an executor by its name.
+
+    Raises:
+        LaunchError: A newer version has noted it.
+    """
+    if name not in EXECUTORS:
+        raise LaunchError(
+            f"executor {name}",
+            expected=f"one of {', '.join(EXECUTORS)}",
+            found="one that this version does not know",
+            hint="update this installation: `pip install -U skiptune`",
+        )
+    module, _, kind = EXECUTORS[name].partition(":")
+    executor: Executor = getattr(import_module(module), kind)()
+    return executor
+
+
+def program() -> list[str]:
+    """Return the words that run this very installation: no other one on the path is meant."""
+    return [sys.executable, "-m", "skiptune"]
+
+
+def log_end(log: Path, *, since: int = 0) -> str:
+    """Return the last lines of a log, indented for an error message.
+
+    Arguments:
+        log: The file; one that is missing has no lines.
+        since: Bytes at its beginning that are of no interest.
+    """
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since, size - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    shown = [line for line in lines if line.strip()][-_TAIL_LINES:]
+    return "".join(f"\n         {line}" for line in shown) or " (it is empty)"

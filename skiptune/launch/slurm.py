@@ -1,0 +1,212 @@
+"""Slurm: an array job, one element per worker; Slurm starts them again where nodes are lost.
+
+Facts are those of sbatch(1), srun(1), squeue(1) and scancel(1): without ``B:`` the signal before
+the time limit goes to the job's steps, that is to the worker below `srun`, not to the script.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from skiptune.errors import LaunchError
+from skiptune.launch.executor import Counts, Job, Plan, program
+from skiptune.storage.location import has_password, masked_url
+
+if TYPE_CHECKING:
+    from skiptune.storage.records import Launch
+
+__all__ = ["Slurm"]
+
+SIGNAL: Final = "USR1@60"
+"""A worker needs ten seconds to leave; Slurm looks once a minute, so it may come that much early.
+The same signal twice would end it in the middle: Slurm's SIGTERM comes only at the limit."""
+
+NO_CLUSTER: Final = "slurm"  # the place of a job where sbatch names no cluster
+
+CARRIED: Final = (
+    "SKIPTUNE_STORAGE_FILE",
+    "SKIPTUNE_ARTIFACTS",
+    "SKIPTUNE_GROUP_WRITABLE",
+    "SKIPTUNE_PATH",
+    "SKIPTUNE_CACHE",
+)
+"""Variables that are written into the script: some sites submit with `--export=NONE`."""
+
+WAITING: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"})
+SECONDS: Final = 60.0  # that a busy controller may take for an answer
+GONE: Final = "Invalid job id"  # squeue of a job that ended a while ago
+
+
+class Slurm:
+    """Workers as elements of an array job."""
+
+    name: ClassVar[str] = "slurm"
+
+    def text(self, plan: Plan) -> str:
+        """Return the script that sbatch is given."""
+        workers = _workers(plan)
+        slurm = plan.spec.slurm
+        options = [
+            f"--job-name=skiptune-{plan.study}",
+            f"--array=0-{workers - 1}",
+            "--ntasks=1",
+            f"--cpus-per-task={slurm.cpus}",
+            "--requeue",
+            f"--signal={SIGNAL}",
+            "--open-mode=append",
+            f"--output={shlex.quote(str(plan.logs / '%A_%a.log'))}",
+            f"--chdir={shlex.quote(os.getcwd())}",
+        ]
+        for key, value in (
+            ("partition", slurm.partition),
+            ("account", slurm.account),
+            ("time", slurm.time),
+            ("gres", slurm.gres),
+            ("mem", slurm.memory),
+        ):
+            if value is not None:
+                options.append(f"--{key}={value}")
+        options += slurm.options
+        worker = [*program(), *plan.worker_words(_device(plan))]
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *(f"#SBATCH {option}" for option in options),
+                f"export OMP_NUM_THREADS={slurm.cpus} GOMP_SPINCOUNT=0 PYTHONUNBUFFERED=1",
+                *_exports(plan),
+                *slurm.setup,
+                # exec: no shell stands between Slurm and the step. The CPUs are said again,
+                # because since Slurm 22.05 srun does not take them from the job.
+                f"exec srun --ntasks=1 --cpus-per-task={slurm.cpus} {shlex.join(worker)}",
+                "",
+            ]
+        )
+
+    def start(self, plan: Plan) -> Job:
+        """Write the script beside the logs and submit it."""
+        text = self.text(plan)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        script = plan.logs / f"workers-{stamp}-{os.getpid()}.sbatch"
+        script.write_text(text, encoding="utf-8")
+        answer = _run(["sbatch", "--parsable", str(script)])
+        if answer.returncode != 0:
+            raise LaunchError(
+                f"sbatch {script}",
+                expected="a script that Slurm accepts",
+                found=answer.stderr.strip() or f"exit {answer.returncode}",
+                hint="change the section `launch.slurm` of the study file, or for this time with"
+                " e.g. -s launch.slurm.partition=NAME",
+            )
+        # `41` or `41;cluster`, on the last line: sites print greetings before it.
+        job, _, cluster = answer.stdout.strip().splitlines()[-1].partition(";")
+        return Job(cluster or NO_CLUSTER, job, _workers(plan))
+
+    def list(self, launch: Launch) -> Counts | None:
+        """Ask squeue for the states of the elements."""
+        words = ["squeue", "--noheader", "--array", f"--jobs={launch.job}", "--format=%T"]
+        answer = _run([*words, *_cluster(launch)])
+        if answer.returncode != 0:
+            if GONE in answer.stderr:
+                return Counts(0, 0)
+            raise _refused(words, answer.stderr)
+        states = [line.strip() for line in answer.stdout.splitlines()]
+        # With --clusters a line names each cluster first.
+        states = [state for state in states if state and not state.startswith("CLUSTER:")]
+        waiting = sum(state in WAITING for state in states)
+        return Counts(waiting, len(states) - waiting)
+
+    def stop(self, launch: Launch) -> None:
+        """Take back what waits and ask what runs to leave, as `skiptune worker` does on SIGTERM.
+
+        Slurm kills what has not left after the site's KillWait, 30 seconds by default.
+        """
+        words = ["scancel", *_cluster(launch), launch.job]
+        answer = _run(words)
+        if answer.returncode != 0 and GONE not in answer.stderr:
+            raise _refused(words, answer.stderr)
+
+
+def _workers(plan: Plan) -> int:
+    if plan.workers is None:
+        raise LaunchError(
+            "--workers auto",
+            expected="a number: how many elements the array job shall have",
+            found="auto, which counts the GPUs of one machine",
+            hint="say it with --workers N, or in the study file: launch: {workers: N}",
+        )
+    return plan.workers
+
+
+def _device(plan: Plan) -> str:
+    """Return what a worker runs on: a GPU where one is asked of Slurm."""
+    asks = plan.spec.slurm.gres is not None or any("gpu" in o for o in plan.spec.slurm.options)
+    if plan.device == "cuda" and not asks:
+        raise LaunchError(
+            "--device cuda",
+            expected="a GPU that is asked of Slurm",
+            found="neither launch.slurm.gres nor an option with gpus",
+            hint="ask for one with -s launch.slurm.gres=gpu:1",
+        )
+    return plan.device if plan.device != "auto" else "cuda" if asks else "cpu"
+
+
+def _exports(plan: Plan) -> list[str]:
+    """Return the shell lines that tell a worker on any node where everything is."""
+    environment = plan.environment()
+    url = environment.get("SKIPTUNE_STORAGE")
+    if url is not None and has_password(url):
+        raise LaunchError(
+            masked_url(url),
+            expected="a URL without a password, or one in a file of mode 0600 that all nodes see:"
+            " the script can be read by others",
+            found="a password in it",
+            hint="write the URL into a file, chmod 600 FILE, then export"
+            " SKIPTUNE_STORAGE_FILE=FILE and unset SKIPTUNE_STORAGE",
+        )
+    lines = [] if url is None else [f"export SKIPTUNE_STORAGE={shlex.quote(url)}"]
+    for name in CARRIED:
+        value = environment.get(name)
+        if value:
+            lines.append(f"export {name}={shlex.quote(value)}")
+    return lines
+
+
+def _cluster(launch: Launch) -> list[str]:
+    return [] if launch.place == NO_CLUSTER else [f"--clusters={launch.place}"]
+
+
+def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program of Slurm.
+
+    Raises:
+        LaunchError: It is not installed here, or its controller does not answer.
+    """
+    path = shutil.which(words[0])
+    if path is None:
+        raise LaunchError(
+            words[0],
+            expected="the programs of Slurm on the PATH",
+            found="none of this name",
+            hint="run it on a login node of the cluster, or see the script with --dry-run",
+        )
+    try:
+        return subprocess.run(
+            [path, *words[1:]], capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise _refused(words, f"no answer for {SECONDS:.0f} s") from None
+
+
+def _refused(words: Sequence[str], found: str) -> LaunchError:
+    return LaunchError(
+        shlex.join(words),
+        expected="an answer of Slurm's controller",
+        found=found.strip() or "an error without words",
+        hint="see whether it lives with `scontrol ping`, then try again",
+    )

@@ -1,0 +1,85 @@
+"""One worker per GPU, or so many on the CPU with its cores divided."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from skiptune.errors import LaunchError
+from skiptune.launch import local as module
+from skiptune.launch.executor import Plan
+from skiptune.launch.local import Local, devices_of, members_of
+
+
+def with_machine(monkeypatch: pytest.MonkeyPatch, *, gpus: int, cores: int) -> None:
+    monkeypatch.setattr(module, "_visible_gpus", lambda: gpus)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "cores", "expected"),
+    [
+        ("auto", None, 2, 8, ["cuda:0", "cuda:1"]),
+        ("cuda", 1, 2, 8, ["cuda:0"]),
+        ("cuda", 3, 2, 8, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("auto", None, 0, 9, ["cpu", "cpu"]),
+        ("auto", None, 0, 2, ["cpu"]),
+        ("auto", 3, 0, 2, ["cpu", "cpu", "cpu"]),
+        ("cpu", None, 2, 8, ["cpu", "cpu"]),
+    ],
+)
+def test_devices(
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    workers: int | None,
+    gpus: int,
+    cores: int,
+    expected: list[str],
+) -> None:
+    with_machine(monkeypatch, gpus=gpus, cores=cores)
+    assert list(devices_of(replace(plan, device=device, workers=workers))) == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_machine(monkeypatch, gpus=0, cores=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(LaunchError, match=r"none \(CUDA_VISIBLE_DEVICES=\)"):
+        devices_of(replace(plan, device="cuda"))
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(8, "4"), (3, "1"), (1, "1")])
+def test_cores_are_divided(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, cores: int, threads: str
+) -> None:
+    with_machine(monkeypatch, gpus=0, cores=cores)
+    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for member in members_of(plan):
+        assert member.environment["OMP_NUM_THREADS"] == threads
+        assert member.environment["GOMP_SPINCOUNT"] == "0"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert members_of(plan)[0].environment["OMP_NUM_THREADS"] == "7"
+
+
+def test_each_worker_has_its_own_file(plan: Plan) -> None:
+    logs = [member.log for member in members_of(plan)]
+    assert len(set(logs)) == 2
+    assert {log.parent for log in logs} == {plan.logs}
+
+
+def test_a_url_goes_by_the_environment_and_is_not_shown_with_its_password(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKIPTUNE_STORAGE_FILE", "/nowhere")
+    secret = replace(plan, storage="postgresql://me:s3cret@host/studies")
+    for member in members_of(secret):
+        assert member.environment["SKIPTUNE_STORAGE"] == secret.storage
+        assert "SKIPTUNE_STORAGE_FILE" not in member.environment
+        assert "s3cret" not in " ".join(member.words)
+    assert "s3cret" not in Local().text(secret)
+    assert "SKIPTUNE_STORAGE=sqlite:///x.db" in Local().text(
+        replace(plan, storage="sqlite:///x.db")
+    )
