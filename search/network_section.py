@@ -22,7 +22,7 @@ from skiptune.search.sections import FileOrName, Section, Sha256, Url, file_or_n
 
 __all__ = ["DecoderSpec", "NetworkSpec"]
 
-_LATER_NETWORK_FIELDS = ("pickle_url", "decoder", "prompts", "prompts_url")
+_LATER_NETWORK_FIELDS = ("pickle_url", "dtype", "decoder", "prompts", "prompts_url")
 
 
 def _checkpoint_path(text: str, info: ValidationInfo) -> str:
@@ -93,6 +93,10 @@ class NetworkSpec(Section):
         default=None,
         description="where `skiptune fetch` gets the pickle of EDM or EDM2 that it converts into"
         " `checkpoint`, or null",
+    )
+    dtype: Annotated[str, AfterValidator(one_of(DTYPES))] = Field(
+        default="float32",
+        description=f"one of {', '.join(DTYPES)}: in which the network computes",
     )
     decoder: DecoderSpec | None = Field(
         default=None,

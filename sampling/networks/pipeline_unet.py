@@ -162,6 +162,14 @@ class PipelineDenoiser(nn.Module):
         clip = self.scheduler.clip
         return estimate if clip is None else estimate.clamp(-clip, clip)
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let the U-Net compute in another floating type, of which its weights become.
+
+        Noise levels, their coefficients, prompts and what is made stay in float32.
+        """
+        # Not by the U-Net's own `to`, which warns of it.
+        nn.Module.to(self.unet, dtype)
+
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """Return the nearest noise level that the network was told of, in the shape of sigma.
 
@@ -241,7 +249,7 @@ class PipelineDenoiser(nn.Module):
             return self.conditions.of(rows, images, dtype)
         if self.has_classes:
             if rows is None:
-                rows = self.unet.class_embedding.weight.new_zeros(images, self.label_dim)
+                rows = torch.zeros(images, self.label_dim, device=self.trained.device)
             return {"class_labels": rows.to(dtype)}
         reads = type(self.unet).__name__ == "UNet2DConditionModel"
         return {"encoder_hidden_states": None} if reads else {}

@@ -144,7 +144,7 @@ class PipelineFamily(Family):
         """Read a pipeline; the prompts are the study's, not the pipeline's."""
         checkpoint = super().load(path, network)
         read: Any = checkpoint.network
-        told = PipelineDenoiser(read.unet, read.scheduler, conditions=network.conditions)
+        told = PipelineDenoiser(read.unet, read.scheduler, conditions=network.conditions).eval()
         return checkpoint if network.conditions is None else replace(checkpoint, network=told)
 
     def read_as(self, network: Any) -> dict[str, Any]:
