@@ -39,6 +39,7 @@ def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare |= {"space.branches", "objective.teacher", "objective.projection"}
     rare |= {"objective.weights_sha256", "search.warm_start", "search.patience"}
     rare |= {"space.part", "space.setting", "network.prompts", "network.prompts_url"}
+    rare |= {"network.dtype", "network.options"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"
