@@ -126,8 +126,9 @@ def apply(
         sites = skip_sites(network, dict.fromkeys([*parts, *_parts(schedule)]))
     parameter = next(network.parameters(), None)
     # Weights that are brought layer by layer (offloading) are on the meta device between calls.
-    nowhere = parameter is None or parameter.is_meta
-    device = torch.device("cpu") if nowhere else parameter.device
+    device = torch.device("cpu")
+    if parameter is not None and not parameter.is_meta:
+        device = parameter.device
     factors = Factors(
         tuple(sites),
         has_sigma="sigma" in names,

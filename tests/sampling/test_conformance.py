@@ -30,12 +30,11 @@ from tests.sampling.families import (
     FAMILIES,
     Branched,
     OfFamily,
-    Run,
-    call,
     edited,
     hooks_of,
     network_of,
 )
+from tests.sampling.hand_decoders import Run, call
 from tests.sampling.test_skips import _seen, _traced
 
 
