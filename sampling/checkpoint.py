@@ -51,8 +51,8 @@ class Checkpoint:
     """A network with its weights and where they came from.
 
     Arguments:
-        network: In evaluation mode, float32, no gradients; on a CPU its convolutions' weights lie
-            in `torch.channels_last` order.
+        network: In evaluation mode, no gradients; as it is loaded float32, and on a CPU with the
+            weights of its convolutions in `torch.channels_last` order.
         name: The bundled name, or the file's name without suffix.
         sha256: Of the file, 64 hexadecimal digits.
         path: The file.
@@ -60,6 +60,7 @@ class Checkpoint:
         skips: The network's skips, deepest first.
         decoder: What makes images of its latents; None where it makes pixels. `load_checkpoint`
             loads none.
+        dtype: In which the network computes, one of `describe.MODES` (`numeric_mode.in_mode`).
     """
 
     network: nn.Module
@@ -69,6 +70,7 @@ class Checkpoint:
     config: dict[str, Any]
     skips: tuple[Skip, ...]
     decoder: Decoder | None = None
+    dtype: str = "float32"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 A VAE is a folder in the layout of diffusers: `config.json`, and the weights as safetensors. Both
 are read here: no hub is asked, no pickle is opened. The extra `diffusers` brings the architecture.
-Only the half that decodes is kept.
+Only the half that decodes is kept. Where that is of a `VQModel`, each latent first becomes the
+nearest entry of its codebook, as in diffusers; a gradient passes this straight through.
 
 Latents are decoded a few at a time and always equally many, the last one repeated where they run
 out, so that the numbers of an image depend neither on its company nor on how many are asked for.
@@ -39,11 +40,11 @@ from skiptune.sampling.latents import (
 
 __all__ = ["Decoder", "load_decoder"]
 
-CLASS = "AutoencoderKL"
+KL, VQ = "AutoencoderKL", "VQModel"
 EXTRA = "pip install 'skiptune[diffusers]'"
 
 # The part of a configuration that decides what the decoding half computes.
-_ARCHITECTURE = (
+_BOTH = (
     "act_fn",
     "block_out_channels",
     "latent_channels",
@@ -52,9 +53,13 @@ _ARCHITECTURE = (
     "norm_num_groups",
     "out_channels",
     "up_block_types",
-    "use_post_quant_conv",
 )
-_HALF = ("decoder.", "post_quant_conv.")
+_ARCHITECTURE = {
+    KL: (*_BOTH, "use_post_quant_conv"),
+    VQ: (*_BOTH, "norm_type", "num_vq_embeddings", "vq_embed_dim"),
+}
+# A codebook beside an `AutoencoderKL` is read too, and refused: the configuration is of another.
+_HALF = ("decoder.", "post_quant_conv.", "quantize.")
 _MOST_CONFIG = 1 << 16  # bytes; real ones have less than a thousand
 # Building counts to these, so a file may not ask for as many as it likes; real ones have 2 and 4.
 _MOST_LAYERS, _MOST_LEVELS = 64, 64
@@ -75,7 +80,8 @@ class Decoder:
     """A VAE's decoding half with its weights, and what its numbers mean.
 
     Arguments:
-        vae: diffusers' `AutoencoderKL` in evaluation mode, without encoder and gradients.
+        vae: diffusers' `AutoencoderKL` or `VQModel` in evaluation mode, without encoder and
+            gradients.
         latents: How a network's latents become the VAE's, and its pixels an image.
         sha256: Of the file of weights.
         architecture: The part of the configuration that decides about decoding, plain data.
@@ -229,16 +235,22 @@ def load_decoder(
             return None
 
     attempt(_check_options, dtype, microbatch)
-    architecture = attempt(_architecture)
+    architectures = attempt(_architectures)
     found = attempt(_digest, weights, sha256)
     plain = attempt(_configuration, config_path)
     meaning = built = None
-    if plain is not None and architecture is not None:
-        built = attempt(_built, architecture, plain, config_path)
+    kind = KL if plain is None else plain["_class_name"]
+    if kind == VQ and dtype in DTYPES[1:]:
+        refused.append(_exact(dtype))
+    if plain is not None and architectures is not None:
+        built = attempt(_built, architectures[kind], plain, config_path)
     if built is not None:
-        meaning = attempt(latents_of, latents, dict(built.config), where=str(config_path))
-        if channels is not None and channels != built.config.latent_channels:
-            refused.append(_misfit(config_path.parent, channels, built.config.latent_channels))
+        meant = dict(built.config)
+        # What is decoded has the width of the codebook.
+        width = meant["latent_channels"] = meant.get("vq_embed_dim") or meant["latent_channels"]
+        meaning = attempt(latents_of, latents, meant, where=str(config_path))
+        if channels is not None and channels != width:
+            refused.append(_misfit(config_path.parent, channels, width))
     if refused:
         hints = dict.fromkeys(error.hint for error in refused)
         problems = [problem for error in refused for problem in error.problems]
@@ -250,7 +262,9 @@ def load_decoder(
         vae=built,
         latents=meaning,
         sha256=found,
-        architecture={key: _plain(built.config[key]) for key in _ARCHITECTURE},
+        # Those of the older kind do not name it: their series are known without.
+        architecture=({"kind": kind} if kind != KL else {})
+        | {key: _plain(built.config[key]) for key in _ARCHITECTURE[kind]},
         dtype=dtype,
         microbatch=microbatch,
         name=weights.absolute().parent.name,
@@ -268,11 +282,21 @@ def _check_options(dtype: str, microbatch: int) -> None:
         raise NetworkError.of(problems, hint=f"float32 and {DECODED_AT_ONCE} are the defaults")
 
 
-def _architecture() -> Any:
-    """Return diffusers' class; it is asked for before anything else is done."""
+def _exact(dtype: str) -> NetworkError:
+    return NetworkError(
+        "decoder: dtype",
+        expected=f"float32, because a {VQ} looks for the nearest entry of its codebook",
+        found=dtype,
+        hint="leave `dtype` out",
+    )
+
+
+def _architectures() -> dict[str, Any]:
+    """Return diffusers' classes; they are asked for before anything else is done."""
     try:
         # Not at the top: this takes seconds to load, and who makes pixels need not have it.
-        return getattr(importlib.import_module("diffusers"), CLASS)
+        diffusers = importlib.import_module("diffusers")
+        return {kind: getattr(diffusers, kind) for kind in (KL, VQ)}
     except (ImportError, RuntimeError) as error:
         # The second is what diffusers raises where a package that it uses cannot be loaded.
         missing = isinstance(error, ImportError)
@@ -314,7 +338,7 @@ def _digest(path: Path, sha256: str | None) -> str:
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    expected = f"the configuration of an {CLASS}, a JSON object"
+    expected = f"the configuration of an {KL} or a {VQ}, a JSON object"
     hint = "give the configuration that came with the VAE"
     try:
         with open(path, "rb") as file:
@@ -330,12 +354,12 @@ def _configuration(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise NetworkError(str(path), expected=expected, found=str(error), hint=hint) from error
     kind = plain.get("_class_name") if isinstance(plain, dict) else plain
-    if kind != CLASS:
+    if kind not in (KL, VQ):
         raise NetworkError(
             f"{path}: _class_name",
-            expected=CLASS,
+            expected=f"{KL} or {VQ}",
             found=repr(kind)[:60],
-            hint="only this kind of VAE is decoded",
+            hint="only these kinds of VAE are decoded",
         )
     return dict(plain)
 
@@ -360,7 +384,7 @@ def _built(architecture: Any, plain: Mapping[str, Any], path: Path) -> Any:
     except _UNSOUND as error:
         raise NetworkError(
             str(path),
-            expected=f"the configuration of an {CLASS}",
+            expected=f"the configuration of an {KL} or a {VQ}, as it says",
             found=(str(error).splitlines() or [type(error).__name__])[0][:200],
             hint="give the configuration that came with the VAE",
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skiptune.errors import SpecError
+from skiptune.sampling.latents import DTYPES
 from skiptune.sampling.setting import Setting
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "describe"]
 
-MODES = ("float32",)
+MODES = DTYPES
+"""Floating types in which a network can compute."""
 # Change these names whenever the numbers drawn for a seed change.
 _SEEDS: dict[str, dict[str, Any]] = {
     "edm": {
@@ -27,7 +29,7 @@ _SEEDS: dict[str, dict[str, Any]] = {
 
 
 def describe(
-    checkpoint: Checkpoint, setting: Setting, *, microbatch: int = 50, mode: str = "float32"
+    checkpoint: Checkpoint, setting: Setting, *, microbatch: int = 50, mode: str | None = None
 ) -> dict[str, Any]:
     """Return a series as plain data; its `canonical.digest` is the series' identity.
 
@@ -38,11 +40,13 @@ def describe(
             decoder and its prompts, if any, are part of the series.
         setting: How images are made; it includes the label rule.
         microbatch: Images per evaluation of the network.
-        mode: Numeric mode of the network, one of `MODES`; the solver's state is float64 always.
+        mode: Numeric mode of the network, one of `MODES`, by default that of the checkpoint; the
+            solver's state is float64 always.
 
     Raises:
         SpecError: For an unknown mode.
     """
+    mode = checkpoint.dtype if mode is None else mode
     if mode not in MODES:
         raise SpecError(
             "mode",

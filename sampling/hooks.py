@@ -125,7 +125,10 @@ def apply(
     if sites is None:
         sites = skip_sites(network, dict.fromkeys([*parts, *_parts(schedule)]))
     parameter = next(network.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    # Weights that are brought layer by layer (offloading) are on the meta device between calls.
+    device = torch.device("cpu")
+    if parameter is not None and not parameter.is_meta:
+        device = parameter.device
     factors = Factors(
         tuple(sites),
         has_sigma="sigma" in names,

@@ -223,8 +223,9 @@ def _latent_diffusion(model: Mapping[str, Any]) -> Described:
         stage = str(params["first_stage_config"].get("target", "")).rsplit(".", 1)[-1]
         if not stage.startswith("AutoencoderKL"):
             cautions = (
-                f"The network makes latents of a {stage or 'first stage'}, which skiptune does not"
-                " decode: tune it on objectives of latents.",
+                f"The network makes latents of a {stage or 'first stage'}, which is not in this"
+                " checkpoint: name its VQModel in diffusers' layout as `network.decoder`, with"
+                f" the scaling_factor {params.get('scale_factor', 1.0)} in its config.json.",
             )
     return Described("ldm", config, cautions)
 

@@ -50,6 +50,8 @@ _FILES = (".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 _PICKLES = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
 _MOST_JSON = 1 << 24  # bytes; that of a sharded network has some hundred thousand
 _MOST_SHARDS = 1000
+# What a pipeline calls its VAE: an AutoencoderKL, or a VQModel.
+_VAES = ("vae", "vqvae")
 # Components that keep a text's or an image's content from being seen: they make nothing.
 _CHECKERS = ("safety_checker", "feature_extractor")
 
@@ -138,15 +140,18 @@ def pipeline_files(folder: str | Path) -> PipelineFiles:
     config = place("unet", "config.json")
     weights = _weights(config.parent, problems)
     vae = None
-    if _class_of(components, "vae") is not None:
-        vae = folder / "vae"
+    for name in _VAES:
+        kind_of_vae = _class_of(components, name)
+        if kind_of_vae is None:
+            continue
+        vae = folder / name
         if not vae.is_dir():
-            problems.append(Problem(f"{index}: vae", f"the folder {vae}", "no such folder"))
-    for name in ("vqvae", "movq"):
-        other = _class_of(components, name)
-        if other is not None:
-            expected = "a VAE of kind AutoencoderKL, or none"
-            problems.append(Problem(f"{index}: {name}", expected, other))
+            expected = f"the folder {vae} of its {kind_of_vae[:60]}"
+            problems.append(Problem(f"{index}: {name}", expected, "no such folder"))
+    other = _class_of(components, "movq")
+    if other is not None:
+        expected = "a VAE of kind AutoencoderKL or VQModel, or none"
+        problems.append(Problem(f"{index}: movq", expected, other))
     encoders = {
         name: folder / name
         for name in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
@@ -194,10 +199,11 @@ def vae_folder(folder: str | Path) -> Path | None:
     """Return where the VAE of a pipeline is; None for anything that is no pipeline with one."""
     index = Path(folder) / INDEX
     try:
-        named = _class_of(read_json(index), "vae") if index.is_file() else None
+        components = read_json(index) if index.is_file() else {}
     except NetworkError:
         return None  # whoever loads the pipeline says what is wrong
-    return None if named is None else index.parent / "vae"
+    named = [name for name in _VAES if _class_of(components, name) is not None]
+    return index.parent / named[-1] if named else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         network=TunedNetwork(
             name=_network_name(study),
             sha256=study.checkpoint.sha256,
+            dtype=study.checkpoint.dtype,
             decoder=_decoder(study),
             prompts=_prompts(study),
         ),

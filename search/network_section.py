@@ -14,14 +14,18 @@ from pydantic import (
     model_serializer,
 )
 
+from skiptune.errors import NetworkError
 from skiptune.sampling.latents import CONVENTIONS, DECODED_AT_ONCE, DTYPES, vae_files
+from skiptune.sampling.options import config_of
 from skiptune.sampling.pipeline_files import vae_folder
-from skiptune.search.problems import one_of
+from skiptune.search.problems import one_of, refusal
 from skiptune.search.sections import FileOrName, Section, Sha256, Url, file_or_hub
 
 __all__ = ["DecoderSpec", "NetworkSpec"]
 
-_LATER_NETWORK_FIELDS = ("pickle_url", "decoder", "prompts", "prompts_url")
+_LATER_NETWORK_FIELDS = ("pickle_url", "options", "dtype", "decoder", "prompts", "prompts_url")
+
+_OPTIONS = "docs/networks.md shows the options of every family"
 
 
 def _weights_path(text: str, info: ValidationInfo) -> str:
@@ -82,8 +86,17 @@ class NetworkSpec(Section):
     )
     pickle_url: Url | None = Field(
         default=None,
-        description="where `skiptune fetch` gets the pickle of EDM or EDM2 that it converts into"
-        " `checkpoint`, or null",
+        description="where `skiptune fetch` gets the pickle of EDM or EDM2, or the file of tensors"
+        " (.pt, .ckpt) with `options`, that it converts into `checkpoint`, or null",
+    )
+    options: dict[str, Any] | None = Field(
+        default=None,
+        description="a mapping: what the file of tensors at `pickle_url` was trained with, in the"
+        " words of the code that trained it, or null",
+    )
+    dtype: Annotated[str, AfterValidator(one_of(DTYPES))] = Field(
+        default="float32",
+        description=f"one of {', '.join(DTYPES)}: in which the network computes",
     )
     decoder: DecoderSpec | None = Field(
         default=None,
@@ -97,6 +110,23 @@ class NetworkSpec(Section):
     prompts_url: Url | None = Field(
         default=None, description="where a worker without the prompts gets them, or null"
     )
+
+    @field_validator("options")
+    @classmethod
+    def _describe_a_network(
+        cls, options: dict[str, Any] | None, info: ValidationInfo
+    ) -> dict[str, Any] | None:
+        """Refuse options of no network before anything is downloaded for them."""
+        if options is None:
+            return None
+        if info.data.get("pickle_url") is None:
+            raise refusal("null where `pickle_url` brings no file that they are the options of")
+        try:
+            config_of(options, where="network.options")
+        except NetworkError as error:
+            problem = error.problems[0]
+            raise refusal(f"{problem.expected}, not with {problem.found}", hint=_OPTIONS) from None
+        return options
 
     @field_validator("decoder")
     @classmethod

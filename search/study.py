@@ -24,6 +24,7 @@ from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.describe import describe as describe_series
 from skiptune.sampling.images import problems_of
 from skiptune.sampling.levels import grid_points
+from skiptune.sampling.numeric_mode import in_mode
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Churn, Setting
 from skiptune.search.artifacts import (
@@ -268,6 +269,7 @@ def check_study(
         spec.network.checkpoint, sha256=spec.network.sha256, device=device
     )
     checkpoint = with_prompts(checkpoint, spec.network.prompts, device=device, source=source)
+    checkpoint = in_mode(checkpoint, spec.network.dtype)
     checkpoint = with_decoder(checkpoint, spec, device=device, source=source)
     channels, size, _ = checkpoint.image_shape
     objective = load_objective(
@@ -338,6 +340,8 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
         "objective.extractor.sha256": objective.extractor.sha256,
         "seeds": f"{GENERATORS[spec.setting.noise]} per image, search from {SEARCH_SEED}",
     }
+    if checkpoint.dtype != "float32":  # studies of earlier versions know nothing of it
+        meaning["network.dtype"] = checkpoint.dtype
     prompts = checkpoint.config.get("prompts", {})
     meaning |= {f"network.prompts.{key}": value for key, value in prompts.items()}
     if checkpoint.decoder is not None:

@@ -41,6 +41,9 @@ class TunedNetwork(Section):
 
     name: str = Field(min_length=1, description="the name of the checkpoint")
     sha256: Sha256 = Field(description="64 lower-case hexadecimal digits of the checkpoint file")
+    dtype: Annotated[str, AfterValidator(one_of(DTYPES))] = Field(
+        default="float32", description=f"one of {', '.join(DTYPES)}: in which it computed"
+    )
     decoder: TunedDecoder | None = Field(
         default=None, description="a mapping with `name`, `sha256`, ..., or null for pixels"
     )
@@ -51,5 +54,5 @@ class TunedNetwork(Section):
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a decoder and prompts that are none: files of earlier versions lack them."""
-        return self.without_defaults(handler(self), ("decoder", "prompts"))
+        """Leave out what says nothing: files of earlier versions lack it."""
+        return self.without_defaults(handler(self), ("dtype", "decoder", "prompts"))

@@ -14,13 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from skiptune.canonical import file_digest
 from skiptune.objectives.reference import reference_of, save_reference
+from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.networks import EDMPrecond
+from skiptune.sampling.options import config_of
 from tests.command_line import Outcome, write_spec
+from tests.sampling.families import random_network
 from tests.sampling.official_files import official, training_dict, write_official
+from tests.sampling.published_options import TINY
 
 Command = Callable[..., Outcome]
 
@@ -156,6 +161,40 @@ def test_the_cost_is_told_before_and_measured_after(command: Command, study: Pat
     assert after["device_hours"] == pytest.approx(after["seconds"] / 3600, abs=1 / 3600)
     assert abs(parts - after["seconds"]) <= 1
     assert after["device"].startswith("cpu (")
+
+
+def test_a_file_of_tensors_is_fetched_with_the_options_in_the_study(
+    command: Command, study: Path, server: Server
+) -> None:
+    network: Any = random_network(config_of(TINY, where="options").config)
+    torch.save(network.model.state_dict(), server.folder / "adm-tiny.pt")
+    spec = yaml.safe_load(study.read_text())
+    spec["network"] = {
+        "checkpoint": "net/adm-tiny.safetensors",
+        "pickle_url": f"{server.url}/adm-tiny.pt",
+    }
+    spec["setting"] = {"solver": "euler", "steps": 1, "sigma_min": 0.05}
+    study.write_text(yaml.safe_dump(spec))
+    refused = command("fetch", study)
+    assert refused.code == 2
+    assert "network.options" in refused.err
+    assert not (study.parent / "net" / "adm-tiny.safetensors").exists()
+
+    spec["network"]["options"] = {**TINY, "num_channels": 64}
+    study.write_text(yaml.safe_dump(spec))
+    other = command("fetch", study)
+    assert other.code == 2
+    assert "guided-diffusion(OpenAIUNet)" in other.err
+
+    spec["network"]["options"] = TINY
+    study.write_text(yaml.safe_dump(spec))
+    done = command("fetch", study)
+    assert done.code == 0, done.err
+    loaded = load_checkpoint(study.parent / "net" / "adm-tiny.safetensors")
+    assert loaded.config == config_of(TINY, where="options").config
+    assert loaded.skips[-1].address == "output_blocks.3"
+    checked = command("check", study)
+    assert checked.code == 0, checked.err
 
 
 def test_the_network_alone_is_measured_too(command: Command, study: Path) -> None:

@@ -12,7 +12,15 @@ from torch import nn
 
 from skiptune.sampling.networks import build_denoiser
 
-__all__ = ["LATENT_CONFIG", "VAE_CONFIG", "random_vae", "write_latent_network", "write_vae"]
+__all__ = [
+    "LATENT_CONFIG",
+    "VAE_CONFIG",
+    "VQ_CONFIG",
+    "random_vae",
+    "random_vq",
+    "write_latent_network",
+    "write_vae",
+]
 
 LATENT_CONFIG: dict[str, Any] = {
     "precond": "edm2",
@@ -56,6 +64,34 @@ def write_vae(folder: Path, **changes: Any) -> Path:
     """Let diffusers write a random VAE into a folder, and return the folder."""
     random_vae(**changes).save_pretrained(folder)
     return folder
+
+
+VQ_CONFIG: dict[str, Any] = {
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "block_out_channels": [4, 8],
+    "latent_channels": 4,
+    "norm_num_groups": 2,
+    "num_vq_embeddings": 16,
+    "scaling_factor": 1.0,
+}
+
+
+@functools.cache
+def _random_vq(changes: str) -> Any:
+    import diffusers
+
+    architecture: Any = diffusers.VQModel
+    torch.manual_seed(0)
+    made = architecture(**{**VQ_CONFIG, **json.loads(changes)}).eval().requires_grad_(False)
+    # As wide as the latents are: by default all entries are near 0, and all images alike.
+    made.quantize.embedding.weight.normal_()
+    return made
+
+
+def random_vq(**changes: Any) -> Any:
+    """diffusers' own `VQModel` with random weights; the same ones for the same configuration."""
+    return _random_vq(json.dumps(changes))
 
 
 def write_latent_network(path: Path, **changes: Any) -> Path:

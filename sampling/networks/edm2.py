@@ -388,3 +388,11 @@ class EDM2Precond(EDMPrecond):
     ignored: ClassVar[tuple[str, ...]] = ("logvar_",)
 
     unet: EDM2UNet
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let the network compute in another floating type.
+
+        Its weights stay as they are: each is normalised in float32 before it takes the type of
+        what it meets, as where the network was trained.
+        """
+        self.computes_in = dtype

@@ -61,21 +61,23 @@ class Conditions(nn.Module):
         """How many prompts there are."""
         return int(self.hidden.shape[0]) - 1
 
-    def of(self, rows: Tensor | None, images: int) -> dict[str, Any]:
+    def of(self, rows: Tensor | None, images: int, dtype: torch.dtype) -> dict[str, Any]:
         """Return what the network's call is given.
 
         Arguments:
             rows: One-hot rows [B, prompts], of zeros for no prompt; None for no prompt at all.
             images: B.
+            dtype: In which the network computes.
         """
         if rows is None:
             place = torch.full((images,), self.count, device=self.hidden.device)
         else:
             place = torch.where((rows != 0).any(1), rows.argmax(1), self.count)
-        given: dict[str, Any] = {"encoder_hidden_states": self.hidden[place]}
+        given: dict[str, Any] = {"encoder_hidden_states": self.hidden[place].to(dtype)}
         if self.pooled is not None and self.time_ids is not None:
+            pooled = self.pooled[place].to(dtype)
             sizes = self.time_ids.expand(images, -1)
-            given["added_cond_kwargs"] = {"text_embeds": self.pooled[place], "time_ids": sizes}
+            given["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
         return given
 
 
@@ -160,6 +162,14 @@ class PipelineDenoiser(nn.Module):
         clip = self.scheduler.clip
         return estimate if clip is None else estimate.clamp(-clip, clip)
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let the U-Net compute in another floating type, of which its weights become.
+
+        Noise levels, their coefficients, prompts and what is made stay in float32.
+        """
+        # Not by the U-Net's own `to`, which warns of it.
+        nn.Module.to(self.unet, dtype)
+
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """Return the nearest noise level that the network was told of, in the shape of sigma.
 
@@ -236,10 +246,10 @@ class PipelineDenoiser(nn.Module):
                 hint="name a file with one prompt per line: `network.prompts`",
             )
         if self.conditions is not None:
-            return self.conditions.of(rows, images)
+            return self.conditions.of(rows, images, dtype)
         if self.has_classes:
             if rows is None:
-                rows = self.unet.class_embedding.weight.new_zeros(images, self.label_dim)
+                rows = torch.zeros(images, self.label_dim, device=self.trained.device)
             return {"class_labels": rows.to(dtype)}
         reads = type(self.unet).__name__ == "UNet2DConditionModel"
         return {"encoder_hidden_states": None} if reads else {}

@@ -55,6 +55,9 @@ class Preconditioned(nn.Module):
 
     model: SongUNet | DhariwalUNet
 
+    computes_in: torch.dtype = torch.float32
+    """In which the network is given images; most networks go on in that of their weights."""
+
     def __init__(
         self,
         model: UNet,
@@ -116,10 +119,29 @@ class Preconditioned(nn.Module):
         noise_labels = c_noise.flatten().expand(x.shape[0])
         network: Any = getattr(self, self.holder)
         augment = () if augment_labels is None else (augment_labels,)
-        estimate: Tensor = network(c_in * x, noise_labels, class_labels, *augment)
+        given = (c_in * x).to(self.computes_in)
+        estimate: Tensor = network(given, noise_labels, class_labels, *augment)
         # iDDPM's networks also predict a variance, in channels behind those of the images.
         estimate = estimate[:, : self.img_channels]
         return c_skip * x + c_out * estimate.to(torch.float32)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let the network compute in another floating type, whose weights become of that type.
+
+        Noise levels, their coefficients and what is made stay in float32.
+        """
+        unet: nn.Module = getattr(self, self.holder)
+        # Frequencies of noise levels: in bfloat16 their products would be off by whole turns.
+        kept = [
+            (module, name, getattr(module, name))
+            for module in unet.modules()
+            for name in ("freqs", "phases")
+            if isinstance(getattr(module, name, None), Tensor)
+        ]
+        unet.to(dtype)
+        for module, name, tensor in kept:
+            setattr(module, name, tensor)
+        self.computes_in = dtype
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """Return the nearest noise level that the denoiser knows: any, so sigma itself."""

@@ -129,8 +129,9 @@ def _check_parts(
             )
         left = checkpoint.config.get("ignored")
         left_out = f" without its {' and '.join(left)}" if left else ""
+        mode = "" if checkpoint.dtype == "float32" else f" in {checkpoint.dtype}"
         return (
-            f"network {checkpoint.name}{left_out} (sha256 {checkpoint.sha256[:12]}), "
+            f"network {checkpoint.name}{left_out}{mode} (sha256 {checkpoint.sha256[:12]}), "
             f"{len(checkpoint.skips)} skips, {scales} searched by "
             f"{chosen_sampler(spec, objective, space)}"
             f"{', the untouched network not among them' if space.leaves_out_baseline else ''}; "
@@ -186,18 +187,19 @@ def _check_without(
     speed = None
     if not any(one.key.startswith("network.") for one in missing) and spec.objective.samples:
         from skiptune.sampling.checkpoint import load_checkpoint
+        from skiptune.sampling.numeric_mode import in_mode
         from skiptune.search.decoding import with_decoder
+
+        def loaded() -> Any:
+            network, sha256 = spec.network.checkpoint, spec.network.sha256
+            found = in_mode(
+                load_checkpoint(network, sha256=sha256, device=device), spec.network.dtype
+            )
+            return with_decoder(found, spec, device=device, source=source[0])
 
         checkpoint = report.add(
             "network",
-            lambda: with_decoder(
-                load_checkpoint(
-                    spec.network.checkpoint, sha256=spec.network.sha256, device=device
-                ),
-                spec,
-                device=device,
-                source=source[0],
-            ),
+            loaded,
             lambda found: f"{found.name} (sha256 {found.sha256[:12]}), {len(found.skips)} skips",
         )
         speed = _check_speed(report, spec, checkpoint, None, None)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,7 @@ def convert_file(
     *,
     stem: str | None = None,
     described: Path | None = None,
+    options: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Converted:
     """Convert a file; the same file with the same options gives the same bytes.
@@ -152,6 +154,7 @@ def convert_file(
         folder: Where the files go, made if it is missing.
         stem: What the checkpoint is called, without suffix; by default as the file.
         described: The options of a file of tensors; by default the file of them beside it.
+        options: The same, at hand: a study's.
         force: Replace files that are there.
 
     Raises:
@@ -165,7 +168,7 @@ def convert_file(
 
     target, *others = check_free(folder, stem or network.stem, force=force)
     # What is refused from here on leaves nothing behind.
-    official = _read(network, described)
+    official = _read(network, described, options)
     cautions = [*official.cautions, *_cautions(official)]
     source = {"file": network.name, "bytes": network.stat().st_size, "sha256": official.sha256}
     about = {
@@ -186,11 +189,13 @@ def convert_file(
     return Converted(target, tuple(others), about, cautions, official)
 
 
-def _read(network: Path, described: Path | None) -> Official:
+def _read(network: Path, described: Path | None, options: Mapping[str, Any] | None) -> Official:
     """Read a pickle of NVIDIA's, or a file of tensors with its options."""
     from skiptune.sampling.official import read_official
     from skiptune.sampling.published import SUFFIXES, options_file, read_options, read_published
 
+    if options is not None:
+        return read_published(network, options, where="network.options")
     if described is None and network.suffix not in SUFFIXES:
         return read_official(network)
     path = described or options_file(network)
@@ -199,7 +204,8 @@ def _read(network: Path, described: Path | None) -> Official:
             str(network),
             expected="the options it was trained with, in a file of YAML or JSON beside it",
             found=f"no {network.with_suffix('.yaml').name}",
-            hint="write one as docs/networks.md shows, or name it: --options FILE",
+            hint="write one as docs/networks.md shows, or name it: --options FILE; in a study"
+            " they are `network.options`",
         )
     return read_published(network, read_options(path), where=str(path))
 

@@ -267,9 +267,11 @@ def tuned_network(
     from skiptune.canonical import digest
     from skiptune.sampling.checkpoint import load_checkpoint
     from skiptune.sampling.decoder import load_decoder
+    from skiptune.sampling.numeric_mode import in_mode
 
     loaded = load_checkpoint(network, device=device)
     document.check(loaded.skips, sha256=loaded.sha256)
+    loaded = in_mode(loaded, document.network.dtype)
     told = document.network.prompts
     if told is not None and prompts is not None:
         from skiptune.search.prompting import with_prompts

@@ -57,7 +57,9 @@ def fetch(options: Options, spec: str, overrides: tuple[str, ...]) -> None:
     arrived = []
 
     def convert(network: Path, checkpoint: Path) -> Path:
-        made = convert_file(network, checkpoint.parent, stem=checkpoint.stem)
+        made = convert_file(
+            network, checkpoint.parent, stem=checkpoint.stem, options=study.network.options
+        )
         for caution in made.cautions:
             say(options, f"caution: {caution}")
         return made.target

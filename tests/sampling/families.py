@@ -6,23 +6,37 @@ A family enters with a configuration and its decoder; `test_conformance` then te
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from skiptune.sampling.networks import Preconditioned, build_denoiser
+from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
+from skiptune.sampling.networks import build_denoiser
+from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
 from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.schedulers import read_scheduler
 from skiptune.sampling.skips import decoder_blocks, find_skips
-
-ScaleAt = Callable[[str], float | Tensor]
-Run = Callable[..., Tensor]
-Decoder = Callable[[Any, Tensor, list[Tensor], Tensor, ScaleAt, Run], Tensor]
+from tests.pipelines import ddim, random_unet, write_pipeline
+from tests.sampling.hand_decoders import (
+    Decoder,
+    Run,
+    ScaleAt,
+    call,
+    decode_adm,
+    decode_edm2,
+    decode_openai,
+    decode_song,
+    decode_uvit,
+    factor_of,
+    put_up_blocks,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Family:
     Arguments:
         config: A network of 4 skips for 8x8 images of one channel and 3 classes.
         decode: Its decoder, every popped skip multiplied by what a function says, and every block
-            called by another.
+            called by another; None where `put` does it elsewhere.
         exact: Whether hooks and hand make the same numbers bit for bit, because nothing is
             multiplied between the place where a skip is popped and the block.
         addresses: Of the skips, deepest first.
@@ -44,10 +58,11 @@ class Family:
         mixed: Whether some but not all of the skips share a group with the main path.
         folds: Whether a scale on a part is one on columns of its weight.
         published: Whether NVIDIA publishes networks of the family as pickles.
+        unguided: Why guidance is refused, as the refusal says it; none where it is not.
     """
 
     config: dict[str, Any]
-    decode: Decoder
+    decode: Decoder | None = None
     exact: bool = True
     addresses: tuple[str, ...] = tuple(
         f"{res}x{res}_block{index}" for res in (4, 8) for index in range(2)
@@ -64,87 +79,85 @@ class Family:
     mixed: bool = False
     folds: bool = True
     published: bool = True
+    unguided: str = ""
+
+    def build(self, config: dict[str, Any]) -> Any:
+        """Make a denoiser of a configuration."""
+        return build_denoiser(config)
+
+    def put(self, unet: Any, scale: ScaleAt, run: Run) -> None:
+        """Put the decoder written out by hand in the place of a U-Net's own."""
+
+        own = self.decode
+        assert own is not None
+
+        def decode(x: Tensor, skips: list[Tensor], emb: Any = None) -> Tensor:
+            return own(unet, x, skips, emb, scale, run)
+
+        vars(unet)["_decode"] = decode
+
+    def write(self, network: Any, folder: Path, changes: dict[str, Any]) -> Path:
+        """Write a network as its family's files are, with a changed configuration."""
+        path = folder / "network.safetensors"
+        tensors = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
+        config = json.dumps({**self.config, **changes})
+        save_file(tensors, path, metadata={"skiptune.network": config})
+        return path
+
+    def load(self, path: Path, network: Any) -> Checkpoint:
+        """Read the files of a network where that is, with what no file holds as that has it."""
+        return load_checkpoint(path, device=next(network.parameters()).device)
+
+    def read_as(self, network: Any) -> dict[str, Any]:
+        """Return what reading its files must say of a network."""
+        return self.config
 
 
-def decode_song(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt, run: Any
-) -> Tensor:
-    """The standard decoder with every skip multiplied before it is concatenated."""
-    head = x
-    for name, module in unet.dec.items():
-        if "_block" in name:
-            skip = skips.pop()
-            factor = scale(name)
-            if isinstance(factor, Tensor):
-                factor = factor.to(skip.dtype).reshape(-1, 1, 1, 1)
-            x = run(module, torch.cat([x, skip * factor], dim=1), emb)
-        elif name.endswith("_aux_norm"):
-            head = F.silu(module(x))
-        elif name.endswith("_aux_conv"):
-            return module(head)  # type: ignore[no-any-return]
-        else:
-            x = run(module, x, emb)
-    raise AssertionError("a standard decoder ends in aux_conv")
+@dataclass(frozen=True)
+class PipelineFamily(Family):
+    """Networks of diffusers' pipelines, of one class, with classes or told of three prompts."""
 
+    kind: str = "UNet2DModel"
 
-def call(module: nn.Module, *args: Any) -> Any:
-    """Call a block; checkpointing is another way."""
-    return module(*args)
+    def build(self, config: dict[str, Any]) -> Any:
+        """Make a denoiser around diffusers' own U-Net."""
+        scheduler = read_scheduler(json.loads(ddim().to_json_string()), where="test")
+        unet = random_unet(self.kind, **config)
+        conditions = None
+        if getattr(unet.mid_block, "has_cross_attention", False):
+            generator = torch.Generator().manual_seed(1)
+            conditions = Conditions(torch.randn(4, 5, 12, generator=generator))
+        return PipelineDenoiser(unet, scheduler, conditions=conditions)
 
+    def put(self, unet: Any, scale: ScaleAt, run: Run) -> None:
+        """Put the forward of every up block, written out by hand, in the place of its own."""
+        put_up_blocks(unet, scale, run)
 
-def _factor(scale: ScaleAt, name: str, like: Tensor) -> float | Tensor:
-    factor = scale(name)
-    return factor.to(like.dtype).reshape(-1, 1, 1, 1) if isinstance(factor, Tensor) else factor
+    def write(self, network: Any, folder: Path, changes: dict[str, Any]) -> Path:
+        """Let diffusers write a pipeline."""
+        path = write_pipeline(folder / "pipe", unet=network.unet)
+        config = path / "unet" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+        return path
 
+    def load(self, path: Path, network: Any) -> Checkpoint:
+        """Read a pipeline; the prompts are the study's, not the pipeline's."""
+        checkpoint = super().load(path, network)
+        read: Any = checkpoint.network
+        told = PipelineDenoiser(read.unet, read.scheduler, conditions=network.conditions).eval()
+        return checkpoint if network.conditions is None else replace(checkpoint, network=told)
 
-def decode_adm(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt, run: Run
-) -> Tensor:
-    for name, module in unet.dec.items():
-        if "_block" in name:
-            skip = skips.pop()
-            x = torch.cat([x, skip * _factor(scale, name, skip)], dim=1)
-        x = run(module, x, emb)
-    return unet.out_conv(F.silu(unet.out_norm(x)))  # type: ignore[no-any-return]
-
-
-def decode_edm2(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: Tensor, scale: ScaleAt, run: Run
-) -> Tensor:
-    for name, module in unet.dec.items():
-        if "_block" in name:
-            skip = skips.pop()
-            skip = skip * _factor(scale, name, skip)
-            main, popped = x.shape[1], skip.shape[1]
-            # Equation 103 at the published balance of one half.
-            root = math.sqrt((main + popped) / 2)
-            x = torch.cat([x * (root / math.sqrt(main)), skip * (root / math.sqrt(popped))], 1)
-        x = run(module, x, emb)
-    return unet.out_conv(x, unet.out_gain)  # type: ignore[no-any-return]
-
-
-def decode_openai(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: Any, scale: ScaleAt, run: Run
-) -> Tensor:
-    for index, block in enumerate(unet.output_blocks):
-        skip = skips.pop()
-        skip = skip * _factor(scale, f"output_blocks.{index}", skip)
-        x = run(block, torch.cat([x, skip], dim=1), *emb)
-    return unet.out(x)  # type: ignore[no-any-return]
-
-
-def decode_uvit(
-    unet: Any, x: Tensor, skips: list[Tensor], emb: Any, scale: ScaleAt, run: Run
-) -> Tensor:
-    for index, block in enumerate(unet.out_blocks):
-        factor = _factor(scale, f"out_blocks.{index}", x)
-        if isinstance(factor, Tensor):
-            factor = factor.reshape(-1, 1, 1)
-        x = run(block, x, skips.pop() * factor)
-    tokens = unet.decoder_pred(unet.norm(x))[:, -16:]
-    # 4 x 4 patches of 2 x 2 pixels of one channel.
-    image = tokens.reshape(-1, 4, 4, 2, 2).transpose(2, 3).reshape(-1, 1, 8, 8)
-    return unet.final_layer(image)  # type: ignore[no-any-return]
+    def read_as(self, network: Any) -> dict[str, Any]:
+        """Return what reading a pipeline must say of its network."""
+        return {
+            "pipeline": "DDIMPipeline",
+            "unet": self.kind,
+            **network.scheduler.to_json(),
+            "img_resolution": 8,
+            "img_channels": 1,
+            "label_dim": 3 if network.has_classes else 0,
+            "ignored": [],
+        }
 
 
 COMMON: dict[str, Any] = {
@@ -216,6 +229,21 @@ def _uvit(config: dict[str, Any]) -> Family:
     )
 
 
+def _pipeline(kind: str, config: dict[str, Any], **changes: Any) -> Family:
+    # 32 and 16 channels in groups of 12: one holds channels of both.
+    return PipelineFamily(
+        {**config, "norm_num_groups": 4},
+        addresses=tuple(f"up_blocks.{b}.resnets.{r}" for b in (0, 1) for r in (0, 1)),
+        shortcut="conv_shortcut",
+        residual="conv1",
+        norm="norm1",
+        mixed=True,
+        published=False,
+        kind=kind,
+        **changes,
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "ddpmpp-edm": Family({**SONG, "precond": "edm", "sigma_data": 0.5}, decode_song),
     "ddpmpp-vp": Family({**SONG, "precond": "vp"}, decode_song),
@@ -263,15 +291,49 @@ FAMILIES: dict[str, Family] = {
         others=({"num_res_blocks": 2}, {"label_rows": None}, {"channel_mult": [2, 4]}),
     ),
     "uvit": _uvit({"precond": "vp", "mlp_time_embed": True}),
+    "diffusers-classes": _pipeline(
+        "UNet2DModel",
+        {"num_class_embeds": 3},
+        unlabelled={"num_class_embeds": None},
+        others=(
+            {"layers_per_block": 2},
+            {"num_class_embeds": None},
+            {"block_out_channels": [16, 48]},
+        ),
+        unguided="the network knows no image without a class",
+    ),
+    "diffusers-text": _pipeline(
+        "UNet2DConditionModel",
+        {"in_channels": 1, "out_channels": 1},
+        unlabelled={
+            "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "mid_block_type": "UNetMidBlock2D",
+            "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        },
+        others=(
+            {"layers_per_block": 2},
+            {"cross_attention_dim": 16},
+            {"block_out_channels": [16, 48]},
+        ),
+    ),
 }
 WITH_PARTS = [name for name, family in FAMILIES.items() if family.shortcut]
 PUBLISHED = [name for name, family in FAMILIES.items() if family.published]
 
 
-def random_network(config: dict[str, Any], device: str = "cpu") -> Preconditioned:
-    """Build a network in which every path matters."""
+def random_network(config: dict[str, Any], device: str = "cpu") -> Any:
+    """Build a network of skiptune's own configuration in which every path matters."""
     torch.manual_seed(0)  # frequencies and phases are drawn on making
-    network = build_denoiser(config)
+    return _random(build_denoiser(config), device)
+
+
+def network_of(family: Family, device: str = "cpu", **changes: Any) -> Any:
+    """Build a network of a family in which every path matters."""
+    torch.manual_seed(0)
+    return _random(family.build({**family.config, **changes}), device)
+
+
+def _random(network: Any, device: str) -> Any:
     norms = {
         f"{name}.weight"
         for name, module in network.named_modules()
@@ -290,21 +352,14 @@ def random_network(config: dict[str, Any], device: str = "cpu") -> Preconditione
     return network.to(device).eval().requires_grad_(False)
 
 
-def edited(
-    family: Family, network: Preconditioned, scale: ScaleAt, run: Run = call
-) -> Preconditioned:
+def edited(family: Family, network: Any, scale: ScaleAt, run: Run = call) -> Any:
     """Copy a network and put the decoder written out by hand in the place of its own."""
     twin = copy.deepcopy(network)
-    unet = getattr(twin, twin.holder)
-
-    def decode(x: Tensor, skips: list[Tensor], emb: Any = None) -> Tensor:
-        return family.decode(unet, x, skips, emb, scale, run)
-
-    vars(unet)["_decode"] = decode
+    family.put(getattr(twin, twin.holder), scale, run)
     return twin
 
 
-def parted(family: Family, network: Preconditioned, part: str, scale: ScaleAt) -> Preconditioned:
+def parted(family: Family, network: Any, part: str, scale: ScaleAt) -> Any:
     """Copy a network and scale one part of every block: a convolution is linear in its input."""
     twin = copy.deepcopy(network)
     blocks = decoder_blocks(twin).values()
@@ -315,7 +370,7 @@ def parted(family: Family, network: Preconditioned, part: str, scale: ScaleAt) -
             x: Tensor, *, own: Any = conv.forward, main: int = skip.main_channels,
             name: str = skip.address,
         ) -> Tensor:  # fmt: skip
-            factor = _factor(scale, name, x)
+            factor = factor_of(scale, name, x)
             if part == "whole-shortcut":
                 return own(x) * factor  # type: ignore[no-any-return]
             rest = own(torch.cat([x[:, :main], torch.zeros_like(x[:, main:])], 1))
@@ -341,6 +396,8 @@ class Branched(nn.Module):
     def __init__(self, cond: nn.Module, uncond: nn.Module) -> None:
         super().__init__()
         self.cond, self.uncond = cond, uncond
+        if hasattr(cond, "start_std"):
+            self.start_std = cond.start_std
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
         made: Tensor = (self.uncond if class_labels is None else self.cond)(x, sigma, class_labels)
@@ -354,7 +411,7 @@ class OfFamily:
     def made(self, name: str, device: str) -> Iterator[None]:
         self.family = FAMILIES[name]
         self.device = device
-        self.network = random_network(self.family.config, device)
+        self.network = network_of(self.family, device)
         generator = torch.Generator().manual_seed(5)
         self.x = (2 * torch.randn(3, 1, 8, 8, generator=generator)).to(device)
         self.labels = torch.eye(3, device=device)

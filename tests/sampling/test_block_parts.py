@@ -18,11 +18,11 @@ from skiptune.sampling.skips import decoder_blocks, find_skips
 from tests.sampling.families import (
     WITH_PARTS,
     OfFamily,
-    Run,
     edited,
     hooks_of,
     parted,
 )
+from tests.sampling.hand_decoders import Run
 
 
 @pytest.mark.parametrize("name", WITH_PARTS)

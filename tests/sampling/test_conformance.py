@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from skiptune.errors import NetworkError, render
+from skiptune.errors import NetworkError, SpecError, render
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.hooks import apply, check_effect, scaled
 from skiptune.sampling.images import sample_float
@@ -32,12 +30,11 @@ from tests.sampling.families import (
     FAMILIES,
     Branched,
     OfFamily,
-    Run,
-    call,
     edited,
     hooks_of,
-    random_network,
+    network_of,
 )
+from tests.sampling.hand_decoders import Run, call
 from tests.sampling.test_skips import _seen, _traced
 
 
@@ -185,6 +182,11 @@ class TestFamily(OfFamily):
             return schedule.scale(name, level[0])
 
         by_hand = edited(self.family, self.network, factor)
+        if self.family.unguided:
+            # Nothing to scale: both branches are refused before an image is made.
+            with pytest.raises(SpecError, match=self.family.unguided):
+                sample_float(self.network, setting, range(3), device=self.device)
+            return
         guided = Branched(*(by_hand if acts else self.network for acts in halves)).eval()
         guided.register_forward_pre_hook(lambda module, args: level.__setitem__(0, float(args[1])))
         expected = sample_float(guided, setting, range(3), device=self.device)
@@ -293,8 +295,7 @@ class TestFamily(OfFamily):
         assert not torch.equal(none, self.run(self.network))
         with pytest.raises(NetworkError, match="one-hot rows of 3"):
             self.network(self.x, level, torch.eye(4, device=self.device)[:3])
-        config = {**self.family.config, **self.family.unlabelled}
-        unlabelled = random_network(config, self.device)
+        unlabelled = network_of(self.family, self.device, **self.family.unlabelled)
         assert unlabelled(self.x, level).shape == self.x.shape
         with pytest.raises(NetworkError, match="expected None"):
             unlabelled(self.x, level, self.labels)
@@ -366,23 +367,17 @@ class TestFamily(OfFamily):
             check_effect(self.network, self.schedule, **arguments)
 
     def test_files_load_and_others_are_refused_in_a_few_lines(self, tmp_path: Path) -> None:
-        def write(config: dict[str, Any]) -> Path:
-            path = tmp_path / "network.safetensors"
-            tensors = {k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}
-            save_file(tensors, path, metadata={"skiptune.network": json.dumps(config)})
-            return path
-
-        config = self.family.config
-        loaded = load_checkpoint(write(config), device=self.device)
+        family = self.family
+        loaded = family.load(family.write(self.network, tmp_path, {}), self.network)
         assert type(loaded.network) is type(self.network)
-        assert loaded.config == config
+        assert loaded.config == family.read_as(self.network)
         assert loaded.skips == find_skips(self.network)
         torch.testing.assert_close(
             self.run(loaded.network), self.run(self.network), atol=2e-5, rtol=1e-4
         )
-        for change in self.family.others:
+        for change in family.others:
             with pytest.raises(NetworkError) as caught:
-                load_checkpoint(write({**config, **change}))
+                load_checkpoint(family.write(self.network, tmp_path, change))
             text = render(caught.value)
             assert len(text.splitlines()) <= 6
             assert len(text) < 1200

@@ -404,7 +404,7 @@ def test_damaged_files_are_refused(
 @pytest.mark.parametrize(
     ("changes", "expected", "found"),
     [
-        ({"_class_name": "VQModel"}, "AutoencoderKL", "'VQModel'"),
+        ({"_class_name": "AutoencoderTiny"}, "AutoencoderKL or VQModel", "'AutoencoderTiny'"),
         ({"_class_name": ...}, "AutoencoderKL", "None"),
         ({"up_block_types": ["NoSuchBlock"] * 2}, "configuration of an", "NoSuchBlock"),
         ({"norm_num_groups": 3}, "configuration of an", "divisible"),

@@ -20,7 +20,8 @@ from skiptune.sampling.hooks import apply, check_effect, effect, scaled
 from skiptune.sampling.networks import EDMPrecond
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.skips import find_skips
-from tests.sampling.families import ScaleAt, call, decode_song, hooks_of
+from tests.sampling.families import hooks_of
+from tests.sampling.hand_decoders import ScaleAt, call, decode_song
 
 
 def _with_decoder(network: EDMPrecond, scale: ScaleAt) -> EDMPrecond:

@@ -19,12 +19,13 @@ from skiptune.sampling.levels import rounded
 from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
 from skiptune.sampling.norms import norm_ratios
 from skiptune.sampling.pipelines import build_unet
-from skiptune.sampling.schedule import PARTS, Schedule
+from skiptune.sampling.schedule import PARTS, Schedule, Term
 from skiptune.sampling.schedulers import read_scheduler
 from skiptune.sampling.setting import Setting
 from skiptune.sampling.skips import decoder_blocks, find_skips
 from tests.pipelines import random_unet
 from tests.sampling.families import hooks_of
+from tests.sampling.hand_decoders import call, put_up_blocks
 
 DDPM_CIFAR10: dict[str, Any] = {
     "attention_head_dim": None,
@@ -110,37 +111,7 @@ def test_skips_of_published_networks(
 def written_out(denoiser: Any, scale: Any) -> Any:
     """Copy a denoiser, with every concatenation of its decoder written out and scaled by hand."""
     twin = copy.deepcopy(denoiser)
-    for number, block in enumerate(twin.unet.up_blocks):
-
-        def forward(
-            hidden_states: Tensor,
-            res_hidden_states_tuple: tuple[Tensor, ...],
-            temb: Tensor | None = None,
-            upsample_size: Any = None,
-            *,
-            block: Any = block,
-            number: int = number,
-            **more: Any,
-        ) -> Tensor:
-            x = hidden_states
-            for index, resnet in enumerate(block.resnets):
-                *res, skip = res_hidden_states_tuple
-                res_hidden_states_tuple = tuple(res)
-                factor = scale(f"up_blocks.{number}.resnets.{index}")
-                if isinstance(factor, Tensor):
-                    factor = factor.reshape(-1, 1, 1, 1)
-                x = resnet(torch.cat([x, skip * factor], dim=1), temb)
-                attentions = getattr(block, "attentions", None)
-                if attentions is not None and more.get("encoder_hidden_states") is not None:
-                    states = more["encoder_hidden_states"]
-                    x = attentions[index](x, encoder_hidden_states=states, return_dict=False)[0]
-                elif attentions is not None:
-                    x = attentions[index](x)
-            for upsampler in block.upsamplers or ():
-                x = upsampler(x)
-            return x
-
-        vars(block)["forward"] = forward
+    put_up_blocks(twin.unet, scale, call)
     return twin
 
 
@@ -381,6 +352,37 @@ def test_the_two_embeddings_of_sdxl_reach_the_network() -> None:
     found = network.eval()(x, level, torch.eye(2))
     torch.testing.assert_close(found, x - made_of, atol=1e-5, rtol=1e-5)
     assert F.mse_loss(network(x, level, None), found) > 0
+
+
+@pytest.mark.parametrize("name", ["classes", "text"])
+def test_gradients_pass_the_checkpointing_of_diffusers(name: str) -> None:
+    network = made(name)
+    names = [skip.address for skip in find_skips(network)]
+    # Of the two evaluations, each is in the window of one skip.
+    schedule = Schedule([Term(names[0], 0.5, 1.0), Term(names[3], 0.6, 0.0, 1.0)])
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def run() -> list[Tensor | None]:
+        start = found = x.clone().requires_grad_()
+        for sigma in (2.0, 0.5):
+            found = network(found, torch.tensor(sigma), torch.eye(3))
+        found.square().sum().backward()
+        return [found.detach(), start.grad]
+
+    plain = run()
+    with scaled(network, schedule):
+        expected = run()
+        network.unet.enable_gradient_checkpointing()
+        network.unet.train()  # diffusers checkpoints in training mode alone; there is no dropout
+        entered: list[nn.Module] = []
+        first = decoder_blocks(network)[names[0]]
+        first.register_forward_pre_hook(lambda module, args: entered.append(module))
+        found = run()
+    assert len(entered) == 4
+    for one, other, untouched in zip(found, expected, plain, strict=True):
+        assert one is not None and other is not None and untouched is not None
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(other, untouched, atol=1e-3)
 
 
 def test_attention_slicing_changes_nothing() -> None:

@@ -15,7 +15,7 @@ from skiptune.sampling.hooks import scaled
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.skips import SkipPlace, find_places, find_skips, register_family
 from skiptune.sampling.tracing import family_of, trace_skips
-from tests.sampling.families import FAMILIES, hooks_of, random_network
+from tests.sampling.families import FAMILIES, hooks_of, network_of, random_network
 
 
 def _seen(places: tuple[SkipPlace, ...]) -> list[tuple[Any, ...]]:
@@ -36,7 +36,7 @@ def _seen(places: tuple[SkipPlace, ...]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "uvit" not in name])
 def test_what_is_traced_is_what_the_family_knows(name: str) -> None:
-    network = random_network(FAMILIES[name].config)
+    network = network_of(FAMILIES[name])
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.eye(3)[:1]
     traced = trace_skips(network, x, torch.tensor(1.0), labels)

@@ -42,6 +42,7 @@ def test_the_preset_names_every_key_but_the_rarely_used() -> None:
     rare |= {"space.part", "space.setting", "network.prompts", "network.prompts_url"}
     rare |= {"objective.clip_model", "objective.pick_model"}
     rare |= {f"launch.{name}" for name in LaunchSpec.model_fields}
+    rare |= {"network.dtype", "network.options"}
     given_keys = set(leaves(yaml.safe_load(preset_text("fashion"))))
     known = {
         f"{section}.{key}"

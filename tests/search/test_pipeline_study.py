@@ -23,6 +23,7 @@ from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.decoder import load_decoder
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample
+from skiptune.sampling.numeric_mode import in_mode
 from skiptune.sampling.pipeline_files import content_digest
 from skiptune.sampling.setting import Setting
 from skiptune.search.files import sources_of
@@ -137,6 +138,47 @@ def test_a_study_of_an_unconditional_pipeline_is_tuned_end_to_end(
     picture = folder / "grid.png"
     sampled = command("sample", folder / "tuned.json", "--seeds", "0-3", "-o", picture)
     assert sampled.code == 0, sampled.err
+
+
+def test_a_study_in_half_precision_says_so_to_whoever_uses_its_scales(
+    command: Command, folder: Path, tmp_path: Path
+) -> None:
+    spec = write_spec(folder, "./pixels-v1.5", dtype="bfloat16")
+    checked = command("check", spec)
+    assert checked.code == 0, checked.err
+    assert "network pixels-v1.5 in bfloat16 (sha256" in checked.out
+    assert "dtype" not in spec_of(folder, "./pixels-v1.5").to_json()["network"]
+    write_spec(folder, "./pixels-v1.5", dtype="bfloat16")
+    outcome = command("tune", spec, "-q", "--no-progress", "-o", folder)
+    assert outcome.code == 0, outcome.err
+    plain = json.loads((folder / "tuned.json").read_text())
+    assert plain["network"]["dtype"] == "bfloat16"
+    picture = folder / "grid.png"
+    sampled = command("sample", folder / "tuned.json", "--seeds", "0-3", "-o", picture)
+    assert sampled.code == 0, sampled.err
+    # The picture shows the grey of a sampler of its own in the same mode, not of float32.
+    shown = []
+    for mode in ("bfloat16", "float32"):
+        network = in_mode(load_checkpoint(folder / "pixels-v1.5"), mode).network
+        document = load(folder / "tuned.json")
+        with scaled(network, document.schedule):
+            setting = document.setting.to_setting()
+            [batch] = sample(network, setting, range(4), microbatch=4)
+        made = batch.images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).reshape(-1, 3).tolist()
+        shown.append([tuple(colour) for colour in made])
+    assert shown[0] != shown[1]
+    assert set(shown[0]) <= colours(picture)
+
+    url = f"sqlite:///{tmp_path / 'one.db'}"
+    with open_study(load_spec(spec), storage=url).database:
+        pass
+    study = open_stored("pipeline", storage=url)
+    with study.database:
+        assert (study.series["mode"], study.checkpoint.dtype) == ("bfloat16", "bfloat16")
+    with pytest.raises(StudyChangedError, match=r"network\.dtype"):
+        open_study(spec_of(folder, "./pixels-v1.5"), storage=url)
+    with pytest.raises(SpecError, match=r"network\.dtype: expected one of float32, float16"):
+        spec_of(folder, "./pixels-v1.5", dtype="float8")
 
 
 def test_a_study_of_latents_and_classes_takes_the_vae_of_its_pipeline(

@@ -6,16 +6,21 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from skiptune.errors import NetworkError
 from skiptune.objectives.names import INCEPTION_SHA256
+from skiptune.sampling.networks import build_denoiser
+from skiptune.sampling.options import config_of
 from skiptune.sampling.setting import evaluations
+from skiptune.sampling.skips import find_skips
 from skiptune.search.document import parse_yaml
 from skiptune.search.fetching import missing_files, refuse_missing
 from skiptune.search.published import PUBLISHED, Figure
 from skiptune.search.spec import StudySpec, load_spec, preset_text, presets
 from skiptune.search.study import check_study
+from tests.sampling.published_options import CM_64
 
 NVIDIA = "https://nvlabs-fi-cdn.nvidia.com"
 
@@ -38,6 +43,8 @@ PIPELINES = {
     "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", 40, 5.0, "kid"),
     "stable-diffusion-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", 40, 7.5, "kid"),
 }
+# A file of tensors with its options in the study; OpenAI publishes no number at few steps.
+CONSISTENCY = "consistency-edm-imagenet64"
 # What diffusers computes from the published schedulers' configurations, rounded to the inside.
 LEVELS = {"ddpm-cifar10-32": (0.0100013, 157.407), "sdxl": (0.0291672, 14.6146)}
 
@@ -49,9 +56,45 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_preset_but_the_bundled_one_has_its_published_numbers() -> None:
-    without = {"fashion", "sdxl", "stable-diffusion-1.5"}
+    without = {"fashion", "sdxl", "stable-diffusion-1.5", CONSISTENCY}
     assert set(presets()) - without == set(PUBLISHED)
-    assert set(presets()) - {"fashion"} == {*SETTINGS, *PIPELINES}
+    assert set(presets()) - {"fashion", CONSISTENCY} == {*SETTINGS, *PIPELINES}
+
+
+def test_the_preset_of_a_file_of_tensors_brings_its_options() -> None:
+    spec, text = load_spec(CONSISTENCY), preset_text(CONSISTENCY)
+    setting = spec.setting.to_setting()
+    assert (spec.study, setting.solver, evaluations(setting)) == (CONSISTENCY, "heun", 19)
+    assert (setting.sigma_min, setting.sigma_max, setting.exponent) == (0.002, 80, 7)
+    assert (setting.labels, setting.guidance, setting.churn.amount) == ("random", 1, 0)
+    assert StudySpec.from_json(spec.to_json()) == spec
+    # The network of the authors' flags, with 16 skips (`tests.sampling.test_published`).
+    own = spec.network.options
+    assert own is not None
+    described = config_of(own, where="options")
+    assert described == config_of(CM_64, where="options") and described.cautions == ()
+    with torch.device("meta"):
+        network = build_denoiser(described.config)
+    skips = find_skips(network)
+    assert (len(skips), network.label_dim) == (16, 1000)
+    assert [skip.resolution for skip in skips] == [r for r in (8, 16, 32, 64) for _ in range(4)]
+    # As upstream's own `cm.unet.UNetModel` of these flags has (commit e32b69e).
+    assert sum(parameter.numel() for parameter in network.parameters()) == 295_899_267
+    # All that is missing has an address, and the weights' is OpenAI's.
+    missing = missing_files(spec)
+    keys = ["network.checkpoint", "objective.weights", "objective.reference"]
+    assert [one.key for one in missing] == keys
+    assert missing[0].is_pickle and missing[1].sha256 == INCEPTION_SHA256
+    assert str(missing[0].url).startswith("https://openaipublic.blob.core.windows.net/consistency")
+    assert str(missing[0].url).endswith(f"/{missing[0].path.stem}.pt")
+    with pytest.raises(NetworkError) as caught:
+        check_study(spec, source=CONSISTENCY)
+    assert [p.where for p in caught.value.problems] == [f"{CONSISTENCY}: {key}" for key in keys]
+    assert f"`skiptune fetch {CONSISTENCY}`" in caught.value.hint
+    assert len(text.splitlines()) <= 45
+    assert all(len(line) <= 99 or "://" in line for line in text.splitlines())
+    assert "MIT" in text and "Not run here" in text and spec.network.sha256 is None
+    assert not re.search(r"FID [\d.]+", text)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
