@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiptune.errors import Problem, SpecError, StudyChangedError
-from skiptune.objectives.catalogue import CATALOGUE
+from skiptune.objectives.catalogue import CATALOGUE, Unit
 from skiptune.objectives.extractors import Extractor
 from skiptune.objectives.metrics import Real, Summary
 from skiptune.objectives.neighbours import LEAST_BLOCKS
@@ -39,7 +39,7 @@ from skiptune.search.fetching import refuse_missing
 from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
 from skiptune.search.knobs import knob_problems
 from skiptune.search.objective import Objective, load_objective
-from skiptune.search.prompting import with_prompts
+from skiptune.search.prompting import prompt_problems, unit_of, with_prompts
 from skiptune.search.samplers import DESCENT
 from skiptune.search.second import with_second
 from skiptune.search.sloped import without_slopes
@@ -120,6 +120,11 @@ class OpenStudy:
     def sampler(self) -> str:
         """Who proposes schedules, one of `SAMPLERS` without ``auto``."""
         return chosen_sampler(self.spec, self.objective)
+
+    @property
+    def unit(self) -> Unit:
+        """What standard errors count: images, or prompts where each image is told one."""
+        return unit_of(self.checkpoint, self.spec)
 
     @property
     def extractor(self) -> Extractor:
@@ -285,6 +290,8 @@ def check_study(
     ]
     network, ranges = checkpoint.network, spec.space.setting
     found = knob_problems(ranges, setting, network=network, samples=objective.samples)
+    problems += [replace(problem, where=f"{source}: {problem.where}") for problem in found]
+    found = prompt_problems(checkpoint, spec, objective.keys)
     problems += [replace(problem, where=f"{source}: {problem.where}") for problem in found]
     few = _too_few_images(spec, objective, source)
     if spec.search.sampler == DESCENT:
