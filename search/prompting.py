@@ -32,6 +32,7 @@ from skiptune.search.downloads import cache_folder, writable
 from skiptune.search.spec import StudySpec
 
 __all__ = [
+    "confirms_served",
     "few_prompts",
     "prompt_counts",
     "prompt_problems",
@@ -167,6 +168,24 @@ def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) ->
         for name, count in prompt_counts(checkpoint, spec, confirm=confirm).items()
         if count < LEAST_UNITS
     ]
+
+
+def confirms_served(checkpoint: Checkpoint, spec: StudySpec) -> int:
+    """Return how many confirms, one after the other, have prompts enough.
+
+    Arguments:
+        checkpoint: The study's network, with its prompts.
+        spec: The study.
+
+    Returns:
+        0 where errors count images.
+    """
+    served = 0
+    while prompt_counts(checkpoint, spec) and not few_prompts(
+        checkpoint, spec, confirm=served + 1
+    ):
+        served += 1
+    return served
 
 
 def refuse_few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int) -> None:
