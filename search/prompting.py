@@ -37,6 +37,7 @@ __all__ = [
     "prompt_counts",
     "prompt_problems",
     "prompted",
+    "prompts_meaning",
     "refuse_few_prompts",
     "shares_of",
     "unit_of",
@@ -168,6 +169,19 @@ def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) ->
         for name, count in prompt_counts(checkpoint, spec, confirm=confirm).items()
         if count < LEAST_UNITS
     ]
+
+
+def prompts_meaning(checkpoint: Checkpoint, spec: StudySpec) -> dict[str, Any]:
+    """Return what a study keeps for life of its prompts: their hashes, and what errors count.
+
+    Arguments:
+        checkpoint: The study's network, with its prompts if any.
+        spec: The study.
+    """
+    told = dict(checkpoint.config.get("prompts", {}))
+    if unit_of(checkpoint, spec) == PROMPT:
+        told["unit"] = PROMPT
+    return {f"network.prompts.{key}": value for key, value in told.items()}
 
 
 def confirms_served(checkpoint: Checkpoint, spec: StudySpec) -> int:

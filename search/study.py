@@ -39,7 +39,7 @@ from skiptune.search.fetching import refuse_missing
 from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
 from skiptune.search.knobs import knob_problems
 from skiptune.search.objective import Objective, load_objective
-from skiptune.search.prompting import prompt_problems, unit_of, with_prompts
+from skiptune.search.prompting import prompt_problems, prompts_meaning, unit_of, with_prompts
 from skiptune.search.samplers import DESCENT
 from skiptune.search.second import with_second
 from skiptune.search.sloped import without_slopes
@@ -343,8 +343,7 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
         "objective.extractor.sha256": objective.extractor.sha256,
         "seeds": f"{GENERATORS[spec.setting.noise]} per image, search from {SEARCH_SEED}",
     }
-    prompts = checkpoint.config.get("prompts", {})
-    meaning |= {f"network.prompts.{key}": value for key, value in prompts.items()}
+    meaning |= prompts_meaning(checkpoint, spec)
     if checkpoint.decoder is not None:
         described = checkpoint.decoder.describe()
         meaning |= {f"network.decoder.{key}": value for key, value in described.items()}

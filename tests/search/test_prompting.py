@@ -131,6 +131,9 @@ def test_errors_count_prompts_and_a_confirm_draws_fresh_ones(
     half = NormalDist().inv_cdf(1 - 0.025 / 2) * (tuned.difference_error or 0.0) / base.value
     assert (high - low) / 2 == pytest.approx(100 * half, rel=1e-6)
 
+    shown = command("status", "pipeline", *place[:2])
+    assert ["errors", "count", "prompts"] in [line.split() for line in shown.out.splitlines()]
+
     # Scored once more, and from the seeds of reports: prompts again, of all lines.
     again = command("score", "pipeline", "--metric", "kid,precision", "--json", *place)
     assert again.code == 0, again.err
