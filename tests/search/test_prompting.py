@@ -123,12 +123,12 @@ def test_errors_count_prompts_and_a_confirm_draws_fresh_ones(
             assert ("confirm", "confirm-1/B", which) in kinds
     document = load(text / "tuned.json")
     assert document.measure.unit == "prompt"
-    base, tuned = scored["confirm-1/B", "baseline"], scored["confirm-1/B", "tuned"]
-    assert document.baseline.standard_error == base.standard_error
+    untouched, tuned = scored["confirm-1/B", "baseline"], scored["confirm-1/B", "tuned"]
+    assert document.baseline.standard_error == untouched.standard_error
     assert document.tuned.standard_error == tuned.standard_error
     assert document.tuned.difference_error == tuned.difference_error
     low, high = document.verdict.interval or (0.0, 0.0)
-    half = NormalDist().inv_cdf(1 - 0.025 / 2) * (tuned.difference_error or 0.0) / base.value
+    half = NormalDist().inv_cdf(1 - 0.025 / 2) * (tuned.difference_error or 0.0) / untouched.value
     assert (high - low) / 2 == pytest.approx(100 * half, rel=1e-6)
 
     shown = command("status", "pipeline", *place[:2])
