@@ -17,16 +17,29 @@ __all__ = [
     "CATALOGUE",
     "FEATURES",
     "FEATURE_LOSS",
+    "IMAGE",
+    "LABEL",
     "PIXEL_LOSS",
+    "PROMPT",
     "Better",
     "Entry",
+    "Unit",
     "resolved",
 ]
 
 Better = Literal["lower", "higher"]
 
+Unit = Literal["image", "prompt"]
+
+IMAGE: Final = "image"
+PROMPT: Final = "prompt"
+"""What standard errors count: images, or where each image is told a prompt, prompts (`units`)."""
+
 FEATURES: Final = "features"
 """Name of the float32 [N, d] array of extracted features among a chunk's stored arrays."""
+
+LABEL: Final = "label"
+"""Name of the float32 [N] array of the class or the prompt of each image."""
 
 FEATURE_LOSS: Final = "feature_loss"
 PIXEL_LOSS: Final = "pixel_loss"

@@ -10,14 +10,15 @@ against another reference, without sampling.
 A summary carries an influence value for each image (for recall and coverage: for each block of
 seeds, because their value is no mean over images; for denoising losses: for each real image). The
 standard error of a paired difference is that of the mean difference of these values, so what two
-schedules share cancels.
+schedules share cancels. Where images are told prompts a prompt counts once (`units`): recall and
+coverage have no error then, because their blocks of seeds share prompts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from skiptune.canonical import digest
 from skiptune.errors import ObjectiveError
 from skiptune.objectives import neighbours
-from skiptune.objectives.catalogue import CATALOGUE, FEATURES
+from skiptune.objectives.catalogue import CATALOGUE, FEATURES, LABEL
 from skiptune.objectives.denoising import image_indices
 from skiptune.objectives.diversity import diversity
 from skiptune.objectives.kid import KernelReference, kid_influence
@@ -40,6 +41,7 @@ from skiptune.objectives.neighbours import (
 )
 from skiptune.objectives.paired import Estimate, scored
 from skiptune.objectives.teacher import teacher_losses
+from skiptune.objectives.units import Units, standard_error
 
 if TYPE_CHECKING:
     from skiptune.objectives.reference import Reference
@@ -53,6 +55,7 @@ __all__ = [
     "standard_digest",
     "standard_error",
     "title",
+    "without_units",
 ]
 
 Array = NDArray[np.float64]
@@ -67,12 +70,15 @@ class Sample:
         read: Yields blocks of a named array in seed order; may be asked again.
         nfe: Network evaluations per image, counted.
         first_seed: Of the consecutive image seeds; None where images came from elsewhere.
+        unit_array: Name of the array [N] whose equal numbers mark images that count together;
+            None where every image counts by itself.
     """
 
     images: int
     read: Callable[[str], Iterator[NDArray[np.float32]]]
     nfe: float = 0.0
     first_seed: int | None = None
+    unit_array: str | None = None
 
     @classmethod
     def of(cls, **arrays: NDArray[np.float32]) -> Sample:
@@ -83,6 +89,14 @@ class Sample:
     def whole(self, name: str) -> NDArray[np.float32]:
         """Return a named array [N, ...]."""
         return np.concatenate(list(self.read(name)))
+
+    def units(self) -> Units | None:
+        """Return which images count together, None where each counts by itself.
+
+        Raises:
+            ObjectiveError: All images count as one.
+        """
+        return None if self.unit_array is None else Units.of_labels(self.whole(self.unit_array))
 
 
 class Real:
@@ -149,10 +163,12 @@ class Summary:
     Arguments:
         key: The metric, of `CATALOGUE`.
         value: With its standard error.
-        influence: float64 [K]: independent values whose mean has the error of the metric; K is
-            the number of images, or of blocks of seeds. What they sum to does not matter.
+        influence: float64 [K]: values whose mean has the error of the metric, independent unless
+            `units` says otherwise; K is the number of images, or of blocks of seeds. What they
+            sum to does not matter.
         raw: The value without its correction for N, where there is one.
         near: The nearest-neighbour metric behind it, whose errors are not those of plain means.
+        units: Which of the images count together; None where each counts by itself.
     """
 
     key: str
@@ -160,12 +176,22 @@ class Summary:
     influence: Array
     raw: float | None = None
     near: Measured | None = None
+    units: Units | None = None
+
+    def counted_by(self, units: Units) -> Summary:
+        """Return the same with an error that counts units instead of images."""
+        if self.near is not None:
+            near = replace(self.near, units=units)
+            return replace(self, value=near.estimate(), near=near, units=units)
+        error = standard_error(self.influence, units)
+        value = Estimate(self.value.value, error, self.value.images)
+        return replace(self, value=value, units=units)
 
     def error_with(self, other: Summary, share: float = 1.0) -> float:
         """Return the standard error of this value minus a share of another on the same seeds.
 
         Raises:
-            ObjectiveError: They rest on different numbers of images.
+            ObjectiveError: They rest on different numbers of images, or on other prompts.
         """
         if len(self.influence) != len(other.influence):
             raise ObjectiveError(
@@ -174,9 +200,16 @@ class Summary:
                 found=f"{self.value.images}",
                 hint="compare evaluations over the same seeds",
             )
+        if not (other.units is None if self.units is None else self.units.same_as(other.units)):
+            raise ObjectiveError(
+                f"{self.key}: paired difference",
+                expected="the same prompt for each seed, as the baseline has",
+                found="others",
+                hint="compare evaluations over the same seeds and prompts",
+            )
         parts = self.influence - share * other.influence
         if self.near is None or other.near is None:
-            return standard_error(parts)
+            return standard_error(parts, self.units)
         if share == 1:
             return neighbours.difference(self.near, other.near).standard_error
         # Neither value is known better than to one image.
@@ -194,9 +227,14 @@ def measure(keys: Iterable[str], sample: Sample, standard: Standard) -> dict[str
 
     Raises:
         ObjectiveError: The arrays do not fit the reference, are not finite, or are too few; or
-            the reference lacks what a metric needs.
+            the reference lacks what a metric needs; or a metric whose error rests on blocks of
+            seeds is asked of images that are told prompts.
     """
     wanted = tuple(dict.fromkeys(keys))
+    units = sample.units()
+    blocked = [key for key in wanted if CATALOGUE[key].blocks]
+    if units is not None and blocked:
+        raise without_units(blocked)
     found: dict[str, Summary] = {}
     near = tuple(key for key in wanted if key in NEIGHBOURS)
     if near:  # one pass over the distances
@@ -206,6 +244,10 @@ def measure(keys: Iterable[str], sample: Sample, standard: Standard) -> dict[str
     for key in wanted:
         if key not in found:
             found[key] = _MEASURES[key](key, sample, standard)
+    if units is not None:
+        for key, one in found.items():
+            if not CATALOGUE[key].real_images:  # whose own errors count real images
+                found[key] = one.counted_by(units)
     return {key: found[key] for key in wanted}
 
 
@@ -268,9 +310,18 @@ def standard_digest(key: str, standard: Standard, *, teacher: str = "", real: st
     )
 
 
-def standard_error(influence: Array) -> float:
-    """Return the standard error of a mean of independent values."""
-    return float(influence.std(ddof=1)) / math.sqrt(len(influence))
+def without_units(keys: Iterable[str]) -> ObjectiveError:
+    """Return the refusal of metrics whose errors cannot count prompts.
+
+    Arguments:
+        keys: Of `CATALOGUE`, whose errors rest on blocks of seeds.
+    """
+    return ObjectiveError(
+        " and ".join(keys),
+        expected="a metric whose error counts prompts",
+        found="one whose error rests on blocks of seeds, which share prompts",
+        hint="leave it out: precision, density and diversity have errors that count prompts",
+    )
 
 
 def _fd(key: str, sample: Sample, standard: Standard) -> Summary:
@@ -318,7 +369,7 @@ def _teacher(key: str, sample: Sample, standard: Standard) -> Summary:
 
 def _diversity(key: str, sample: Sample, standard: Standard) -> Summary:
     try:
-        labels = sample.whole("label")
+        labels = sample.whole(LABEL)
     except KeyError:
         labels = None  # of a network without
     value, psi = diversity(lambda: sample.read(FEATURES), labels)

@@ -39,6 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from skiptune.errors import ObjectiveError
 from skiptune.objectives.kid import check_rows, row_blocks
 from skiptune.objectives.paired import Estimate
+from skiptune.objectives.units import Units, standard_error
 
 __all__ = [
     "LEAST_BLOCKS",
@@ -83,6 +84,7 @@ class Measured:
         parts: float64: one value for each image [N] (precision, density), or for each disjoint
             block of seeds [B] (recall, coverage); empty when no blocks were asked for.
         real_images: Real images M.
+        units: Which images count together (precision, density); None where each counts by itself.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Measured:
     images: int
     parts: Array
     real_images: int
+    units: Units | None = None
 
     def estimate(self) -> Estimate:
         """Return the value with its standard error, which is at least `resolution`.
@@ -114,6 +117,8 @@ class Measured:
         Raises:
             ObjectiveError: When it was measured without blocks.
         """
+        if self.units is not None:
+            return standard_error(parts, self.units)
         count = len(parts)
         error = float(parts.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
         if self.name not in _BY_BLOCKS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiptune.errors import ObjectiveError, Problem, SpecError
-from skiptune.objectives.catalogue import ALIASES, CATALOGUE, FEATURES, resolved
+from skiptune.objectives.catalogue import (
+    ALIASES,
+    CATALOGUE,
+    FEATURES,
+    IMAGE,
+    PROMPT,
+    Unit,
+    resolved,
+)
 from skiptune.objectives.image_files import BLOCK
-from skiptune.objectives.metrics import Real, Sample, Standard, Summary, measure, title
+from skiptune.objectives.metrics import (
+    Real,
+    Sample,
+    Standard,
+    Summary,
+    measure,
+    title,
+    without_units,
+)
 from skiptune.objectives.names import metric_name
 from skiptune.objectives.neighbours import LEAST_BLOCKS
 from skiptune.objectives.paired import LEAST_PER_FEATURE, Estimate, caution, raw
@@ -133,17 +149,20 @@ class Measure:
         """What images are held against."""
         return Standard(real=Real(self.reference))
 
-    def check(self, images: int) -> None:
+    def check(self, images: int, *, unit: Unit = IMAGE) -> None:
         """Refuse what the reference or the count cannot serve, before any image is extracted.
 
         Arguments:
             images: Images N that will be scored.
+            unit: What errors count.
 
         Raises:
             ObjectiveError: The reference keeps no features of single images, or the images are
-                too few for error bars.
+                too few for error bars, or told prompts that those do not count.
         """
         by_blocks = [key for key in self.keys if CATALOGUE[key].blocks]
+        if by_blocks and unit == PROMPT:
+            raise without_units(by_blocks)
         if by_blocks and images < LEAST_BLOCKS * BLOCK:
             raise ObjectiveError(
                 f"--metric {','.join(by_blocks)}",
@@ -236,6 +255,8 @@ def _scored(measure_: Measure, sample: Sample) -> list[tuple[Row, Summary | None
         plain = metric_name(name, images, corrected=False)
         if key not in found:
             value = raw(sample.whole(FEATURES), measure_.reference)
+            if sample.unit_array is not None:  # that error counts images
+                value = replace(value, standard_error=float("nan"))
             rows.append((Row(key, plain, better, value), None))
             continue
         summary = found[key]

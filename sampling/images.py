@@ -20,6 +20,7 @@ from skiptune.sampling.solvers import solve
 
 if TYPE_CHECKING:
     from skiptune.sampling.decoder import Decoder
+    from skiptune.sampling.prompts import Shares
 
 __all__ = ["Batch", "Counted", "problems_of", "sample", "sample_float", "start", "to_uint8"]
 
@@ -89,7 +90,7 @@ def sample(
         network: A denoiser in evaluation mode: network(x, sigma, class_labels) -> clean images;
             with attributes `img_channels`, `img_resolution`, `label_dim`; perhaps with methods
             `round_sigma`, `start_std` (`levels`), and `refused`, which yields what is wrong with a
-            setting.
+            setting; perhaps with `shares`, which says among which labels a seed draws.
         setting: How the images are made.
         seeds: One per image.
         microbatch: Images per evaluation of the network.
@@ -170,12 +171,23 @@ def start(network: nn.Module, setting: Setting, streams: Streams) -> tuple[Tenso
     if classes == 0:
         return noise, None
     # Drawn whatever the rule, so that the churn of an image does not depend on it.
-    labels = streams.randint(classes)
+    labels = _labels(network, streams, classes)
     if setting.labels is None:
         return noise, None
     if setting.labels != "random":
         labels = torch.full_like(labels, int(setting.labels))
     return noise, F.one_hot(labels, classes).to(torch.float32)
+
+
+def _labels(network: nn.Module, streams: Streams, classes: int) -> Tensor:
+    """Draw a label for each image, int64 [B]: one number of its stream, whatever it may be."""
+    shares: Shares | None = getattr(network, "shares", None)
+    if shares is None:
+        return streams.randint(classes)
+    choices = [shares.lines(seed) for seed in streams.seeds]
+    drawn = streams.randint([len(lines) for lines in choices]).tolist()
+    labels = [lines[place] for lines, place in zip(choices, drawn, strict=True)]
+    return torch.tensor(labels, device=streams.device)
 
 
 def problems_of(network: nn.Module, setting: Setting) -> list[Problem]:

@@ -61,9 +61,17 @@ class ImageStreams:
             row.normal_(generator=generator)
         return drawn.to(self.device)
 
-    def randint(self, high: int) -> Tensor:
-        """Draw whole numbers from 0 to high - 1, int64 [N]."""
-        drawn = [torch.randint(high, (), generator=generator) for generator in self._generators]
+    def randint(self, high: int | Sequence[int]) -> Tensor:
+        """Draw whole numbers from 0 to high - 1, int64 [N].
+
+        Arguments:
+            high: At least 1, of all images or one for each.
+        """
+        highs = [high] * len(self) if isinstance(high, int) else high
+        drawn = [
+            torch.randint(limit, (), generator=generator)
+            for limit, generator in zip(highs, self._generators, strict=True)
+        ]
         return torch.stack(drawn).to(self.device)
 
     def randn_like(self, x: Tensor) -> Tensor:
@@ -121,18 +129,18 @@ class CounterStreams:
             torch.stack(pairs, dim=-1, out=drawn[rows, columns])
         return drawn.flatten(1)[:, :count].reshape(len(self), *shape).to(dtype)
 
-    def randint(self, high: int) -> Tensor:
+    def randint(self, high: int | Sequence[int]) -> Tensor:
         """Draw whole numbers from 0 to high - 1, int64 [N].
 
         They are the word times high, over 2^32, cut off: no number is likelier than another by
         more than high / 2^32.
 
         Arguments:
-            high: From 1 to 2^31.
+            high: From 1 to 2^31, of all images or one for each.
         """
         everyone, first = slice(0, len(self)), slice(0, 1)
-        word = self._words(_WHOLE, self._next(_WHOLE), everyone, first)[0]
-        return (word * high >> 32).flatten()
+        word = self._words(_WHOLE, self._next(_WHOLE), everyone, first)[0].flatten()
+        return word * torch.as_tensor(high, device=self.device) >> 32
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Draw standard normal numbers of the shape [N, ...] and dtype of `x`."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skiptune import __version__
 from skiptune.canonical import canonical
 from skiptune.errors import StorageError
-from skiptune.objectives.catalogue import FEATURE_LOSS, PIXEL_LOSS
+from skiptune.objectives.catalogue import FEATURE_LOSS, LABEL, PIXEL_LOSS
 from skiptune.objectives.extractors import Extractor
 from skiptune.sampling.hooks import check_effect, scaled
 from skiptune.sampling.images import sample, start
@@ -161,7 +161,7 @@ def sampled(
                     parts[text.key].append(text(batch.images, batch.labels).cpu().numpy())
                 parts["finite"].append(batch.finite.cpu().numpy())
                 if batch.labels is not None:
-                    parts["label"].append(batch.labels.cpu().numpy())
+                    parts[LABEL].append(batch.labels.cpu().numpy())
                 nfe = batch.nfe
                 made += len(batch.seeds)
                 on_images(made)

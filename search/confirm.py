@@ -26,8 +26,9 @@ from skiptune.search.looks import measured_of, other_looks
 from skiptune.search.luck import luck_of, rankings
 from skiptune.search.projection import Board
 from skiptune.search.promotion import best
+from skiptune.search.prompting import prompt_counts, refuse_few_prompts
 from skiptune.search.result import NO_GAIN, WIN, Result, is_win
-from skiptune.search.study import SEARCH_SEED, OpenStudy
+from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.records import SECOND_PLACE, Evaluation, Score, SpentBlock
 
@@ -93,9 +94,11 @@ def next_half(study: OpenStudy, number: int) -> Half | None:
 
     Raises:
         NetworkError: The baseline has diverged on these seeds.
+        SpecError: The file holds too few prompts for this confirm.
     """
     if _nothing_to_test(study, number):
         return None
+    refuse_few_prompts(study.checkpoint, study.spec, confirm=number)
     half_a, half_b = halves(begin_confirm(study, number))
     for half in (half_a, half_b):
         if ledger.open_rungs(study.database, study.id, block=half.name):
@@ -172,7 +175,13 @@ def result_of(study: OpenStudy, number: int) -> Result:
         parts=tuple(looks.values()),
         luck=None if seen is None else luck_of(study, *seen),
         rankings=rankings(study, half_a.name),
+        unit=study.unit,
+        prompts=_prompts(study, number).get(half_b.name),
     )
+
+
+def _prompts(study: OpenStudy, number: int) -> dict[str, int]:
+    return prompt_counts(study.checkpoint, study.spec, confirm=number)
 
 
 def _nothing_to_test(study: OpenStudy, number: int) -> bool:
@@ -215,6 +224,8 @@ def _untested(study: OpenStudy, number: int) -> Result:
         verdict=NO_GAIN,
         better=CATALOGUE[study.spec.objective.keys[0]].better,
         tested=False,
+        unit=study.unit,
+        prompts=_prompts(study, number).get(SEARCH),
     )
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from skiptune.search.problems import refusal
 from skiptune.search.sections import Section, Sha256
@@ -29,6 +35,14 @@ class Measure(Section):
     reference_sha256: Sha256 | None = Field(
         default=None, description="64 lower-case hexadecimal digits, or null"
     )
+    unit: Literal["image", "prompt"] = Field(
+        default="image", description="what standard errors count: image or prompt"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out that errors count images: files of earlier versions do not say it."""
+        return self.without_defaults(handler(self), ("unit",))
 
 
 class Score(Section):

@@ -68,6 +68,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             extractor_sha256=study.extractor.sha256,
             reference=None if study.reference is None else study.reference.name,
             reference_sha256=None if study.reference is None else study.reference.digest,
+            unit=result.unit,
         ),
         baseline=_score(result.baseline),
         tuned=_score(result.winner),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from skiptune.sampling.prompts import SEARCH_SHARE, confirm_share
 from skiptune.search.events import Listener, silent
 from skiptune.search.overview import confirms
 from skiptune.search.paired_errors import PairedError, stored_error
 from skiptune.search.pilot import fewest_images, pilot_error
 from skiptune.search.plan import Cost, confirm_cost, own_nfe, rung_counts, search_parts
 from skiptune.search.power import POWER, images_for, smallest_gain
+from skiptune.search.prompting import prompt_counts
 from skiptune.search.samplers import DESCENT
 from skiptune.search.sloped import slopes_cost
 from skiptune.search.spec import StudySpec
@@ -58,6 +61,8 @@ class Forecast:
         error: How noisy a comparison is; None where nothing tells it yet.
         pilot_images: Of the smallest pilot.
         stored: Images of this study that are there already.
+        prompts: How many prompts the search and the next confirm's halves draw from, by name;
+            empty where errors count images.
     """
 
     study: str
@@ -71,6 +76,7 @@ class Forecast:
     error: PairedError | None
     pilot_images: int
     stored: int = 0
+    prompts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cost(self) -> Cost:
@@ -101,12 +107,19 @@ class Forecast:
     def images_for(self, gain: float) -> int | None:
         """Return the images of a block that find a gain with `POWER`; None: nothing tells it.
 
+        None as well where so many images of the block's prompts are not known to be enough.
+
         Arguments:
             gain: A fraction of the baseline's value, above `min_gain`.
         """
         if self.error is None:
             return None
-        return images_for(gain, deviation=self.error.at(1), level=self.level, least=self.min_gain)
+        deviation = self.error.deviation / self.error.baseline
+        needed = images_for(gain, deviation=deviation, level=self.level, least=self.min_gain)
+        if needed is not None and self.error.floor > 0:
+            smallest = self.smallest_gain_at(needed)
+            return needed if smallest is not None and smallest <= gain else None
+        return needed
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -136,6 +149,7 @@ class Forecast:
             "min_gain": self.min_gain,
             "confirm_images": self.images,
             "smallest_gain": self.smallest_gain,
+            **({"prompts": dict(self.prompts)} if self.prompts else {}),
             "paired_error": None
             if error is None
             else {
@@ -204,6 +218,11 @@ def forecast(
         )
         if error is None:
             return None
+    number = stored.confirms + 1
+    prompts = prompt_counts(checkpoint, spec, confirm=number)
+    if prompts and error is not None:
+        tested = prompts[confirm_share(number, "B")]
+        error = error.on_prompts(prompts[SEARCH_SHARE], max(tested, 1))
     return Forecast(
         study=spec.study,
         parts=tuple(
@@ -211,13 +230,14 @@ def forecast(
         ),
         images_per_second=speed.rate(spec),
         workers=workers,
-        confirm=stored.confirms + 1,
-        level=spec.confirm.alpha / 2 ** (stored.confirms + 1),
+        confirm=number,
+        level=spec.confirm.alpha / 2**number,
         min_gain=spec.confirm.min_gain,
         images=spec.confirm.images,
         error=error,
         pilot_images=fewest_images(spec),
         stored=stored.images,
+        prompts=prompts,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from skiptune.objectives.catalogue import IMAGE, Unit
 from skiptune.objectives.ranks import RankCorrelation, rank_correlation
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.fronts import front_ranks
@@ -177,6 +178,7 @@ class Overview:
         ranking: How alike the first rung and the highest one order those that went on; None
             with fewer than 3.
         sampler: Who proposes, as `proposer` says it.
+        unit: What standard errors count: ``image``, or ``prompt`` where each image is told one.
     """
 
     study: str
@@ -194,6 +196,7 @@ class Overview:
     spending: Spending
     ranking: RankCorrelation | None = None
     sampler: str = ""
+    unit: Unit = IMAGE
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -237,6 +240,7 @@ def overview(database: Database, name: str) -> Overview:
         spending=ledger.spending(database, study.id),
         ranking=board.ranking(),
         sampler=proposer(study),
+        unit=study.meaning.get("network.prompts.unit", IMAGE),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -35,6 +35,9 @@ class PairedError:
         schedules: How many there are.
         baseline: The baseline's value: gains are parts of it.
         source: Where they were measured.
+        error: The standard errors themselves, as they were measured: the median.
+        floor: What more images of the same prompts are not known to bring a standard error below;
+            0 where errors count images.
     """
 
     deviation: float
@@ -43,10 +46,25 @@ class PairedError:
     schedules: int
     baseline: float
     source: str
+    error: float = 0.0
+    floor: float = 0.0
 
     def at(self, images: int) -> float:
         """Return the standard error of a gain on so many images, as a part of the baseline."""
-        return self.deviation / math.sqrt(images) / self.baseline
+        return max(self.deviation / math.sqrt(images), self.floor) / self.baseline
+
+    def on_prompts(self, measured: int, wanted: int) -> PairedError:
+        """Return the same for images of other prompts, where errors count prompts.
+
+        How much of an error is the prompts' and how much the images' own is not known. It falls
+        with the root of the prompts at least, and with that of the images at most; the larger of
+        the two is taken.
+
+        Arguments:
+            measured: Prompts that it was learnt on are drawn from so many.
+            wanted: Those of the images to come are drawn from so many.
+        """
+        return replace(self, floor=self.error * math.sqrt(measured / wanted))
 
 
 def stored_error(
@@ -116,10 +134,8 @@ def error_of(database: Database, study: Study) -> PairedError | None:
         if one is not None and not other and score.difference_error:
             last[one.id] = score
     better = [score for score in last.values() if (score.difference or 0.0) < 0]
-    errors = [
-        (score.difference_error or 0.0) * math.sqrt(score.images)
-        for score in better or last.values()
-    ]
+    chosen = better or list(last.values())
+    errors = [(score.difference_error or 0.0) * math.sqrt(score.images) for score in chosen]
     if not errors:
         return None
     return PairedError(
@@ -129,4 +145,5 @@ def error_of(database: Database, study: Study) -> PairedError | None:
         schedules=len(errors),
         baseline=found[1].value,
         source=f"study {study.name}",
+        error=median(score.difference_error or 0.0 for score in chosen),
     )

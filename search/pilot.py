@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -121,9 +122,7 @@ def pilot_error(
             found="none of these",
             hint="look at the setting first: more steps, or another solver",
         )
-    return PairedError(
-        found.deviation, found.low, found.high, 1, found.baseline, f"pilot of {images:,} images"
-    )
+    return replace(found, schedules=1, source=f"pilot of {images:,} images")
 
 
 def _course(study: OpenStudy, images: int, on_event: Listener) -> Course:

@@ -1,21 +1,48 @@
-"""The prompts of a study: encoded once, kept in the cache, and given to its network."""
+"""The prompts of a study: encoded once, kept in the cache, and given to its network.
+
+Where every image is told a prompt that is drawn by its seed, the prompt is the unit of all
+standard errors. The search and each half of a confirm draw from prompts of their own (`Shares`),
+because a choice that was made on some prompts may suit those alone.
+"""
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from skiptune.canonical import digest
-from skiptune.errors import SpecError
+from skiptune.errors import Problem, SpecError
+from skiptune.objectives.catalogue import CATALOGUE, IMAGE, PROMPT, Unit
+from skiptune.objectives.units import LEAST_UNITS
 from skiptune.sampling.checkpoint import Checkpoint
-from skiptune.sampling.prompts import Prompts, read_prompts
+from skiptune.sampling.prompts import (
+    SEARCH_SHARE,
+    SHARES_RULE,
+    Prompts,
+    Shares,
+    confirm_share,
+    read_prompts,
+)
 from skiptune.search.downloads import cache_folder, writable
+from skiptune.search.spec import StudySpec
 
-__all__ = ["prompted", "with_prompts"]
+__all__ = [
+    "confirms_served",
+    "few_prompts",
+    "prompt_counts",
+    "prompt_problems",
+    "prompted",
+    "prompts_meaning",
+    "refuse_few_prompts",
+    "shares_of",
+    "unit_of",
+    "with_prompts",
+]
 
 # Changes whenever the numbers that are made of a prompt do.
 _RULE = "CLIP states, float32, empty text for no prompt"
@@ -83,10 +110,127 @@ def prompted(checkpoint: Checkpoint, prompts: Prompts, *, device: str = "cpu") -
 
         conditions = encode(files, prompts.texts, size=size, device=device)
         _keep(path, conditions)
-    told = PipelineDenoiser(network.unet, network.scheduler, conditions=conditions)
+    shares = Shares(prompts.texts, prompts.name)
+    told = PipelineDenoiser(network.unet, network.scheduler, conditions=conditions, shares=shares)
     told.eval().requires_grad_(False).to(device)
-    config = checkpoint.config | {"label_dim": told.label_dim, "prompts": identity}
+    # Which of them a seed is told is no matter of how they are encoded, but one of the series.
+    meaning = {**identity, "shares": SHARES_RULE}
+    config = checkpoint.config | {"label_dim": told.label_dim, "prompts": meaning}
     return replace(checkpoint, network=told, config=config)
+
+
+def unit_of(checkpoint: Checkpoint, spec: StudySpec) -> Unit:
+    """Return what the standard errors of a study count.
+
+    Prompts, where each image is told one that is drawn for it. Images of one prompt, or of none,
+    have no other.
+    """
+    drawn = spec.setting.labels == "random" and spec.objective.samples
+    return PROMPT if drawn and shares_of(checkpoint) is not None else IMAGE
+
+
+def shares_of(checkpoint: Checkpoint) -> Shares | None:
+    """Return which prompts a network is told by an image's seed; None where it reads no text."""
+    network: Any = checkpoint.network
+    shares: Shares | None = getattr(network, "shares", None)
+    return shares
+
+
+def prompt_counts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) -> dict[str, int]:
+    """Return how many prompts the search and a confirm's halves draw from, by name.
+
+    Arguments:
+        checkpoint: The study's network, with its prompts.
+        spec: The study.
+        confirm: Which confirm, from 1 on.
+
+    Returns:
+        Nothing where errors count images.
+    """
+    shares = shares_of(checkpoint)
+    if shares is None or unit_of(checkpoint, spec) == IMAGE:
+        return {}
+    names = (SEARCH_SHARE, *(confirm_share(confirm, half) for half in "AB"))
+    return {name: shares.count(name) for name in names}
+
+
+def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) -> list[Problem]:
+    """Return one problem for each share that holds too few prompts for a standard error.
+
+    Arguments are those of `prompt_counts`.
+    """
+    lines = len(shares_of(checkpoint) or ())
+    return [
+        Problem(
+            f"network.prompts: share of {name}",
+            f"at least {LEAST_UNITS} prompts, which its errors count",
+            f"{count} of {lines} lines",
+        )
+        for name, count in prompt_counts(checkpoint, spec, confirm=confirm).items()
+        if count < LEAST_UNITS
+    ]
+
+
+def prompts_meaning(checkpoint: Checkpoint, spec: StudySpec) -> dict[str, Any]:
+    """Return what a study keeps for life of its prompts: their hashes, and what errors count.
+
+    Arguments:
+        checkpoint: The study's network, with its prompts if any.
+        spec: The study.
+    """
+    told = dict(checkpoint.config.get("prompts", {}))
+    if unit_of(checkpoint, spec) == PROMPT:
+        told["unit"] = PROMPT
+    return {f"network.prompts.{key}": value for key, value in told.items()}
+
+
+def confirms_served(checkpoint: Checkpoint, spec: StudySpec) -> int:
+    """Return how many confirms, one after the other, have prompts enough.
+
+    Arguments:
+        checkpoint: The study's network, with its prompts.
+        spec: The study.
+
+    Returns:
+        0 where errors count images.
+    """
+    served = 0
+    while prompt_counts(checkpoint, spec) and not few_prompts(
+        checkpoint, spec, confirm=served + 1
+    ):
+        served += 1
+    return served
+
+
+def refuse_few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int) -> None:
+    """Refuse a confirm whose prompts are too few, before it spends seeds or samples an image.
+
+    Raises:
+        SpecError: Its share of the lines holds too few for a standard error.
+    """
+    problems = few_prompts(checkpoint, spec, confirm=confirm)
+    if problems:
+        raise SpecError.of(
+            [replace(one, where=f"study {spec.study}: {one.where}") for one in problems],
+            hint="each confirm has half as many prompts as the one before: begin a new study with"
+            " more lines",
+        )
+
+
+def prompt_problems(checkpoint: Checkpoint, spec: StudySpec, keys: Iterable[str]) -> list[Problem]:
+    """Return what stands between a study and errors that count prompts.
+
+    Arguments:
+        checkpoint: The study's network, with its prompts if any.
+        spec: The study.
+        keys: All that it measures, of `CATALOGUE`.
+    """
+    blocked = [key for key in keys if CATALOGUE[key].blocks]
+    problems = few_prompts(checkpoint, spec)
+    if blocked and unit_of(checkpoint, spec) == PROMPT:
+        expected = "metrics whose errors count prompts; blocks of seeds share them"
+        problems.append(Problem("objective", expected, ", ".join(blocked)))
+    return problems
 
 
 def _factor(vae: Path | None) -> int:

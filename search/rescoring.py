@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from skiptune.errors import ObjectiveError, StorageError
-from skiptune.objectives.catalogue import CATALOGUE
+from skiptune.objectives.catalogue import CATALOGUE, IMAGE, PROMPT, Unit
 from skiptune.objectives.metrics import Real, Standard, Summary, difference, measure, title
 from skiptune.objectives.paired import Estimate
 from skiptune.objectives.reference import Reference
@@ -35,6 +35,7 @@ class Rescored:
             the baseline itself.
         difference_error: Its standard error.
         raw: The value without its correction for N, where there is one.
+        unit: What the errors count: ``image``, or ``prompt`` where each image is told one.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Rescored:
     difference: float | None
     difference_error: float | None
     raw: float | None
+    unit: Unit = IMAGE
 
     @property
     def estimate(self) -> Estimate:
@@ -149,6 +151,7 @@ def _rows(
                 difference=None if change is None else change.value,
                 difference_error=None if change is None else change.standard_error,
                 raw=summary.raw,
+                unit=IMAGE if summary.units is None else PROMPT,
             )
         )
     return rows

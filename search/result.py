@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from skiptune.objectives.catalogue import Better
+from skiptune.objectives.catalogue import IMAGE, Better, Unit
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.storage.records import Score
@@ -192,6 +192,8 @@ class Result:
         luck: How much of what the search saw of the winner was luck; None where it saw nothing
             comparable.
         rankings: How alike smaller and larger measurements order schedules.
+        unit: What standard errors count: ``image``, or ``prompt`` where each image is told one.
+        prompts: From how many prompts those of block B are drawn; None where errors count images.
     """
 
     study: str
@@ -218,6 +220,8 @@ class Result:
     parts: tuple[SecondLook, ...] = ()
     luck: Luck | None = None
     rankings: tuple[Ranking, ...] = ()
+    unit: Unit = IMAGE
+    prompts: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""

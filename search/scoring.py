@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skiptune.canonical import digest
 from skiptune.errors import NetworkError
+from skiptune.objectives.catalogue import LABEL, PROMPT
 from skiptune.objectives.metrics import (
     Sample,
     Standard,
@@ -98,7 +99,11 @@ class Stored:
         open again), and `StorageError` where the store itself is gone.
         """
         return Sample(
-            self._images, self.read, self._chunks[0].nfe or 0.0, self._evaluation.first_seed
+            self._images,
+            self.read,
+            self._chunks[0].nfe or 0.0,
+            self._evaluation.first_seed,
+            unit_array=LABEL if self._study.unit == PROMPT else None,
         )
 
     def read(self, name: str) -> Iterator[NDArray[np.float32]]:

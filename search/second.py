@@ -198,7 +198,7 @@ def _columns(
         for rows in sample.read(array):
             yield rows[:, columns] / np.float32(factor)
 
-    return Sample(sample.images, read, sample.nfe, sample.first_seed)
+    return replace(sample, read=read)
 
 
 def _score(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiptune.errors import Problem, SpecError, StudyChangedError
-from skiptune.objectives.catalogue import CATALOGUE
+from skiptune.objectives.catalogue import CATALOGUE, Unit
 from skiptune.objectives.extractors import Extractor
 from skiptune.objectives.metrics import Real, Summary
 from skiptune.objectives.neighbours import LEAST_BLOCKS
@@ -40,7 +40,7 @@ from skiptune.search.fetching import refuse_missing
 from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
 from skiptune.search.knobs import knob_problems
 from skiptune.search.objective import Objective, load_objective
-from skiptune.search.prompting import with_prompts
+from skiptune.search.prompting import prompt_problems, prompts_meaning, unit_of, with_prompts
 from skiptune.search.samplers import DESCENT
 from skiptune.search.second import with_second
 from skiptune.search.sloped import without_slopes
@@ -122,6 +122,11 @@ class OpenStudy:
     def sampler(self) -> str:
         """Who proposes schedules, one of `SAMPLERS` without ``auto``."""
         return chosen_sampler(self.spec, self.objective, self.space)
+
+    @property
+    def unit(self) -> Unit:
+        """What standard errors count: images, or prompts where each image is told one."""
+        return unit_of(self.checkpoint, self.spec)
 
     @property
     def extractor(self) -> Extractor:
@@ -290,6 +295,8 @@ def check_study(
     network, ranges = checkpoint.network, spec.space.setting
     found = knob_problems(ranges, setting, network=network, samples=objective.samples)
     problems += [replace(problem, where=f"{source}: {problem.where}") for problem in found]
+    found = prompt_problems(checkpoint, spec, objective.keys)
+    problems += [replace(problem, where=f"{source}: {problem.where}") for problem in found]
     few = _too_few_images(spec, objective, source)
     if spec.search.sampler == DESCENT:
         found = without_slopes(spec, objective)
@@ -342,8 +349,7 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
     }
     if checkpoint.dtype != "float32":  # studies of earlier versions know nothing of it
         meaning["network.dtype"] = checkpoint.dtype
-    prompts = checkpoint.config.get("prompts", {})
-    meaning |= {f"network.prompts.{key}": value for key, value in prompts.items()}
+    meaning |= prompts_meaning(checkpoint, spec)
     if checkpoint.decoder is not None:
         described = checkpoint.decoder.describe()
         meaning |= {f"network.decoder.{key}": value for key, value in described.items()}

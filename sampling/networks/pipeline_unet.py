@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from skiptune.errors import NetworkError, Problem
+from skiptune.sampling.prompts import Shares
 from skiptune.sampling.schedulers import Scheduler
 from skiptune.sampling.setting import Setting
 
@@ -91,6 +92,7 @@ class PipelineDenoiser(nn.Module):
         unet: The network; its configuration has passed `pipelines.read_pipeline`.
         scheduler: What it was trained on.
         conditions: What it is told of prompts; None for a network without text.
+        shares: Which prompts an image is told of by its seed; None for any of them.
     """
 
     holder: ClassVar[str] = "unet"
@@ -101,13 +103,19 @@ class PipelineDenoiser(nn.Module):
     trained: Tensor
 
     def __init__(
-        self, unet: nn.Module, scheduler: Scheduler, *, conditions: Conditions | None = None
+        self,
+        unet: nn.Module,
+        scheduler: Scheduler,
+        *,
+        conditions: Conditions | None = None,
+        shares: Shares | None = None,
     ) -> None:
         super().__init__()
         config: Any = unet.config
         self.unet: Any = unet
         self.scheduler = scheduler
         self.conditions = conditions
+        self.shares = shares
         size = config.sample_size
         self.img_resolution = int(size if isinstance(size, int) else size[0])
         self.img_channels = int(config.in_channels)

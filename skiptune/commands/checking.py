@@ -142,8 +142,27 @@ def _check_parts(
     checkpoint, objective, space = report.add(
         "parts", lambda: check_study(spec, device=device, source=source), words
     )
+    _check_prompts(report, spec, checkpoint)
     report.meaning = study_meaning(spec, checkpoint, objective)
     return checkpoint, objective, space
+
+
+def _check_prompts(report: _Report, spec: StudySpec, checkpoint: Checkpoint) -> None:
+    """Tell how many prompts search and confirm draw from, and how many confirms they serve."""
+    from skiptune.search.prompting import confirms_served, prompt_counts
+
+    counts = prompt_counts(checkpoint, spec)
+    if not counts:
+        return
+    report.extra["prompts"] = counts
+
+    def words(served: int) -> str:
+        from skiptune.views.forecast import prompts_text
+
+        times = "one confirm" if served == 1 else f"{served} confirms"
+        return f"{prompts_text(counts)} They serve {times}"
+
+    report.add("prompts", lambda: confirms_served(checkpoint, spec), words)
 
 
 def _check_storage(report: _Report, spec: StudySpec, url: str) -> Any:

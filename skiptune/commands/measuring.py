@@ -14,10 +14,12 @@ from skiptune.errors import SpecError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from skiptune.objectives.catalogue import Unit
     from skiptune.objectives.extractors import Extractor
     from skiptune.objectives.image_files import ImageSource
     from skiptune.objectives.metrics import Sample
     from skiptune.objectives.standalone import Group, Measure
+    from skiptune.objectives.units import Units
     from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.sampling.schedule import Schedule
     from skiptune.sampling.setting import Setting
@@ -57,8 +59,13 @@ class Loading:
     weights_sha256: str | None
     device: str
 
-    def measures(self, images: int) -> list[Measure]:
-        """Load networks and references, and refuse those that do not fit so many images."""
+    def measures(self, images: int, *, unit: Unit = "image") -> list[Measure]:
+        """Load networks and references, and refuse those that do not fit so many images.
+
+        Arguments:
+            images: How many there are.
+            unit: What their errors count.
+        """
         from skiptune.commands.device import check_device
         from skiptune.objectives.names import FASHION_CNN
         from skiptune.objectives.standalone import Measure
@@ -89,7 +96,7 @@ class Loading:
                 device=self.device,
             )
             measure = Measure(network, load_reference(reference, extractor=network), group.keys)
-            measure.check(images)
+            measure.check(images, unit=unit)
             found.append(measure)
         return found
 
@@ -127,7 +134,8 @@ def score_tuned(
 
     Returns as `score_images`.
     """
-    measures = loading.measures(count)
+    drawn = tuned.network.prompts is not None and tuned.setting.labels == "random"
+    measures = loading.measures(count, unit="prompt" if drawn else "image")
     from skiptune.commands.exporting import tuned_network
     from skiptune.objectives.standalone import compare
     from skiptune.sampling.schedule import Schedule
@@ -142,17 +150,24 @@ def score_tuned(
         ("tuned", tuned.schedule, tuned.setting.to_setting()),
     ):
         with image_progress(options, label, count) as progress:
-            both.append(_sampled(loaded, setting, schedule, count, networks, progress))
+            made = _sampled(loaded, setting, schedule, count, networks, progress, drawn=drawn)
+            both.append(made)
     pages: list[Page] = []
     plain: list[dict[str, Any]] = []
     for measure, baseline, ours in zip(measures, *both, strict=True):
         pairs = compare(measure, baseline, ours)
         notes = [*_other_reference(measure, tuned), *measure.cautions(count)]
+        units = ours.units()
+        counted = {} if units is None else {"unit": "prompt", "prompts": units.count}
+        notes += _few_prompts(units)
         what = "".join(f" and {key} {value:.4g}" for key, value in tuned.knobs.items())
         title = f"{name}: seeds 0 to {count - 1:,} with and without scales{what}, "
         title += _against(measure)
+        if units is not None:
+            title += f"; errors count prompts, {units.count:,} of them"
         pages.append(pairs_view(title, pairs, notes))
-        plain += [{**row, **_meaning(measure), "cautions": notes} for row in pairs_json(pairs)]
+        rows = pairs_json(pairs)
+        plain += [{**row, **_meaning(measure), **counted, "cautions": notes} for row in rows]
     return count, pages, plain
 
 
@@ -186,17 +201,24 @@ def _sampled(
     count: int,
     networks: Sequence[Extractor],
     progress: Callable[[int], None],
+    *,
+    drawn: bool,
 ) -> list[Sample]:
-    """Sample the seeds 0 to `count` - 1; return the features of each feature network."""
+    """Sample the seeds 0 to `count` - 1; return the features of each feature network.
+
+    Where prompts are drawn, images of one prompt count together.
+    """
     import numpy as np
 
     from skiptune.commands.pictures import MICROBATCH
     from skiptune.errors import ObjectiveError
+    from skiptune.objectives.catalogue import FEATURES, LABEL
     from skiptune.objectives.metrics import Sample
     from skiptune.sampling.hooks import scaled
     from skiptune.sampling.images import sample
 
     parts: list[list[Any]] = [[] for _ in networks]
+    labels: list[Any] = []
     done, nfe = 0, 0.0
     network, decoder, size = checkpoint.network, checkpoint.decoder, min(MICROBATCH, count)
     with scaled(network, schedule):
@@ -210,13 +232,27 @@ def _sampled(
                 )
             for extractor, rows in zip(networks, parts, strict=True):
                 rows.append(extractor(batch.images).cpu().numpy())
+            if batch.labels is not None:
+                labels.append(batch.labels.cpu().numpy())
             done, nfe = done + len(batch.seeds), batch.nfe
             progress(done)
     samples = []
     for rows in parts:
-        whole = Sample.of(features=np.concatenate(rows))
+        arrays = {FEATURES: np.concatenate(rows)}
+        if drawn:
+            arrays[LABEL] = np.concatenate(labels)
+        whole = replace(Sample.of(**arrays), unit_array=LABEL if drawn else None)
         samples.append(replace(whole, nfe=nfe, first_seed=0))
     return samples
+
+
+def _few_prompts(units: Units | None) -> list[str]:
+    """Return what to know where errors rest on few prompts."""
+    from skiptune.objectives.units import LEAST_UNITS
+
+    if units is None or units.count >= LEAST_UNITS:
+        return []
+    return [f"Errors of fewer than {LEAST_UNITS} prompts are too small more often than not."]
 
 
 def no_reference() -> SpecError:

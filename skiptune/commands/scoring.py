@@ -369,6 +369,7 @@ def _score_study(
 ) -> None:
     from skiptune.commands.output import print_json, print_text
     from skiptune.commands.studies import stored_study
+    from skiptune.objectives.catalogue import PROMPT
     from skiptune.objectives.reference import load_reference
     from skiptune.objectives.standalone import metric_groups
     from skiptune.search.rescoring import rescored
@@ -391,4 +392,5 @@ def _score_study(
         print_json({"scored": name, "scores": [row.to_json() for row in rows]})
         return
     against = "" if held is None else f" against {held.name}"
-    print_text(*rescored_view(f"{name}{against}, from what is stored", rows))
+    counted = "; errors count prompts" if any(row.unit == PROMPT for row in rows) else ""
+    print_text(*rescored_view(f"{name}{against}, from what is stored{counted}", rows))

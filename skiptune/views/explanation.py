@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from skiptune.objectives.catalogue import PROMPT
 from skiptune.search.explanation import Explanation, Parameter
 from skiptune.search.incumbents import Step
 from skiptune.search.line_slice import NEAR
@@ -302,6 +303,8 @@ def _again(found: Explanation) -> Iterator[str]:
     last = study.confirms[-1]
     if last.winner is None or last.baseline is None or not last.winner.difference_error:
         return
+    if study.unit == PROMPT:
+        return  # the next confirm has half as many prompts, and more images make up for none
     gain = last.winner.gain(last.baseline.value)
     if gain is None or gain <= found.min_gain:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -13,7 +13,7 @@ from skiptune.storage.records import CHUNK
 from skiptune.views import numbers
 from skiptune.views.tables import listing, paragraph
 
-__all__ = ["forecast_hints", "forecast_view"]
+__all__ = ["forecast_hints", "forecast_view", "prompts_text"]
 
 TIMES = (0.5, 1, 2, 4)  # sizes of a block whose smallest gains are shown, in the study's own
 
@@ -60,7 +60,19 @@ def forecast_view(found: Forecast, *, device: str) -> Iterator[RenderableType]:
             "Nobody waits for a whole rung, so a few more schedules than these may go on."
         )
     yield Text("")
+    if found.prompts:
+        yield paragraph(prompts_text(found.prompts))
     yield from _power_view(found)
+
+
+def prompts_text(prompts: Mapping[str, int]) -> str:
+    """Return how many prompts there are for the search and each half of a confirm, in words.
+
+    Arguments:
+        prompts: By name, as `search.prompting.prompt_counts` gives them.
+    """
+    counts = (f"{name} draws from {numbers.count(count)}" for name, count in prompts.items())
+    return f"Errors count prompts: {', '.join(counts)}."
 
 
 def _time_text(found: Forecast, device: str) -> str:
@@ -119,6 +131,12 @@ def _power_view(found: Forecast) -> Iterator[RenderableType]:
             f"{numbers.count(size)} images {100 * gain:.2g} %" for size, gain in gains if gain
         )
     )
+    if error.floor > 0:
+        floor = 100 * error.floor / error.baseline
+        yield paragraph(
+            f"No error below {floor:.2g} % is counted on: how much more images of the same "
+            "prompts help is not known. More prompts do."
+        )
     yield paragraph(
         f"Learnt from {_source_text(found)}. The search has to find such a gain first. A gain "
         f"below {100 * found.min_gain:g} % (confirm.min_gain) is no win, however sure it is."

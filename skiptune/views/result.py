@@ -31,8 +31,12 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
         if result.tested
         else "measured on the search's own seeds; no fresh ones were spent"
     )
+    counted = ""
+    if result.prompts is not None:
+        counted = f"; errors count prompts, drawn from {numbers.count(result.prompts)}"
     yield paragraph(
-        f"{setting_text(result.setting)}; {where}; 95 % intervals in brackets", style="dim"
+        f"{setting_text(result.setting)}; {where}{counted}; 95 % intervals in brackets",
+        style="dim",
     )
     yield Text("")
     yield score_table(result)

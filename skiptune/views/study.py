@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from skiptune.objectives.catalogue import PROMPT
 from skiptune.search.overview import Confirmed, Leader, Other, Overview
 from skiptune.search.result import WIN
 from skiptune.views import numbers
@@ -69,6 +70,7 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
             ", ".join(f"{n} {state}" for state, n in sorted(study.chunks.items())) or "none",
         ),
         *([("proposed by", study.sampler)] if study.sampler else []),
+        *([("errors count", "prompts")] if study.unit == PROMPT else []),
         ("workers now", ", ".join(study.workers) or "none"),
         ("spent", _spent(study)),
     ]

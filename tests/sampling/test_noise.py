@@ -44,6 +44,19 @@ def test_numbers_are_those_of_a_generator_per_seed() -> None:
     assert torch.equal(streams.randn_like(torch.zeros(1, 3, 8, 8).double())[0], churn)
 
 
+@both
+def test_each_image_may_draw_from_a_range_of_its_own(kind: Kind) -> None:
+    highs = [1, 7, 1000, 7]
+    drawn = kind([3, 4, 5, 6]).randint(highs)
+    assert drawn.dtype == torch.int64
+    for place, (seed, high) in enumerate(zip([3, 4, 5, 6], highs, strict=True)):
+        assert drawn[place] == kind([seed]).randint(high)[0]
+    # What is drawn next does not depend on the range.
+    one, other = kind([3]), kind([3])
+    one.randint(3), other.randint([9000])
+    assert torch.equal(one.randn((4,)), other.randn((4,)))
+
+
 def test_seeds_wrap_at_two_to_the_32() -> None:
     assert torch.equal(ImageStreams([2**32 + 5]).randn((4,)), ImageStreams([5]).randn((4,)))
 

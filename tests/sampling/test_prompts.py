@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,21 @@ import pytest
 import torch
 
 from skiptune.errors import NetworkError, render
+from skiptune.sampling.images import sample, start
+from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
+from skiptune.sampling.noise import image_streams
 from skiptune.sampling.pipeline_files import pipeline_files
-from skiptune.sampling.prompts import MOST_PROMPTS, read_prompts
+from skiptune.sampling.prompts import (
+    MOST_PROMPTS,
+    SEARCH_SHARE,
+    Shares,
+    confirm_share,
+    read_prompts,
+    share_of_line,
+    share_of_seed,
+)
+from skiptune.sampling.schedulers import read_scheduler
+from skiptune.sampling.setting import Setting
 from skiptune.sampling.text_encoders import encode, encoders_digest
 from tests.pipelines import random_unet, write_pipeline
 from tests.text_encoders import install, states_of, write_encoders
@@ -156,3 +170,108 @@ def test_a_missing_transformers_is_named(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(NetworkError, match=r"pip install 'skiptune\[text\]'"):
         encode(pipeline_files(folder), ["a"], size=16)
+
+
+LINES = tuple(f"a picture of {number} things" for number in range(4096))
+
+
+def u_of(line: str) -> Fraction:
+    """A line's hash as a number from 0 to 1, in exact arithmetic."""
+    return Fraction(int(hashlib.sha256(line.encode()).hexdigest(), 16), 2**256)
+
+
+def test_the_share_of_a_line_is_where_its_hash_lies() -> None:
+    half = Fraction(1, 2)
+    for line in LINES:
+        u = u_of(line)
+        number = next(k for k in range(256) if 1 - half**k <= u < 1 - half ** (k + 1))
+        middle = 1 - 3 * half ** (number + 2)
+        expected = confirm_share(number, "A" if u < middle else "B") if number else SEARCH_SHARE
+        assert share_of_line(line) == expected
+    shares = Shares(LINES, "prompts.txt")
+    # Binomial errors: 32 of 2048 lines, 21 of 512.
+    assert abs(shares.count(SEARCH_SHARE) - 2048) < 4 * 32
+    for share in ("confirm-1/A", "confirm-1/B"):
+        assert abs(shares.count(share) - 512) < 4 * 21
+    assert shares.count("confirm-99/A") == 0
+
+
+def test_shares_are_disjoint_and_together_all_lines() -> None:
+    shares = Shares(LINES, "prompts.txt")
+    blocks = [1_000_000, *(2_000_000 + 100_000 * k + h for k in range(1, 8) for h in (0, 50_000))]
+    found = [shares.lines(seed) for seed in blocks]
+    together = [line for lines in found for line in lines]
+    assert (
+        len(together)
+        == len(set(together))
+        == sum(
+            share_of_line(line).partition("/")[0]
+            in {"search", *(f"confirm-{k}" for k in range(1, 8))}
+            for line in LINES
+        )
+    )
+    for seed, lines in zip(blocks, found, strict=True):
+        assert all(share_of_line(LINES[line]) == share_of_seed(seed) for line in lines)
+    assert shares.lines(0) == shares.lines(149_999) == tuple(range(len(LINES)))
+    # A line stays in its share when others join the file in front of it.
+    more = Shares(("one more", *LINES), "prompts.txt")
+    assert {LINES[line] for line in found[0]} == {
+        ("one more", *LINES)[line] for line in more.lines(1_000_000)
+    } - {"one more"}
+
+
+@pytest.mark.parametrize(
+    ("seed", "share"),
+    [
+        (0, None),
+        (999_999, None),
+        (1_000_000, "search"),
+        (1_999_999, "search"),
+        (2_100_000, "confirm-1/A"),
+        (2_149_999, "confirm-1/A"),
+        (2_150_000, "confirm-1/B"),
+        (2_199_999, "confirm-1/B"),
+        (2_700_000, "confirm-7/A"),
+    ],
+)
+def test_the_share_of_a_seed_is_that_of_its_block(seed: int, share: str | None) -> None:
+    assert share_of_seed(seed) == share
+
+
+def test_a_share_without_a_line_is_refused() -> None:
+    [line] = [line for line in LINES[:8] if share_of_line(line) == SEARCH_SHARE][:1]
+    shares = Shares([line], "prompts.txt")
+    assert shares.lines(1_000_000) == shares.lines(5) == (0,)
+    with pytest.raises(NetworkError, match=r"prompts\.txt: prompts of confirm-1/B: .* none of 1"):
+        shares.lines(2_150_000)
+
+
+@pytest.mark.parametrize("noise", ["edm", "counter"])
+def test_an_image_is_told_a_line_of_its_seeds_share(noise: str) -> None:
+    unet = random_unet("UNet2DConditionModel", cross_attention_dim=12)
+    texts = LINES[:64]
+    states = torch.stack([states_of(text, 12) for text in (*texts, "")])
+    scheduler = read_scheduler({"_class_name": "DDIMScheduler"}, where="test")
+    network = PipelineDenoiser(
+        unet, scheduler, conditions=Conditions(states), shares=Shares(texts, "prompts.txt")
+    ).eval()
+    setting = Setting(solver="euler", steps=1, sigma_min=0.1, sigma_max=10.0, noise=noise)
+    seeds = [7, 1_000_003, 2_100_011, 2_150_012, 1_000_004]
+    [batch] = sample(network, setting, seeds, microbatch=5)
+    assert batch.labels is not None
+    for place, seed in enumerate(seeds):
+        # The rule, with lists of its own: the noise is drawn first, then one whole number.
+        own = [
+            i for i, text in enumerate(texts) if share_of_seed(seed) in (None, share_of_line(text))
+        ]
+        streams = image_streams(noise, [seed])
+        streams.randn((network.img_channels, network.img_resolution, network.img_resolution))
+        assert int(batch.labels[place]) == own[int(streams.randint(len(own))[0])]
+    # Whoever else is in the batch does not matter.
+    [alone] = sample(network, setting, seeds[1:2], microbatch=5)
+    assert torch.equal(alone.images[0], batch.images[1])
+    # One prompt for all, or none: shares have no say.
+    _, rows = start(network, Setting(labels=3), image_streams("edm", [2_100_000]))
+    assert rows is not None
+    assert int(rows.argmax()) == 3
+    assert start(network, Setting(labels=None), image_streams("edm", [2_100_000]))[1] is None

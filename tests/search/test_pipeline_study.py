@@ -12,13 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
-from torch import Tensor, nn
 
 from skiptune.errors import NetworkError, SpecError, StudyChangedError
-from skiptune.objectives.extractors import Extractor, register_extractor
-from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.decoder import load_decoder
 from skiptune.sampling.hooks import scaled
@@ -31,48 +27,21 @@ from skiptune.search.spec import StudySpec, load_spec
 from skiptune.search.study import check_study, open_stored, open_study
 from skiptune.search.tuned import load
 from tests.command_line import Outcome
+from tests.pipeline_studies import PROMPTS, SETTING, prepare, write_spec
 from tests.pipelines import random_unet, write_pipeline
 from tests.text_encoders import install, states_of, write_encoders
 from tests.vaes import random_vae
 
-EXTRACTOR = "pooled-quarters"
-SETTING: dict[str, Any] = {"solver": "euler", "steps": 2, "sigma_min": 0.02, "sigma_max": 100.0}
-
 Command = Callable[..., Outcome]
-
-
-class PooledQuarters(nn.Module):
-    """Means of the four quarters of an image, of all channels together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(1 / 127.5), requires_grad=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        grey = images.float().mean(1, keepdim=True) * self.scale
-        return nn.functional.adaptive_avg_pool2d(grey, 2).flatten(1)
-
-
-def _factory(*, weights: Path | None, sha256: str | None) -> Extractor:
-    module = PooledQuarters().eval()
-    return Extractor(EXTRACTOR, 4, "2" * 64, "means of quarters", module, floats=True)
-
-
-register_extractor(EXTRACTOR, _factory)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a pipeline of pixels, one of latents and classes, and a reference."""
     folder = tmp_path_factory.mktemp("pipelines")
-    network = load_checkpoint(write_pipeline(folder / "pixels-v1.5")).network
+    prepare(folder)
     unet = random_unet(in_channels=4, out_channels=4, num_class_embeds=3)
     write_pipeline(folder / "latents", unet=unet, vae=random_vae())
-    batches = sample(network, Setting(**SETTING), range(5_000_000, 5_000_500), microbatch=125)
-    extractor = _factory(weights=None, sha256=None)
-    features = torch.cat([extractor(batch.images) for batch in batches]).numpy()
-    reference = reference_of(features, extractor=extractor, name="own images")
-    save_reference(folder / "reference.npz", reference)
     return folder
 
 
@@ -82,23 +51,6 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name in ("SKIPTUNE_PATH", "SKIPTUNE_ARTIFACTS"):
         monkeypatch.delenv(name, raising=False)
     return Path(shutil.copytree(prepared, tmp_path / "study"))
-
-
-def write_spec(folder: Path, checkpoint: str, **network: Any) -> Path:
-    """Write a study file; relative paths in it start at its folder."""
-    path = folder / "study.yaml"
-    plain = {
-        "study": "pipeline",
-        "network": {"checkpoint": checkpoint, **network},
-        "setting": SETTING,
-        "space": {"kind": "per-skip", "low": 0.5, "high": 2.0},
-        "objective": {"extractor": EXTRACTOR, "reference": "./reference.npz"},
-        "search": {"sampler": "random", "evaluations": 2, "rungs": [250]},
-        "confirm": {"candidates": 1, "images": 250, "controls": False},
-        "microbatch": 125,
-    }
-    path.write_text(yaml.safe_dump(plain))
-    return path
 
 
 def spec_of(folder: Path, checkpoint: str, **network: Any) -> StudySpec:
@@ -309,20 +261,24 @@ def test_a_study_of_text_gives_each_image_a_prompt_by_its_seed(
     unet = random_unet("UNet2DConditionModel")
     pipeline = write_pipeline(folder / "text", unet=unet, vae=random_vae())
     write_encoders(pipeline, widths=[12])
-    (folder / "prompts.txt").write_text("a cat\na dog\nred\n")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     spec = write_spec(folder, "./text", prompts="./prompts.txt")
     outcome = command("check", spec)
     assert outcome.code == 0, outcome.err
     checkpoint, _, _ = check_study(load_spec(spec))
-    assert checkpoint.config["label_dim"] == 3
+    assert checkpoint.config["label_dim"] == len(PROMPTS)
     network: Any = checkpoint.network
-    expected = torch.stack([states_of(text, 12) for text in ("a cat", "a dog", "red", "")])
+    expected = torch.stack([states_of(text, 12) for text in (*PROMPTS, "")])
     assert torch.equal(network.conditions.hidden, expected)
     # Guidance compares with the empty prompt, and images differ by their prompts alone.
     setting = Setting(**SETTING, guidance=2.0)
     [batch] = sample(network, setting, range(8), microbatch=8)
     assert batch.labels is not None
-    assert set(batch.labels.tolist()) == {0, 1, 2}
+    shape = (network.img_channels, network.img_resolution, network.img_resolution)
+    for seed, label in enumerate(batch.labels.tolist()):
+        generator = torch.Generator().manual_seed(seed)
+        torch.randn(shape, generator=generator)
+        assert label == int(torch.randint(len(PROMPTS), (), generator=generator))
     assert batch.nfe == 4
     [alone] = sample(network, setting, range(5, 8), microbatch=8)
     assert alone.labels is not None
@@ -360,7 +316,7 @@ def test_a_study_of_text_gives_each_image_a_prompt_by_its_seed(
     (folder / "prompts.txt").unlink()
     with open_stored("pipeline", storage=url).database:
         pass  # from the study's own store
-    (folder / "prompts.txt").write_text("a cat\na dog\nblue\n")
+    (folder / "prompts.txt").write_text("\n".join((*PROMPTS[:-1], "blue")))
     with pytest.raises(NetworkError, match="package transformers"):
         check_study(load_spec(spec))
     install(monkeypatch)

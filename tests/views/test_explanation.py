@@ -190,6 +190,8 @@ def test_next_steps_follow_from_what_there_is() -> None:
     assert len(again) == 1 and "skiptune confirm fashion -s confirm.images=" in again[0]
     # 3.8 standard errors at a level of 0.0125; one of them is 10 % on 2,000 images.
     assert int(again[0].rpartition("=")[2]) == pytest.approx(2000 * 3.78**2, rel=0.02)
+    prompts = replace(OVERVIEW, confirms=(lost,), unit="prompt")
+    assert hints(replace(FOUND, overview=prompts, parameters=())) == []
     stuck = replace(FOUND, failed=2, overview=replace(OVERVIEW, state="paused", confirms=()))
     assert [hint.rpartition("skiptune ")[2] for hint in hints(stuck)][:2] == [
         "resume fashion --retry",

@@ -50,6 +50,25 @@ def test_every_part_has_a_row_and_the_sum_one() -> None:
     assert "33 min 50 s with 4 workers" in text
 
 
+def test_more_images_of_the_same_prompts_promise_nothing() -> None:
+    counts = {"search": 80, "confirm-1/A": 18, "confirm-1/B": 20}
+    # Measured on 1,600 images of 80 prompts: 44 / 40 = 1.1; on 20 prompts at least twice as much.
+    error = replace(ERROR, error=1.1).on_prompts(80, 20)
+    assert error.at(1600) == pytest.approx(0.22)
+    assert error.at(100) == pytest.approx(0.44)
+    found = replace(FOUND, error=error, prompts=counts)
+    assert found.smallest_gain_at(1600) == found.smallest_gain_at(160_000)
+    assert found.images_for(0.1) is None
+    assert FOUND.images_for(0.1) is not None
+    text = " ".join(page(found).split())
+    assert "prompts: search draws from 80, confirm-1/A draws from 18" in text
+    assert (
+        "No error below 22 % is counted on: how much more images of the same prompts help" in text
+    )
+    assert found.to_json()["prompts"] == counts
+    assert "prompts" not in FOUND.to_json()
+
+
 def test_the_smallest_gain_is_told_with_what_it_rests_on() -> None:
     text = " ".join(page(FOUND).split())
     # (2.2414 + 1.2816) x 11 %; twice the images, a root of two less.
