@@ -21,12 +21,13 @@ else, as a study does it, also where nobody goes on):
 
 Prints images to 5 % regret and the median regret at equal budgets. Writes
 `bench/results/replays_promotion.json` after each strategy, and goes on from there when it is
-called again with the same options. There is no bound: it is a comparison.
+called again with the same options and landscape. There is no bound: it is a comparison.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import math
 import sys
@@ -193,6 +194,7 @@ def main() -> int:
         "regret": REGRET,
         "undecided": UNDECIDED,
         "min_gain": MIN_GAIN,
+        "landscape": hashlib.sha256(FILE.read_bytes()).hexdigest(),
     }
     problems = measured_before(options.out, settings, "problems")
     for kind in options.problems:
