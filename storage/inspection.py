@@ -36,11 +36,13 @@ class Abandoned:
         what: ``chunk from seed N`` or ``turn to TASK``.
         worker: Who had it.
         seconds: How long ago it ended, by the database's clock.
+        is_turn: Whether it was on a task of the study, not on a chunk.
     """
 
     what: str
     worker: str
     seconds: float
+    is_turn: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def abandoned(database: Database, study_id: str, *, seconds: float) -> tuple[Aba
         return (
             *found.values(),
             *(
-                Abandoned(f"turn to {task}", worker or "", ago)
+                Abandoned(f"turn to {task}", worker or "", ago, is_turn=True)
                 for task, worker, ago in session.execute(turns)
             ),
         )
