@@ -215,7 +215,11 @@ def _after(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
 def _refused(check: str, error: StorageError, why: str) -> Finding:
     problem = error.problems[0]
     return Finding(
-        check, None, f"{problem.where}: {problem.found}, not {problem.expected}", why, error.hint
+        check,
+        None,
+        f"{problem.where}: {problem.found} (expected: {problem.expected})",
+        why,
+        error.hint,
     )
 
 
