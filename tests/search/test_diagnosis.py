@@ -13,7 +13,7 @@ from sqlalchemy import text, update
 from bench.postgres import Server
 from skiptune.errors import StorageError
 from skiptune.search import diagnosis as module
-from skiptune.search.delivery import stored
+from skiptune.search.delivery import deliver_pending, stored
 from skiptune.search.diagnosis import CHECKS, FREE_BYTES, Diagnosis, Finding, diagnose
 from skiptune.search.events import silent
 from skiptune.search.liveness import worker_name
@@ -243,7 +243,7 @@ def test_a_note_that_cannot_be_read_stays_and_is_told(tiny: Tiny, note: dict[str
         assert finding.is_left
         assert str(tiny.artifacts) in finding.mend
     # Workers pass it over as well.
-    assert delivery.deliver_pending(study) == 0
+    assert deliver_pending(study) == 0
 
 
 # Leases
