@@ -14,15 +14,13 @@ from typing import Any, Final
 from skiptune.errors import DiskFullError, LeaseLostError, UnavailableError
 from skiptune.search.chunks import Sampled, versions_of
 from skiptune.search.events import Listener, Notice
+from skiptune.search.pending import PENDING, deliver_notes
 from skiptune.search.study import OpenStudy
 from skiptune.storage import leases
 from skiptune.storage.leases import Claim
 from skiptune.storage.patience import Patience
 
-__all__ = ["DISK_WAIT", "deliver", "deliver_pending", "stored"]
-
-PENDING: Final = "pending"
-"""Kind of the notes beside the arrays."""
+__all__ = ["DISK_WAIT", "PENDING", "deliver", "deliver_pending", "stored"]
 
 DISK_WAIT: Final = 30.0
 """Seconds between two looks at a full disk."""
@@ -102,21 +100,8 @@ def deliver(
 
 
 def deliver_pending(study: OpenStudy) -> int:
-    """Commit what earlier workers have stored and could not deliver; return how many chunks.
-
-    Chunks that others have sampled since are dropped and counted as doubled.
-    """
-    delivered = 0
-    for name, note in study.arrays.notes(PENDING):
-        if note.get("study") != study.id:
-            continue
-        try:
-            leases.commit_chunk(study.database, Claim(**note["claim"]), **note["values"])
-            delivered += 1
-        except LeaseLostError:
-            pass
-        study.arrays.remove_note(PENDING, name)
-    return delivered
+    """Commit what earlier workers have stored and could not deliver, see `deliver_notes`."""
+    return deliver_notes(study.database, study.arrays, study.id)
 
 
 def _note(study: OpenStudy, claim: Claim, values: Mapping[str, Any]) -> dict[str, Any]:

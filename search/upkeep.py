@@ -10,6 +10,7 @@ from typing import Final
 from skiptune.errors import StorageError
 from skiptune.search.liveness import break_dead_leases, worker_name
 from skiptune.search.overview import confirms
+from skiptune.search.pending import PENDING
 from skiptune.search.projection import Board, board_names, delete_optuna_studies
 from skiptune.search.result import WIN
 from skiptune.storage import ledger
@@ -125,7 +126,7 @@ def collect(
     dropped = set(ledger.drop_arrays(database)) if drop and not dry_run else set()
     named = ledger.named_files(database)
     # What a worker has stored and could not deliver yet.
-    pending = {str(note.get("values", {}).get("array")) for _, note in store.notes("pending")}
+    pending = {str(note.get("values", {}).get("array")) for _, note in store.notes(PENDING)}
     old = store.now() - ORPHAN_SECONDS
     files = size = 0
     for file in store.files():

@@ -1,8 +1,8 @@
 """The command line: parses, calls the library, prints, and chooses the exit code.
 
-Exit codes: 0 done, 1 failed (the database stayed away, a worker kept failing, or a bug), 2
-something the user can mend, 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1. stdout is data, stderr
-is talk.
+Exit codes: 0 done, 1 failed (the database stayed away, a worker kept failing, `doctor` has found
+something to mend, or a bug), 2 something the user can mend, 130 after Ctrl-C, 143 after SIGTERM or
+SIGUSR1. stdout is data, stderr is talk.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ COMMANDS = {
     "worker": "working",
     "launch": "launching",
     "status": "reading",
+    "doctor": "examining",
     "best": "reading",
     "confirm": "tuning",
     "sensitivity": "differentiating",

@@ -112,6 +112,20 @@ class ArrayStore:
         """Whether there is a file of this digest; `read` tells whether it is undamaged."""
         return self.shelf.find(_name(digest, suffix)) is not None
 
+    def place(self, digest: str, *, suffix: str = ARRAYS) -> str:
+        """Return the path or the URL of a file as it may be printed, also where there is none."""
+        return self.shelf.place(_name(digest, suffix))
+
+    def size(self, digest: str, *, suffix: str = ARRAYS) -> int | None:
+        """Return the bytes of a file, None where there is none; it is not read.
+
+        Raises:
+            UnavailableError: A bucket cannot be reached now.
+            StorageError: The store cannot be read.
+        """
+        entry = self.shelf.find(_name(digest, suffix))
+        return None if entry is None else entry.bytes
+
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> str:
         """Store named arrays and return their digest; equal arrays are stored once.
 

@@ -111,6 +111,22 @@ def test_reading_commands_load_neither_torch_nor_optuna(command: Command, spec: 
         assert done.returncode == 0, done.stderr
 
 
+def test_doctor_loads_neither_torch_nor_optuna(command: Command, spec: Path) -> None:
+    assert command("create", spec, "-q").code == 0
+    program = (
+        "import sys\n"
+        "from skiptune.cli import main\n"
+        "try: main(['doctor', '--fix'])\n"
+        "except SystemExit as end: assert end.code in (0, 1), end.code\n"
+        "heavy = {'torch', 'optuna', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # Usage errors and bugs
 
 

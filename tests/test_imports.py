@@ -46,10 +46,13 @@ TORCH_FREE = (
     "skiptune.sampling.setting",
     "skiptune.sampling.skips",
     "skiptune.search",
+    "skiptune.search.diagnosis",
+    "skiptune.search.pending",
     "skiptune.search.space",
     "skiptune.search.spec",
     "skiptune.search.tuned",
     "skiptune.views",
+    "skiptune.views.diagnosis",
 )
 
 FORBIDDEN_NAMES = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}

@@ -5,29 +5,50 @@ from __future__ import annotations
 import click
 
 from skiptune.commands.options import Options, pass_options, shared
+from skiptune.errors import SpecError
 
 __all__ = ["best", "status"]
 
 
 @click.command()
 @click.argument("study", required=False)
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Look again every 5 seconds until the study is complete or stopped; where nobody sees a"
+    " terminal, a line for each change.",
+)
 @shared
 @pass_options
-def status(options: Options, study: str | None) -> None:
+def status(options: Options, study: str | None, *, watch: bool) -> None:
     """Show where a study stands, or all studies.
 
     \b
     Examples:
       skiptune status
       skiptune status fashion
+      skiptune status fashion --watch
       skiptune status fashion --json
     """
+    from skiptune.commands.following import follow
     from skiptune.commands.output import print_json, print_text, say
     from skiptune.search.overview import overview, overviews
     from skiptune.storage.database import open_database
     from skiptune.views.study import overview_view, studies_table
 
+    if watch and (study is None or options.json):
+        raise SpecError(
+            "skiptune status --watch",
+            expected="one study to be watched by a person",
+            found="no study" if study is None else "--json, which is one document",
+            hint="skiptune status, then: skiptune status STUDY --watch"
+            if study is None
+            else f"leave one of them out: skiptune status {study} --json",
+        )
     with open_database(options.url) as database:
+        if study is not None and watch:
+            follow(options, database, study)
+            return
         if study is not None:
             one = overview(database, study)
             if options.json:
