@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from skiptune.storage.database import Database
 from skiptune.storage.records import (
     FIRST_BESIDE,
     FIRST_CONSTRAINT,
+    Budget,
     Evaluation,
     Score,
     Spending,
@@ -179,6 +180,7 @@ class Overview:
             with fewer than 3.
         sampler: Who proposes, as `proposer` says it.
         unit: What standard errors count: ``image``, or ``prompt`` where each image is told one.
+        left: What the search may still spend, over all workers; None of it is no limit.
     """
 
     study: str
@@ -197,6 +199,7 @@ class Overview:
     ranking: RankCorrelation | None = None
     sampler: str = ""
     unit: Unit = IMAGE
+    left: Budget = field(default_factory=Budget)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -241,6 +244,7 @@ def overview(database: Database, name: str) -> Overview:
         ranking=board.ranking(),
         sampler=proposer(study),
         unit=study.meaning.get("network.prompts.unit", IMAGE),
+        left=ledger.budget_left(database, study.id),
     )
 
 

@@ -73,6 +73,7 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
         *([("errors count", "prompts")] if study.unit == PROMPT else []),
         ("workers now", ", ".join(study.workers) or "none"),
         ("spent", _spent(study)),
+        *([("left to spend", left)] if (left := _left(study)) else []),
     ]
     if study.baseline is not None:
         base = study.baseline
@@ -186,3 +187,14 @@ def _spent(study: Overview) -> str:
     if spending.doubled_images:
         text += f", {numbers.count(spending.doubled_images)} sampled twice"
     return text
+
+
+def _left(study: Overview) -> str:
+    """Return what a search may still spend; empty where only its schedules are counted."""
+    left = study.left
+    parts = []
+    if left.images is not None:
+        parts.append(f"{numbers.count(left.images)} images")
+    if left.seconds is not None:
+        parts.append(f"{numbers.duration(left.seconds)} of sampling")
+    return ", ".join(parts)
