@@ -103,6 +103,29 @@ def test_what_the_search_may_still_spend(database: Database) -> None:
     assert re.search(r"left to spend +19,500 images, 59 min 00 s of sampling", page(found))
 
 
+def test_who_works_on_it(database: Database) -> None:
+    study = ledger.require_study(database, "s")
+    assert re.search("workers now +none", page(overview(database, "s")))
+    for scale in range(2, 12):
+        enter(database, 0.1 * scale)
+    first = leases.claim_chunk(database, study.id, worker="node0:1", seconds=60.0)
+    assert first is not None
+    facts = {"device": "cuda:0", "gpu": "H200"}
+    leases.commit_chunk(database, first, array="0" * 64, seconds=20.0, nfe=6.0, provenance=facts)
+    for number in range(10):
+        leases.claim_chunk(database, study.id, worker=f"node{number}:1", seconds=60.0)
+    found = overview(database, "s")
+    assert tuple(member.name for member in found.crew) == found.workers
+    words = page(found)
+    assert re.search(
+        r"workers now +node0:1: cuda:0 \(H200\), 12\.5 images/s, stored \d+ s ago\n", words
+    )
+    assert "node7:1: nothing stored yet" in words
+    assert "node8:1" not in words and "and 2 more" in words
+    plain = json.loads(json.dumps(found.to_json()))["crew"]
+    assert (len(plain), plain[0]["rate"], plain[1]["rate"]) == (10, 12.5, None)
+
+
 def page(study: Overview) -> str:
     """The page of `skiptune status`, as text."""
     console = Console(width=100, record=True, file=io.StringIO())
