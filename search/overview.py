@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,10 +18,12 @@ from skiptune.sampling.schedule import Schedule
 from skiptune.search.fronts import front_ranks
 from skiptune.search.result import NO_GAIN, WIN, Measured, is_win
 from skiptune.storage import ledger
+from skiptune.storage.crews import Member, crew
 from skiptune.storage.database import Database
 from skiptune.storage.records import (
     FIRST_BESIDE,
     FIRST_CONSTRAINT,
+    Budget,
     Evaluation,
     Score,
     Spending,
@@ -179,6 +181,8 @@ class Overview:
             with fewer than 3.
         sampler: Who proposes, as `proposer` says it.
         unit: What standard errors count: ``image``, or ``prompt`` where each image is told one.
+        left: What the search may still spend, over all workers; None of it is no limit.
+        crew: The workers of `workers`, with what they run on and how fast they have been.
     """
 
     study: str
@@ -197,6 +201,8 @@ class Overview:
     ranking: RankCorrelation | None = None
     sampler: str = ""
     unit: Unit = IMAGE
+    left: Budget = field(default_factory=Budget)
+    crew: tuple[Member, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -204,6 +210,7 @@ class Overview:
         plain["created"] = self.created.isoformat()
         plain["best"] = None if self.best is None else self.best.to_json()
         plain["confirms"] = [confirmed.to_json() for confirmed in self.confirms]
+        plain["crew"] = [{**asdict(member), "rate": member.rate} for member in self.crew]
         return plain
 
 
@@ -241,6 +248,8 @@ def overview(database: Database, name: str) -> Overview:
         ranking=board.ranking(),
         sampler=proposer(study),
         unit=study.meaning.get("network.prompts.unit", IMAGE),
+        left=ledger.budget_left(database, study.id),
+        crew=crew(database, study.id) if progress.workers else (),
     )
 
 

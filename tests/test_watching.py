@@ -45,7 +45,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], None]) -> li
         waits.append(seconds)
         steps[len(waits) - 1]()
 
-    monkeypatch.setattr(following.time, "sleep", sleep)
+    monkeypatch.setattr("time.sleep", sleep)
     return waits
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from skiptune.objectives.catalogue import PROMPT
 from skiptune.search.overview import Confirmed, Leader, Other, Overview
 from skiptune.search.result import WIN
+from skiptune.storage.crews import Member
 from skiptune.views import numbers
 from skiptune.views.scales import scale_table
 from skiptune.views.tables import listing, paragraph
@@ -23,6 +24,8 @@ __all__ = [
     "standing_line",
     "studies_table",
 ]
+
+SHOWN_WORKERS = 8
 
 
 def studies_table(studies: Sequence[Overview]) -> Table:
@@ -71,8 +74,9 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
         ),
         *([("proposed by", study.sampler)] if study.sampler else []),
         *([("errors count", "prompts")] if study.unit == PROMPT else []),
-        ("workers now", ", ".join(study.workers) or "none"),
+        ("workers now", _crew(study) or "none"),
         ("spent", _spent(study)),
+        *([("left to spend", left)] if (left := _left(study)) else []),
     ]
     if study.baseline is not None:
         base = study.baseline
@@ -186,3 +190,32 @@ def _spent(study: Overview) -> str:
     if spending.doubled_images:
         text += f", {numbers.count(spending.doubled_images)} sampled twice"
     return text
+
+
+def _left(study: Overview) -> str:
+    """Return what a search may still spend; empty where only its schedules are counted."""
+    left = study.left
+    parts = []
+    if left.images is not None:
+        parts.append(f"{numbers.count(left.images)} images")
+    if left.seconds is not None:
+        parts.append(f"{numbers.duration(left.seconds)} of sampling")
+    return ", ".join(parts)
+
+
+def _crew(study: Overview) -> str:
+    """Return a line for each worker: its host and process, device, speed, last sign of life."""
+    lines = [_member(member) for member in study.crew[:SHOWN_WORKERS]]
+    if len(study.crew) > SHOWN_WORKERS:
+        lines.append(f"and {len(study.crew) - SHOWN_WORKERS} more")
+    return "\n".join(lines)
+
+
+def _member(member: Member) -> str:
+    if member.rate is None or member.stored_ago is None:
+        return f"{member.name}: nothing stored yet"
+    device = f"{member.device} ({member.gpu})" if member.gpu else member.device
+    return (
+        f"{member.name}: {device + ', ' if device else ''}{member.rate:.3g} images/s,"
+        f" stored {numbers.duration(member.stored_ago)} ago"
+    )

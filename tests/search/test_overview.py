@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from skiptune.errors import StorageError
 from skiptune.sampling.schedule import Schedule
-from skiptune.search.overview import confirms, leaders, overview, overviews
-from skiptune.storage import ledger
+from skiptune.search.overview import Overview, confirms, leaders, overview, overviews
+from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database, init_database
-from skiptune.storage.records import Evaluation, Kind
+from skiptune.storage.records import Budget, Evaluation, Kind
+from skiptune.views.study import overview_view
 
 SPEC = {"search": {"evaluations": 40}}
 MEANING = {"confirm.min_gain": 0.01}
@@ -66,6 +70,68 @@ def score(
         difference=difference,
         difference_error=None if difference is None else 0.05,
     )
+
+
+def test_what_the_search_may_still_spend(database: Database) -> None:
+    assert overview(database, "s").left == Budget()
+    words = page(overview(database, "s"))
+    assert "left to spend" not in words
+    budget = Budget(evaluations=40, images=20_000, seconds=3600.0)
+    study = ledger.create_study(
+        database, name="limited", spec=SPEC, meaning=MEANING, budget=budget
+    )
+    assert overview(database, "limited").left == budget
+    ledger.add_evaluation(
+        database,
+        study.id,
+        kind="proposal",
+        label="proposal",
+        block="search",
+        series={"network": "n"},
+        measure={"extractor": "e"},
+        schedule=Schedule.uniform({"8x8_block0": 0.5}).to_json(),
+        first_seed=1_000_000,
+        images=500,
+        params={"all": 0.5},
+    )
+    claim = leases.claim_chunk(database, study.id, worker="w", seconds=60.0)
+    assert claim is not None
+    leases.commit_chunk(database, claim, array="0" * 64, seconds=60.0, nfe=6.0)
+    found = overview(database, "limited")
+    assert found.left == Budget(evaluations=39, images=19_500, seconds=3540.0)
+    assert found.to_json()["left"] == {"evaluations": 39, "images": 19_500, "seconds": 3540.0}
+    assert re.search(r"left to spend +19,500 images, 59 min 00 s of sampling", page(found))
+
+
+def test_who_works_on_it(database: Database) -> None:
+    study = ledger.require_study(database, "s")
+    assert re.search("workers now +none", page(overview(database, "s")))
+    for scale in range(2, 12):
+        enter(database, 0.1 * scale)
+    first = leases.claim_chunk(database, study.id, worker="node0:1", seconds=60.0)
+    assert first is not None
+    facts = {"device": "cuda:0", "gpu": "H200"}
+    leases.commit_chunk(database, first, array="0" * 64, seconds=20.0, nfe=6.0, provenance=facts)
+    for number in range(10):
+        leases.claim_chunk(database, study.id, worker=f"node{number}:1", seconds=60.0)
+    found = overview(database, "s")
+    assert tuple(member.name for member in found.crew) == found.workers
+    words = page(found)
+    assert re.search(
+        r"workers now +node0:1: cuda:0 \(H200\), 12\.5 images/s, stored \d+ s ago\n", words
+    )
+    assert "node7:1: nothing stored yet" in words
+    assert "node8:1" not in words and "and 2 more" in words
+    plain = json.loads(json.dumps(found.to_json()))["crew"]
+    assert (len(plain), plain[0]["rate"], plain[1]["rate"]) == (10, 12.5, None)
+
+
+def page(study: Overview) -> str:
+    """The page of `skiptune status`, as text."""
+    console = Console(width=100, record=True, file=io.StringIO())
+    for part in overview_view(study):
+        console.print(part)
+    return console.export_text()
 
 
 def test_a_new_study_has_nothing_yet(database: Database) -> None:
