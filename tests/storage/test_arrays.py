@@ -407,3 +407,12 @@ def test_a_store_on_a_shelf_of_ones_own(tmp_path: Path) -> None:
     store = ArrayStore(shelf)
     assert store.shelf is shelf
     assert ArrayStore(store.location).read(store.write(some())).keys() == some().keys()
+
+
+def test_size_and_place_of_a_file(tmp_path: Path) -> None:
+    store = ArrayStore(tmp_path / "arrays")
+    digest = store.write_bytes(b"four", ".bin")
+    assert store.size(digest, suffix=".bin") == 4
+    assert store.place(digest, suffix=".bin") == str(store.path(digest, suffix=".bin"))
+    assert store.size("0" * 64) is None
+    assert store.place("0" * 64) == str(tmp_path / "arrays" / "00" / f"{'0' * 64}.safetensors")
