@@ -10,7 +10,6 @@ This module costs no torch.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import Any
 
 from skiptune.canonical import digest, file_digest
 from skiptune.errors import ObjectiveError, Problem
+from skiptune.sampling.pipeline_files import weight_files
 
 __all__ = ["CLIPFiles", "Preprocessing", "clip_files"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-_SHARDS = f"{WEIGHTS}.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 # Whatever of these there is decides about a prompt's tokens.
 _TOKENIZER = (
@@ -37,7 +36,6 @@ _TOKENIZER = (
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _BICUBIC = 3  # Pillow's number
 _MOST_JSON = 1 << 24
-_MOST_SHARDS = 1000
 _SAVE = (
     "save model and processor into one folder: model.save_pretrained(FOLDER),"
     " processor.save_pretrained(FOLDER)"
@@ -135,7 +133,7 @@ def clip_files(folder: str | Path) -> CLIPFiles:
             hint="name the folder of a CLIPModel of transformers",
         )
     problems: list[Problem] = []
-    weights = _weights(folder, problems)
+    weights = weight_files(folder, problems, names=(WEIGHTS,), pickles=_PICKLES, read=_read_json)
     tokenizer = tuple(folder / name for name in _TOKENIZER if (folder / name).is_file())
     names = {path.name for path in tokenizer}
     if not ("tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names):
@@ -145,28 +143,6 @@ def clip_files(folder: str | Path) -> CLIPFiles:
     if problems or preprocessing is None:
         raise ObjectiveError.of(problems, hint=_SAVE)
     return CLIPFiles(folder, weights, tokenizer, preprocessing)
-
-
-def _weights(folder: Path, problems: list[Problem]) -> tuple[Path, ...]:
-    if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
-    index = folder / _SHARDS
-    if index.is_file():
-        mapped = _read_json(index).get("weight_map")
-        names = sorted(set(map(str, mapped.values()))) if isinstance(mapped, dict) else []
-        # A name may not lead out of the folder.
-        plain = all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
-        missing = [name for name in names if plain and not (folder / name).is_file()]
-        if not names or not plain or len(names) > _MOST_SHARDS:
-            expected = "`weight_map`, from tensors to .safetensors files beside it"
-            problems.append(Problem(str(index), expected, f"{len(names)} names"))
-        elif missing:
-            problems.append(Problem(str(index), f"the file {folder / missing[0]}", "no such file"))
-        return tuple(folder / name for name in names)
-    pickled = [name for name in _PICKLES if (folder / name).is_file()]
-    found = f"{pickled[0]}, a pickle, which runs code when it is loaded" if pickled else "none"
-    problems.append(Problem(f"{folder}: weights", f"the file {WEIGHTS}", found))
-    return ()
 
 
 def _preprocessing(folder: Path, problems: list[Problem]) -> Preprocessing | None:

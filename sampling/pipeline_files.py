@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ __all__ = [
     "pipeline_files",
     "read_json",
     "vae_folder",
+    "weight_files",
 ]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -42,9 +43,6 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 INDEX = "model_index.json"
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SHARDS = f"{WEIGHTS}.index.json"
 _HALF = "diffusion_pytorch_model.fp16.safetensors"
 _FILES = (".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 _PICKLES = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
@@ -138,7 +136,9 @@ def pipeline_files(folder: str | Path) -> PipelineFiles:
     else:
         scheduler = place("scheduler", "scheduler_config.json")
     config = place("unet", "config.json")
-    weights = _weights(config.parent, problems)
+    weights = weight_files(
+        config.parent, problems, names=(WEIGHTS, _HALF), pickles=_PICKLES, read=read_json
+    )
     vae = None
     for name in _VAES:
         kind_of_vae = _class_of(components, name)
@@ -299,26 +299,42 @@ def _without_unet(index: Path, kind: str, components: Mapping[str, Any]) -> Netw
     )
 
 
-def _weights(folder: Path, problems: list[Problem]) -> tuple[Path, ...]:
-    for name in (WEIGHTS, _HALF):
+def weight_files(
+    folder: Path,
+    problems: list[Problem],
+    *,
+    names: Sequence[str],
+    pickles: Sequence[str],
+    read: Callable[[Path], dict[str, Any]],
+) -> tuple[Path, ...]:
+    """Return the safetensors files of a folder: one, or those that an index names.
+
+    Arguments:
+        folder: Where they lie.
+        problems: Is told what is wrong; then the files are not to be used.
+        names: Of a single file, the usual one first, whose index is looked for as well.
+        pickles: Names under which weights are found that are not read.
+        read: Reads a JSON object.
+    """
+    for name in names:
         if (folder / name).is_file():
             return (folder / name,)
-    index = folder / _SHARDS
+    index = folder / f"{names[0]}.index.json"
     if index.is_file():
-        mapped = read_json(index).get("weight_map")
-        names = sorted(set(map(str, mapped.values()))) if isinstance(mapped, dict) else []
+        mapped = read(index).get("weight_map")
+        shards = sorted(set(map(str, mapped.values()))) if isinstance(mapped, dict) else []
         # A name may not lead out of the folder.
-        plain = all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
-        if not names or not plain or len(names) > _MOST_SHARDS:
+        plain = all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in shards)
+        if not shards or not plain or len(shards) > _MOST_SHARDS:
             expected = "`weight_map`, from tensors to .safetensors files beside it"
-            problems.append(Problem(str(index), expected, f"{len(names)} names"))
-        missing = [name for name in names if plain and not (folder / name).is_file()]
+            problems.append(Problem(str(index), expected, f"{len(shards)} names"))
+        missing = [name for name in shards if plain and not (folder / name).is_file()]
         if missing:
             problems.append(Problem(str(index), f"the file {folder / missing[0]}", "no such file"))
-        return tuple(folder / name for name in names)
-    pickled = [name for name in _PICKLES if (folder / name).is_file()]
+        return tuple(folder / name for name in shards)
+    pickled = [name for name in pickles if (folder / name).is_file()]
     found = f"{pickled[0]}, a pickle, which runs code when it is loaded" if pickled else "none"
-    problems.append(Problem(f"{folder}: weights", f"the file {WEIGHTS}", found))
+    problems.append(Problem(f"{folder}: weights", f"the file {names[0]}", found))
     return ()
 
 

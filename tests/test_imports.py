@@ -35,6 +35,7 @@ TORCH_FREE = (
     "skiptune.launch",
     "skiptune.launch.crew",
     "skiptune.launch.k8s",
+    "skiptune.launch.programs",
     "skiptune.launch.local",
     "skiptune.launch.slurm",
     "skiptune.objectives",

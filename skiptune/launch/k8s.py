@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from skiptune.errors import LaunchError
 from skiptune.launch.executor import Counts, Job, Plan
+from skiptune.launch.programs import asked
 
 if TYPE_CHECKING:
     from skiptune.storage.records import Launch
@@ -27,7 +27,6 @@ CONTEXT: Final = "default of kubectl"  # the place of a Job where the study name
 USER: Final = 10001  # of docker/Dockerfile
 GRACE: Final = 30  # seconds: three times what a worker needs to leave
 KEPT: Final = 7 * 86400  # seconds for which a Job that is over can be looked at
-SECONDS: Final = 60.0  # that a busy server may take for an answer
 ASKED: Final = (130, 143)  # exit codes of a worker that was asked to leave
 REFUSED: Final = 2  # its exit code where something is to be mended
 
@@ -233,20 +232,13 @@ def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     Raises:
         LaunchError: It is not installed here, or the cluster does not answer.
     """
-    path = shutil.which(words[0])
-    if path is None:
-        raise LaunchError(
-            words[0],
-            expected="the program kubectl on the PATH",
-            found="none",
-            hint="write the manifest with --dry-run, and apply it where kubectl is",
-        )
-    try:
-        return subprocess.run(
-            [path, *words[1:]], capture_output=True, text=True, check=False, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise _refused(words, f"no answer for {SECONDS:.0f} s") from None
+    missing = LaunchError(
+        words[0],
+        expected="the program kubectl on the PATH",
+        found="none",
+        hint="write the manifest with --dry-run, and apply it where kubectl is",
+    )
+    return asked(words, missing=missing, refused=_refused)
 
 
 def _refused(words: Sequence[str], found: str, *, hint: str = "") -> LaunchError:

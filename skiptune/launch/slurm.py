@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from skiptune.errors import LaunchError
 from skiptune.launch.executor import Counts, Job, Plan, program
+from skiptune.launch.programs import asked
 from skiptune.storage.location import has_password, masked_url
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ CARRIED: Final = (
 """Variables that are written into the script: some sites submit with `--export=NONE`."""
 
 WAITING: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"})
-SECONDS: Final = 60.0  # that a busy controller may take for an answer
 GONE: Final = "Invalid job id"  # squeue of a job that ended a while ago
 
 
@@ -187,20 +186,13 @@ def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     Raises:
         LaunchError: It is not installed here, or its controller does not answer.
     """
-    path = shutil.which(words[0])
-    if path is None:
-        raise LaunchError(
-            words[0],
-            expected="the programs of Slurm on the PATH",
-            found="none of this name",
-            hint="run it on a login node of the cluster, or see the script with --dry-run",
-        )
-    try:
-        return subprocess.run(
-            [path, *words[1:]], capture_output=True, text=True, check=False, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise _refused(words, f"no answer for {SECONDS:.0f} s") from None
+    missing = LaunchError(
+        words[0],
+        expected="the programs of Slurm on the PATH",
+        found="none of this name",
+        hint="run it on a login node of the cluster, or see the script with --dry-run",
+    )
+    return asked(words, missing=missing, refused=_refused)
 
 
 def _refused(words: Sequence[str], found: str) -> LaunchError:
