@@ -204,6 +204,12 @@ class Overview:
     left: Budget = field(default_factory=Budget)
     crew: tuple[Member, ...] = ()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is to be done: stopped, or complete with its confirms."""
+        confirmed = all(confirm.finished for confirm in self.confirms)
+        return self.state == "stopped" or (self.state == "complete" and confirmed)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
         plain = asdict(self)

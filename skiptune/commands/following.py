@@ -64,15 +64,10 @@ def _looks(database: Database, name: str) -> Iterator[Overview | str]:
             yield f"The database cannot be read: {error.problems[0].found}"
         else:
             yield found
-            if _is_done(found):
+            if found.is_over:
                 return
         database.rest()
         time.sleep(LOOK_SECONDS)
-
-
-def _is_done(study: Overview) -> bool:
-    confirmed = all(confirm.finished for confirm in study.confirms)
-    return study.state == "stopped" or (study.state == "complete" and confirmed)
 
 
 def _page(study: Overview) -> tuple[RenderableType, ...]:

@@ -292,8 +292,7 @@ class _Look:
             with open_database(self._options.url) as database:
                 found = overview(database, self._name)
             line = f"{standing_line(found)}; {workers()}"
-            confirmed = all(confirm.finished for confirm in found.confirms)
-            self.done = found.state == "stopped" or (found.state == "complete" and confirmed)
+            self.done = found.is_over
         except StorageError as error:
             # Looking is not worth more than the workers, which say themselves what they cannot do.
             line = f"The database cannot be read: {error.problems[0].found}"
