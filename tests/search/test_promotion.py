@@ -283,6 +283,7 @@ def test_a_descent_goes_on_from_its_first_better_proposal_at_once(
         study = tiny.open(
             study=f"{sampler}-{expected}-{value}",
             search__sampler=sampler,
+            search__evaluations=5,  # few enough for `auto` to take the descent
             search__rungs=[250, 1000],
             search__promote=0.34,
         )
