@@ -55,6 +55,11 @@ def drill(url: str, folder: Path) -> None:
         ledger.spend_block(database, study.id, block="confirm-1", images=500, alpha=0.05)
         picture = store.write_bytes(b"picture", ".png")
         ledger.put_artifact(database, digest=picture, kind="picture", bytes=7, name="p.png")
+        for job in ("7", "8"):
+            launch = ledger.add_launch(
+                database, study.id, executor="slurm", place="here", job=job, workers=2
+            )
+        ledger.forget_launch(database, launch)
         ledger.forget_told(database, study.id)
         ledger.mark_told(database, ledger.untold(database, study.id))
         tidy(database, store)
