@@ -95,8 +95,11 @@ def carried(
     if not np.any(np.abs(wanted) > _SAME):
         raise _nothing("a schedule that scales a skip of this space", schedule)
     logs = _fitted(space, places, wanted, whole, notes)
-    digits = [term.scale for term in schedule.terms if term.scale > 0]
-    values = _snapped(np.exp(logs), digits, (1.0, space.low, space.high))
+    ends = (1.0, space.low, space.high)
+    values = [
+        _snapped(float(np.exp(log)), _digits(schedule, space, name), ends)
+        for name, log in zip(space.scale_names, logs, strict=True)
+    ]
     return Carried({**whole, **dict(zip(space.scale_names, values, strict=True))}, tuple(notes))
 
 
@@ -203,21 +206,31 @@ def _fitted(
     return logs
 
 
-def _snapped(values: Array, *digits: Sequence[float]) -> list[float]:
-    """Return values with the very digits of given numbers, where they mean the same.
+def _digits(schedule: Schedule, space: Space, name: str) -> list[float]:
+    """Return the scales that a schedule has where a parameter acts, else all of them."""
+    value = space.high if space.high != 1 else space.low
+    moved = space.schedule({**space.baseline_params(), name: value})
+    own = {(term.address, term.part) for term in moved.terms}
+    scales = [
+        (term.scale, (term.address, term.part) in own) for term in schedule.terms if term.scale > 0
+    ]
+    return [scale for scale, here in scales if here] or [scale for scale, _ in scales]
+
+
+def _snapped(value: float, *digits: Sequence[float]) -> float:
+    """Return a value with the very digits of one of given numbers, where they mean the same.
 
     Then the schedule is the same to the last bit, and what is stored of it is used again.
 
     Arguments:
-        values: float64 [P].
-        digits: Groups of numbers; a later one serves where no earlier one is near.
+        value: Above 0.
+        digits: Groups of numbers above 0; a later one serves where no earlier one is near.
     """
-    found = []
-    for value in values:
-        nearest = [min(group, key=lambda d: abs(math.log(d / value))) for group in digits]
-        same = (near for near in nearest if abs(math.log(near / value)) < _SAME)
-        found.append(float(next(same, value)))
-    return found
+    for group in digits:
+        near = min(group, key=lambda one: abs(math.log(one / value)), default=math.inf)
+        if abs(math.log(near / value)) < _SAME:
+            return float(near)
+    return value
 
 
 def _logs(

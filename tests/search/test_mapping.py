@@ -30,6 +30,16 @@ def into(
     return carried(schedule, skips=skips, params=params or {}, space=space, here=here)
 
 
+def test_scales_that_differ_in_their_last_bit_stay_apart() -> None:
+    space = Space("per-resolution", 1.0, 70.0, SKIPS, (80.0, 0.002))
+    params = {name: 69.57854622035771 for name in space.scale_names}
+    params[space.scale_names[-1]] = math.nextafter(69.57854622035771, 0.0)
+    schedule = space.schedule(params)
+    here = tuple(skip.address for skip in SKIPS)
+    found = carried(schedule, skips=here, params={}, space=space, here=here)
+    assert space.schedule(found.params) == schedule
+
+
 def squares(space: Space, params: dict[str, float], wanted: np.ndarray) -> float:
     made = space.schedule({**space.baseline_params(), **params})
     logs = [math.log(made.scale(skip.address, 1.0)) for skip in space.skips]
