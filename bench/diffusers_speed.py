@@ -14,33 +14,24 @@ second are made, by the median of the rounds.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.interleaved import Spread, Way, interleave, ratios
-from bench.record import RESULTS, Bound, finish, print_table, use_threads
+from bench.record import RESULTS, use_threads
+from bench.rival import Rival
 from skiptune.sampling.checkpoint import load_checkpoint
-from skiptune.sampling.hooks import scaled
-from skiptune.sampling.images import sample_float
 from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
-from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.schedulers import pipeline_levels
 from skiptune.sampling.setting import Setting
-from skiptune.sampling.skips import find_skips
 
-__all__ = ["LEAST", "main"]
-
-LEAST = 0.97  # of the images that diffusers makes in the same time
-THEIRS, OURS, TUNED = "diffusers", "skiptune", "skiptune, every skip scaled"
+__all__ = ["main"]
 
 PLAIN: dict[str, Any] = {
     "sample_size": 16,
@@ -117,12 +108,6 @@ def _guided(folder: Path, images: int, steps: int) -> tuple[Any, Callable[[Any],
 CASES = {"UNet2DModel": (_unconditional, 1.0), "UNet2DConditionModel, guided": (_guided, 3.0)}
 
 
-@contextlib.contextmanager
-def _installed(network: nn.Module, schedule: Schedule | None) -> Iterator[None]:
-    with contextlib.nullcontext() if schedule is None else scaled(network, schedule):
-        yield
-
-
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,8 +118,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "diffusers_speed.json")
     options = parser.parse_args()
     use_threads(options.threads)
-    rows, bounds, raw = [], [], {}
-    spreads: dict[str, dict[str, Any]] = {}
+    rival = Rival("diffusers", images=options.images, repeats=options.repeats)
     for name, (make, guidance) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             network, theirs = make(Path(folder), options.images, options.steps)
@@ -143,46 +127,9 @@ def main() -> int:
         setting = Setting(
             solver="euler", steps=options.steps, sigmas=tuple(levels), guidance=guidance
         )
-        addresses = [skip.address for skip in find_skips(network)]
-        # Never 1, where nothing would be multiplied.
-        schedule = Schedule.uniform({a: 0.89 + 0.02 * i for i, a in enumerate(addresses)})
-
-        def ours(_: object, network: nn.Module = network, setting: Setting = setting) -> Tensor:
-            with torch.inference_mode():
-                return sample_float(network, setting, range(options.images))
-
-        ways: list[Way[Any]] = [
-            Way(THEIRS, contextlib.nullcontext, theirs),
-            Way(OURS, partial(_installed, network, None), ours),
-            Way(TUNED, partial(_installed, network, schedule), ours),
-        ]
-        timings = interleave(ways, repeats=options.repeats, warmup=2)
-        raw[name] = {way: [(t.wall, t.cpu) for t in took] for way, took in timings.items()}
-        for way, took in timings.items():
-            speed = Spread.of([options.images / t.wall for t in took])
-            # Images per second of ours over theirs: their time over ours.
-            wall = ratios(timings, THEIRS, way)
-            cpu = ratios(timings, THEIRS, way, clock="cpu")
-            spreads[f"{name}, {way}"] = {"wall": vars(wall), "cpu": vars(cpu)}
-            rows.append((name, way, str(speed), str(wall), str(cpu)))
-            if way != THEIRS:
-                slower = ratios(timings, way, THEIRS).median
-                bounds.append(Bound(f"time of {way} over diffusers, {name}", slower, 1 / LEAST))
-    print(f"{options.images} images of {options.steps} steps at once")
-    head = ("network", "way", "images per second", "of diffusers", "by CPU time")
-    print_table(head, rows)
-    return finish(
-        options.out,
-        settings={
-            "images": options.images,
-            "steps": options.steps,
-            "repeats": options.repeats,
-            "networks": {"UNet2DModel": PLAIN, "UNet2DConditionModel": TEXT},
-        },
-        bounds=bounds,
-        ratios=spreads,
-        wall_and_cpu_seconds=raw,
-    )
+        rival.measure(name, network, setting, theirs)
+    networks = {"UNet2DModel": PLAIN, "UNet2DConditionModel": TEXT}
+    return rival.finished(options.out, {"steps": options.steps, "networks": networks})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,22 +30,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.interleaved import Spread, Way, interleave, ratios
 from bench.parity_openai_cases import CASES, CLASSES, Case, Options, upstream
-from bench.record import RESULTS, Bound, finish, print_table, use_threads
-from skiptune.sampling.hooks import scaled
-from skiptune.sampling.images import sample_float
+from bench.record import RESULTS, use_threads
+from bench.rival import Rival, ours
 from skiptune.sampling.networks import build_denoiser
 from skiptune.sampling.published import read_published
-from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
-from skiptune.sampling.skips import find_skips
 
-__all__ = ["LEAST", "main"]
+__all__ = ["main"]
 
-LEAST = 0.97  # of the images that their sampler makes in the same time
 TIMES = 1000  # of every process with whole steps
-THEIRS, OURS, TUNED = "theirs", "skiptune", "skiptune, every skip scaled"
 
 Sampler = Callable[[nn.Module, Options, int, int], Callable[[object], object]]
 """(their network, its options, images, steps) -> what makes the images."""
@@ -156,12 +150,6 @@ def _labels(images: int) -> Tensor:
     return torch.arange(images) % CLASSES
 
 
-@contextlib.contextmanager
-def _installed(network: nn.Module, schedule: Schedule | None) -> Iterator[None]:
-    with contextlib.nullcontext() if schedule is None else scaled(network, schedule):
-        yield
-
-
 def _ours(theirs: nn.Module, case: Case, name: str) -> nn.Module:
     """Return their network as ours, with the same weights."""
     with tempfile.TemporaryDirectory() as folder:
@@ -195,8 +183,7 @@ def main() -> int:
     for checkout in options.checkout:
         sys.path.insert(0, str(checkout))
 
-    rows, bounds, raw = [], [], {}
-    spreads: dict[str, dict[str, Any]] = {}
+    rival = Rival("theirs", images=options.images, repeats=options.repeats)
     for duel in DUELS:
         case = CASES[duel.case]
         if not any((checkout / case.checkout).exists() for checkout in options.checkout):
@@ -214,51 +201,16 @@ def main() -> int:
             sigma_min=max(0.002, float(network.sigma_min)),  # type: ignore[arg-type]
             sigma_max=min(80.0, float(network.sigma_max)),  # type: ignore[arg-type]
         )
-        addresses = [skip.address for skip in find_skips(network)]
-        # Never 1, where nothing would be multiplied.
-        schedule = Schedule.uniform({a: 0.89 + 0.02 * i for i, a in enumerate(addresses)})
 
         def their(_: object, sampler: Callable[[object], object] = sampler) -> object:
             with contextlib.redirect_stdout(io.StringIO()):
                 return sampler(None)
 
-        def ours(_: object, network: nn.Module = network, setting: Setting = setting) -> Tensor:
-            with torch.inference_mode():
-                return sample_float(network, setting, range(options.images))
-
-        _equal_cost(duel, theirs, network, lambda: their(None), lambda: ours(None))
-        ways: list[Way[Any]] = [
-            Way(THEIRS, contextlib.nullcontext, their),
-            Way(OURS, partial(_installed, network, None), ours),
-            Way(TUNED, partial(_installed, network, schedule), ours),
-        ]
-        timings = interleave(ways, repeats=options.repeats, warmup=2)
-        raw[duel.case] = {way: [(t.wall, t.cpu) for t in took] for way, took in timings.items()}
-        for way, took in timings.items():
-            speed = Spread.of([options.images / t.wall for t in took])
-            # Images per second of ours over theirs: their time over ours.
-            wall = ratios(timings, THEIRS, way)
-            cpu = ratios(timings, THEIRS, way, clock="cpu")
-            spreads[f"{duel.case}, {way}"] = {"wall": vars(wall), "cpu": vars(cpu)}
-            rows.append((duel.case, way, str(speed), str(wall), str(cpu)))
-            if way != THEIRS:
-                slower = ratios(timings, way, THEIRS).median
-                bounds.append(Bound(f"time of {way} over theirs, {duel.case}", slower, 1 / LEAST))
-    print(f"{options.images} images of {options.steps} steps at once")
-    head = ("network", "way", "images per second", "of theirs", "by CPU time")
-    print_table(head, rows)
-    return finish(
-        options.out,
-        settings={
-            "images": options.images,
-            "steps": options.steps,
-            "repeats": options.repeats,
-            "networks": {duel.case: CASES[duel.case].options for duel in DUELS},
-        },
-        bounds=bounds,
-        ratios=spreads,
-        wall_and_cpu_seconds=raw,
-    )
+        ours_alone = partial(ours, network, setting, options.images)
+        _equal_cost(duel, theirs, network, partial(their, None), ours_alone)
+        rival.measure(duel.case, network, setting, their)
+    networks = {duel.case: CASES[duel.case].options for duel in DUELS}
+    return rival.finished(options.out, {"steps": options.steps, "networks": networks})
 
 
 def _equal_cost(

@@ -107,9 +107,9 @@ def test_a_script_says_where_everything_is(plan: Plan, monkeypatch: pytest.Monke
     assert "export SKIPTUNE_STORAGE=postgresql://me@host/studies\n" in text
     assert "export SKIPTUNE_PATH='/a folder'\n" in text
     assert "--device cpu --artifacts /arrays" in text
-    monkeypatch.setenv("SKIPTUNE_STORAGE_FILE", "/home/me/url")
+    monkeypatch.setenv("SKIPTUNE_STORAGE_FILE", "/secrets/url")
     text = Slurm().text(plan)
-    assert "export SKIPTUNE_STORAGE_FILE=/home/me/url\n" in text
+    assert "export SKIPTUNE_STORAGE_FILE=/secrets/url\n" in text
     assert "SKIPTUNE_STORAGE=" not in text
 
 
