@@ -1,0 +1,1 @@
+"""The Optuna dashboard over the studies' database: safe to serve, and with what skiptune knows."""
