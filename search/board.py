@@ -13,9 +13,10 @@ from optuna.distributions import distribution_to_json
 
 from skiptune.sampling.checkpoint import Checkpoint
 from skiptune.search.objective import Objective, objective_names
+from skiptune.search.plan import confirm_images, search_images
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec
-from skiptune.search.strategy import chosen_sampler
+from skiptune.search.strategy import chosen_sampler, resolved
 from skiptune.search.warm_start import Here, kept
 from skiptune.storage.database import Database
 from skiptune.storage.records import Study
@@ -55,9 +56,11 @@ def board_of(
     if space.interval_bounds:  # an open end is null
         ends = [[low, None if math.isinf(high) else high] for low, high in space.interval_bounds]
         intervals["intervals"] = ends
+    costed = resolved(spec, objective, space)
     return {
         **starts,
         **intervals,
+        "plan": {"search": search_images(costed), "confirm": confirm_images(costed)},
         "sampler": chosen_sampler(spec, objective, space),
         "skips": skips,
         "metric": names[0][0],

@@ -7,7 +7,6 @@ mended without a thought, because workers do the same when they start, is mended
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any, Final
 
 from skiptune.errors import StorageError
 from skiptune.search.artifacts import artifacts_location, required_store
+from skiptune.search.footprint import footprint, free_bytes
+from skiptune.search.garbage import collect
 from skiptune.search.liveness import break_dead_leases, is_gone
 from skiptune.search.pending import deliver_notes, pending_notes
 from skiptune.storage import leases, ledger
@@ -41,6 +42,7 @@ CHECKS: Final = (
     "connections",
     "store",
     "disk",
+    "orphans",
     "leases",
     "idle",
     "poisoned",
@@ -135,8 +137,8 @@ def diagnose(
         artifacts: The store, as for `artifacts_location`.
         group_writable: As for `required_store`.
         files: How many stored files of each study are looked for.
-        fix: Mend what is `fixable`: end the leases and turns of this host's dead workers, and
-            deliver chunks that are stored and not in the database.
+        fix: Mend what is `fixable`: end the leases and turns of this host's dead workers,
+            deliver chunks that are stored and not in the database, and remove orphaned files.
 
     Raises:
         StorageError: The URL or the store's name means nothing, or there is no such study.
@@ -169,18 +171,15 @@ def diagnose(
                 break_dead_leases(database, row.id)
                 if store is not None:
                     deliver_notes(database, store, row.id)
+            if store is not None and any(finding.check == "orphans" for finding in found):
+                collect(database, store)
             found = _after(found, _look(database, store, rows, files=files))
         return Diagnosis(
             database.name,
             tuple(row.name for row in rows),
             (*general, *found),
-            () if store is not None else ("files", "pending"),
+            () if store is not None else ("orphans", "files", "pending"),
         )
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that a user may still write on the disk of a folder."""
-    return shutil.disk_usage(folder).free
 
 
 def _look(
@@ -198,6 +197,7 @@ def _look(
             of_studies += _pending(store, row)
     mean = sum(sizes) / len(sizes) if sizes else 0.0
     found += _disk(database, store, needed=mean * _open_chunks(database, rows))
+    found += [] if store is None else _orphans(database, store)
     return found + of_studies
 
 
@@ -451,6 +451,25 @@ def _disk(database: Database, store: ArrayStore | None, *, needed: float) -> Ite
                 "workers wait with what they have sampled while a disk is full",
                 "free some space, e.g. files that no row names: skiptune db gc",
             )
+
+
+def _orphans(database: Database, store: ArrayStore) -> Iterator[Finding]:
+    try:
+        orphans = footprint(database, store, {}).orphans
+    except StorageError as error:
+        yield _refused("orphans", error, "a store that cannot be listed cannot be tidied up")
+        return
+    if orphans is not None and orphans.files:
+        yield Finding(
+            "orphans",
+            None,
+            f"{_count(orphans.files, 'file')} that no row has named for a day,"
+            f" {orphans.bytes / 1e6:.1f} MB",
+            "workers that were killed, or studies that were deleted, have left them; they only"
+            " take space",
+            "skiptune db gc, or skiptune doctor --fix",
+            fixable=True,
+        )
 
 
 def _count(number: int, noun: str) -> str:

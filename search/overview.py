@@ -15,6 +15,7 @@ from typing import Any
 from skiptune.objectives.catalogue import IMAGE, Unit
 from skiptune.objectives.ranks import RankCorrelation, rank_correlation
 from skiptune.sampling.schedule import Schedule
+from skiptune.search.ending import images_left, seconds_left
 from skiptune.search.fronts import front_ranks
 from skiptune.search.result import NO_GAIN, WIN, Measured, is_win
 from skiptune.storage import ledger
@@ -183,6 +184,8 @@ class Overview:
         unit: What standard errors count: ``image``, or ``prompt`` where each image is told one.
         left: What the search may still spend, over all workers; None of it is no limit.
         crew: The workers of `workers`, with what they run on and how fast they have been.
+        images_left: Images that are still to be sampled if all proposals are made; None where
+            the study's row knows no plan.
     """
 
     study: str
@@ -203,6 +206,12 @@ class Overview:
     unit: Unit = IMAGE
     left: Budget = field(default_factory=Budget)
     crew: tuple[Member, ...] = ()
+    images_left: int | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long `images_left` takes those who work now; None where that is not known."""
+        return seconds_left(self.images_left, self.crew)
 
     @property
     def is_over(self) -> bool:
@@ -217,6 +226,7 @@ class Overview:
         plain["best"] = None if self.best is None else self.best.to_json()
         plain["confirms"] = [confirmed.to_json() for confirmed in self.confirms]
         plain["crew"] = [{**asdict(member), "rate": member.rate} for member in self.crew]
+        plain["seconds_left"] = self.seconds_left
         return plain
 
 
@@ -237,6 +247,8 @@ def overview(database: Database, name: str) -> Overview:
     states = board.states()
     base = board.baseline()
     leaders_now = board.leaders(1)
+    left = ledger.budget_left(database, study.id)
+    finished = {f"confirm-{c.number}": c.finished for c in board.confirms}
     return Overview(
         study=study.name,
         state=study.state,
@@ -254,8 +266,9 @@ def overview(database: Database, name: str) -> Overview:
         ranking=board.ranking(),
         sampler=proposer(study),
         unit=study.meaning.get("network.prompts.unit", IMAGE),
-        left=ledger.budget_left(database, study.id),
+        left=left,
         crew=crew(database, study.id) if progress.workers else (),
+        images_left=images_left(database, study, finished, most=left.images),
     )
 
 

@@ -21,6 +21,8 @@ class Member:
     Arguments:
         name: The worker's name.
         lease: Seconds until its lease ends, unless it renews it.
+        seen_ago: Seconds since it took or renewed it: its last sign of life; None of a lease that
+            was taken under schema 0004.
         images: Images that it has stored for this study.
         seconds: What sampling them took.
         stored_ago: Seconds since it stored the last of them; None before the first.
@@ -30,6 +32,7 @@ class Member:
 
     name: str
     lease: float
+    seen_ago: float | None = None
     images: int = 0
     seconds: float = 0.0
     stored_ago: float | None = None
@@ -45,7 +48,11 @@ class Member:
 def crew(database: Database, study_id: str) -> tuple[Member, ...]:
     """Return the workers that hold an unexpired lease on a chunk of a study, by name."""
     holding = (
-        select(ChunkRow.worker, func.max(ChunkRow.lease_until) - clock())
+        select(
+            ChunkRow.worker,
+            func.max(ChunkRow.lease_until) - clock(),
+            clock() - func.max(ChunkRow.renewed),
+        )
         .where(
             ChunkRow.study_id == study_id,
             ChunkRow.state == "leased",
@@ -82,12 +89,15 @@ def crew(database: Database, study_id: str) -> tuple[Member, ...]:
         .scalar_subquery(),
     ).where(work.c.worker.is_not(None))
     with database.read() as session:
-        leases = [(str(name), float(lease or 0.0)) for name, lease in session.execute(holding)]
+        leases = [
+            (str(name), float(lease or 0.0), None if seen is None else max(float(seen), 0.0))
+            for name, lease, seen in session.execute(holding)
+        ]
         known = {row[0]: row[1:] for row in session.execute(last)} if leases else {}
     members = []
-    for name, lease in leases:
+    for name, lease, seen in leases:
         if name not in known:
-            members.append(Member(name, lease))
+            members.append(Member(name, lease, seen))
             continue
         images, seconds, ago, text = known[name]
         facts: dict[str, Any] = {} if text is None else parse(str(text))
@@ -95,6 +105,7 @@ def crew(database: Database, study_id: str) -> tuple[Member, ...]:
             Member(
                 name,
                 lease,
+                seen,
                 int(images),
                 float(seconds or 0.0),
                 max(float(ago), 0.0),

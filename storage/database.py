@@ -35,7 +35,7 @@ __all__ = [
 VERSION_TABLE: Final = "skiptune_alembic_version"
 """Optuna refuses to start when it finds a foreign revision in the default version table."""
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """Our schema's revisions, oldest first; known here so that opening needs no Alembic."""
 
 OPTUNA: Final = 5

@@ -21,6 +21,7 @@ __all__ = [
     "Abandoned",
     "StoredArray",
     "abandoned",
+    "arrays_of",
     "chunk_formats",
     "poisoned_chunks",
     "sampled_arrays",
@@ -127,6 +128,18 @@ def sampled_arrays(database: Database, study_id: str, *, most: int) -> tuple[Sto
     )
     with database.read() as session:
         return tuple(StoredArray(str(array), seed) for array, seed in session.execute(query))
+
+
+def arrays_of(database: Database, study_id: str) -> frozenset[str]:
+    """Return the digests of the stored arrays of all done chunks that a study asks for."""
+    wanted = wanted_chunks(study_id).subquery()
+    query = select(ChunkRow.array).where(
+        ChunkRow.state == "done",
+        ChunkRow.array.is_not(None),
+        ChunkRow.id.in_(select(wanted.c.id)),
+    )
+    with database.read() as session:
+        return frozenset(str(array) for array in session.scalars(query))
 
 
 def versions_used(

@@ -127,6 +127,7 @@ def claim_chunk(database: Database, study_id: str, *, worker: str, seconds: floa
             chunk.fence += 1
             chunk.attempts += not held
             chunk.lease_until = _in(seconds)
+            chunk.renewed = _in(0.0)
             return Claim(
                 chunk_id=chunk.id,
                 fence=chunk.fence,
@@ -162,7 +163,7 @@ def renew(database: Database, claim: Claim, *, seconds: float) -> None:
                 ChunkRow.fence == claim.fence,
                 ChunkRow.state == "leased",
             )
-            .values(lease_until=_in(seconds))
+            .values(lease_until=_in(seconds), renewed=_in(0.0))
             .returning(ChunkRow.id)
             .execution_options(synchronize_session=False)
         )

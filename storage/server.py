@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from skiptune.errors import StorageError
 from skiptune.storage.database import Database
+from skiptune.storage.location import sqlite_path
 from skiptune.storage.rows import now
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "SPARE_CONNECTIONS",
     "ServerFacts",
     "check_connections",
+    "database_bytes",
     "server_facts",
 ]
 
@@ -73,6 +75,16 @@ def server_facts(database: Database) -> ServerFacts:
             hint="use a newer server",
         )
     return ServerFacts(f"PostgreSQL {version}", most - reserved, used, ahead)
+
+
+def database_bytes(database: Database) -> int:
+    """Return what a database takes on its disk: with SQLite's log, or as the server counts it."""
+    path = sqlite_path(database.url)
+    if path is None:
+        with database.read() as session:
+            return int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+    parts = (path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def check_connections(database: Database, facts: ServerFacts, *, workers: int) -> str:

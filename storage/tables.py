@@ -199,7 +199,8 @@ class ChunkRow(Table):
     Shared by all evaluations and studies that need it, so no image is sampled twice. `study_id`
     is the study in whose name it was last claimed: the one that pays for it. `format` numbers the
     layout of the arrays: who does not know it does not claim the chunk. `doubled_fence` is the
-    last fence whose images were counted in `doubled_images`.
+    last fence whose images were counted in `doubled_images`. `renewed` is when the lease was last
+    taken or renewed.
     """
 
     __tablename__ = "skiptune_chunks"
@@ -222,6 +223,7 @@ class ChunkRow(Table):
     worker: Mapped[str | None] = mapped_column(Text)
     fence: Mapped[int] = mapped_column(Integer, default=0)
     lease_until: Mapped[float | None] = mapped_column(Double)
+    renewed: Mapped[float | None] = mapped_column(Double)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     seconds: Mapped[float | None] = mapped_column(Double)
     nfe: Mapped[float | None] = mapped_column(Double)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,11 +109,27 @@ def test_a_database_that_is_away_is_asked_again(
 
 
 def test_what_cannot_be_watched(command: Command, created: str) -> None:
-    for words in (("--watch",), (created, "--watch", "--json")):
+    for words in (("--watch",), (created, "--watch", "--json"), (created, "--watch", "--disk")):
         outcome = command("status", *words)
         assert outcome.code == 2
         assert outcome.err.startswith("error: skiptune status --watch\n")
     assert "'tinny'" in command("status", "tinny", "--watch").err
+
+
+def test_what_is_on_disk(command: Command, created: str) -> None:
+    assert command("worker", created, "--images", "500", "-q").code == 0
+    plain = json.loads(command("status", created, "--disk", "--json").out)
+    assert plain["disk"]["studies"]["tiny"]["files"] == 2
+    assert plain["disk"]["store"]["bytes"] >= plain["disk"]["studies"]["tiny"]["bytes"] > 0
+    assert plain["disk"]["orphans"] == {"files": 0, "bytes": 0}
+    outcome = command("status", created, "--disk")
+    assert re.search(r"arrays of tiny +2 +\S+ kB\n", outcome.out)
+    assert max(len(line) for line in outcome.out.splitlines()) <= 80
+    of_all = command("status", "--disk")
+    assert of_all.code == 0 and "arrays of tiny" in of_all.out
+    assert "disk" not in json.loads(command("status", "--json").out)
+    elsewhere = command("status", "--disk", "--artifacts", "elsewhere")
+    assert elsewhere.code == 2 and "elsewhere" in elsewhere.err
 
 
 def test_a_page_on_a_terminal(created: str) -> None:

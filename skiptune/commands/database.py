@@ -181,7 +181,7 @@ def gc(
 
     from skiptune.commands.output import print_json, say
     from skiptune.search.artifacts import required_store
-    from skiptune.search.upkeep import collect
+    from skiptune.search.garbage import collect
     from skiptune.storage.database import open_database
 
     with open_database(options.url) as database:

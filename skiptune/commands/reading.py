@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from skiptune.commands.options import Options, pass_options, shared
+from skiptune.commands.options import Options, pass_options, shared, store_options
 from skiptune.errors import SpecError
 
 __all__ = ["best", "status"]
@@ -18,9 +18,23 @@ __all__ = ["best", "status"]
     help="Look again every 5 seconds until the study is complete or stopped; where nobody sees a"
     " terminal, a line for each change.",
 )
+@click.option(
+    "--disk",
+    is_flag=True,
+    help="Also tell what is stored: the store is listed, which takes a while where it is large.",
+)
+@store_options
 @shared
 @pass_options
-def status(options: Options, study: str | None, *, watch: bool) -> None:
+def status(
+    options: Options,
+    study: str | None,
+    artifacts: str | None,
+    *,
+    watch: bool,
+    disk: bool,
+    group_writable: bool,
+) -> None:
     """Show where a study stands, or all studies.
 
     \b
@@ -28,12 +42,16 @@ def status(options: Options, study: str | None, *, watch: bool) -> None:
       skiptune status
       skiptune status fashion
       skiptune status fashion --watch
-      skiptune status fashion --json
+      skiptune status fashion --disk
     """
+    from dataclasses import asdict
+
     from skiptune.commands.following import follow
     from skiptune.commands.output import print_json, print_text, say
     from skiptune.search.overview import overview, overviews
     from skiptune.storage.database import open_database
+    from skiptune.storage.ledger import require_study
+    from skiptune.views.footprint import footprint_view
     from skiptune.views.study import overview_view, studies_table
 
     if watch and (study is None or options.json):
@@ -45,22 +63,35 @@ def status(options: Options, study: str | None, *, watch: bool) -> None:
             if study is None
             else f"leave one of them out: skiptune status {study} --json",
         )
+    if watch and disk:
+        raise SpecError(
+            "skiptune status --watch",
+            expected="what a look every five seconds can tell",
+            found="--disk, which lists the whole store",
+            hint=f"ask once: skiptune status {study} --disk",
+        )
     with open_database(options.url) as database:
         if study is not None and watch:
             follow(options, database, study)
             return
-        if study is not None:
-            one = overview(database, study)
-            if options.json:
-                print_json(one.to_json())
-            else:
-                print_text(*overview_view(one))
-            return
-        found = overviews(database)
-    if options.json:
-        print_json({"studies": [each.to_json() for each in found]})
+        found = overviews(database) if study is None else (overview(database, study),)
+        stored = None
+        if disk:
+            from skiptune.search.artifacts import required_store
+            from skiptune.search.footprint import footprint
+
+            store = required_store(database, artifacts, group_writable=group_writable)
+            named = {each.study: require_study(database, each.study).id for each in found}
+            stored = footprint(database, store, named)
+    on_disk = {} if stored is None else {"disk": asdict(stored)}
+    if options.json and study is not None:
+        print_json({**found[0].to_json(), **on_disk})
+    elif options.json:
+        print_json({"studies": [each.to_json() for each in found], **on_disk})
+    elif study is not None:
+        print_text(*overview_view(found[0]), *footprint_view(stored))
     elif found:
-        print_text(studies_table(found))
+        print_text(studies_table(found), *footprint_view(stored))
         say(options, f"Next: skiptune status {found[-1].study}")
     else:
         say(options, "No study yet. Start one: skiptune tune fashion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -77,6 +78,7 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
         ("workers now", _crew(study) or "none"),
         ("spent", _spent(study)),
         *([("left to spend", left)] if (left := _left(study)) else []),
+        *([("estimated end", end)] if (end := _end(study)) else []),
     ]
     if study.baseline is not None:
         base = study.baseline
@@ -203,6 +205,18 @@ def _left(study: Overview) -> str:
     return ", ".join(parts)
 
 
+def _end(study: Overview) -> str:
+    """Return when the study will be done; empty where it is, or nothing tells how fast it goes."""
+    seconds = study.seconds_left
+    if seconds is None or not study.images_left:
+        return ""
+    end = datetime.now(UTC) + timedelta(seconds=seconds)
+    return (
+        f"{end:%Y-%m-%d %H:%M UTC}, in {numbers.duration(seconds)}, if all proposals are made:"
+        f" {numbers.count(study.images_left)} images"
+    )
+
+
 def _crew(study: Overview) -> str:
     """Return a line for each worker: its host and process, device, speed, last sign of life."""
     lines = [_member(member) for member in study.crew[:SHOWN_WORKERS]]
@@ -212,10 +226,11 @@ def _crew(study: Overview) -> str:
 
 
 def _member(member: Member) -> str:
+    seen = "" if member.seen_ago is None else f", seen {numbers.duration(member.seen_ago)} ago"
     if member.rate is None or member.stored_ago is None:
-        return f"{member.name}: nothing stored yet"
+        return f"{member.name}: nothing stored yet{seen}"
     device = f"{member.device} ({member.gpu})" if member.gpu else member.device
     return (
         f"{member.name}: {device + ', ' if device else ''}{member.rate:.3g} images/s,"
-        f" stored {numbers.duration(member.stored_ago)} ago"
+        f" stored {numbers.duration(member.stored_ago)} ago{seen}"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from skiptune.search import diagnosis as module
 from skiptune.search.delivery import deliver_pending, stored
 from skiptune.search.diagnosis import CHECKS, FREE_BYTES, Diagnosis, Finding, diagnose
 from skiptune.search.events import silent
+from skiptune.search.garbage import ORPHAN_SECONDS
 from skiptune.search.liveness import worker_name
 from skiptune.search.pending import PENDING
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
@@ -170,6 +173,23 @@ def test_a_disk_that_is_nearly_full(
     assert "the database and the arrays" in only(tiny, "disk").found
 
 
+def test_files_that_nobody_has_named_for_a_day(tiny: Tiny, quick: None) -> None:
+    study = tiny.open()
+    begun(study, 250)
+    lost = study.arrays.write_bytes(b"x" * 2_000_000, ".png")
+    assert look(tiny).findings == ()  # its worker may yet deliver the row
+    old = time.time() - ORPHAN_SECONDS - 60
+    place = study.arrays.place(lost, suffix=".png")
+    os.utime(place, (old, old))
+    finding = only(tiny, "orphans")
+    assert finding.found == "1 file that no row has named for a day, 2.0 MB"
+    assert Path(place).is_file() and finding.fixable
+    fixed = look(tiny, fix=True)
+    assert [each.mended for each in fixed.findings] == [True]
+    assert not Path(place).exists()
+    assert look(tiny).findings == ()
+
+
 # The store
 
 
@@ -179,7 +199,7 @@ def test_a_store_that_is_another_folder(tiny: Tiny, tmp_path: Path, quick: None)
     found = diagnose(tiny.url, artifacts=tmp_path / "empty")
     assert [finding.check for finding in found.findings] == ["store"]
     assert "without markers" in found.findings[0].found
-    assert found.skipped == ("files", "pending")
+    assert found.skipped == ("orphans", "files", "pending")
     assert list((tmp_path / "empty").iterdir()) == []
 
 

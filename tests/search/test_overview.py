@@ -118,9 +118,11 @@ def test_who_works_on_it(database: Database) -> None:
     assert tuple(member.name for member in found.crew) == found.workers
     words = page(found)
     assert re.search(
-        r"workers now +node0:1: cuda:0 \(H200\), 12\.5 images/s, stored \d+ s ago\n", words
+        r"workers now +node0:1: cuda:0 \(H200\), 12\.5 images/s, stored \d+ s ago,"
+        r" seen \d+ s ago\n",
+        words,
     )
-    assert "node7:1: nothing stored yet" in words
+    assert "node7:1: nothing stored yet, seen" in words
     assert "node8:1" not in words and "and 2 more" in words
     plain = json.loads(json.dumps(found.to_json()))["crew"]
     assert (len(plain), plain[0]["rate"], plain[1]["rate"]) == (10, 12.5, None)

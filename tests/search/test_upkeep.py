@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Any
 
 import optuna
 import pytest
 
 from skiptune.errors import StorageError
-from skiptune.search import upkeep
 from skiptune.search.confirm import result_of
-from skiptune.search.delivery import PENDING
+from skiptune.search.garbage import collect
 from skiptune.search.liveness import worker_name
 from skiptune.search.projection import board_names
 from skiptune.search.study import OpenStudy
-from skiptune.search.upkeep import ORPHAN_SECONDS, Collected, collect, delete, project
+from skiptune.search.upkeep import delete, project
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
-from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.markers import mark
 from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.storage.turns import end_turn, take_turn
@@ -39,11 +35,6 @@ def finished(tiny: Tiny, **changes: Any) -> OpenStudy:
 def trials(study: OpenStudy, name: str) -> list[Any]:
     found = optuna.load_study(study_name=name, storage=optuna_storage(study.database))
     return sorted(((t.state, t.values, t.user_attrs) for t in found.trials), key=repr)
-
-
-def aged(store: ArrayStore, digest: str, suffix: str, seconds: float) -> None:
-    then = time.time() - seconds
-    os.utime(store.path(digest, suffix=suffix), (then, then))
 
 
 def test_projected_anew_everything_is_there_again(tiny: Tiny, quick: None) -> None:
@@ -134,52 +125,3 @@ def test_files_stay_where_their_owners_are_not_known(tiny: Tiny, quick: None, ke
     assert {file.digest for file in study.arrays.files()} == before
     with pytest.raises(StorageError, match="2 databases share"):
         collect(study.database, study.arrays)
-
-
-def test_only_old_files_that_nobody_names_are_collected(tiny: Tiny, quick: None) -> None:
-    study = tiny.open()
-    crew_member(study, "a", limits=Limits(images=1000)).run()
-    store = study.arrays
-    named = {file.digest for file in store.files()}
-    for file in list(store.files()):
-        aged(store, file.digest, file.suffix, 3 * ORPHAN_SECONDS)
-    old, young, pending = (store.write_bytes(word, ".bin") for word in (b"old", b"young!", b"p"))
-    store.put_note(PENDING, "note", {"study": study.id, "claim": {}, "values": {"array": pending}})
-    aged(store, old, ".bin", ORPHAN_SECONDS + 60)
-    aged(store, young, ".bin", ORPHAN_SECONDS - 60)
-    aged(store, pending, ".bin", 3 * ORPHAN_SECONDS)
-    # What a writer that was killed left a while ago, and what one writes now.
-    shelf = store.path(old, suffix=".bin").parent
-    killed, writing = (shelf / f".{old}.bin.{pid}.0123abcd.tmp" for pid in (11, 12))
-    for path in (killed, writing):
-        path.write_bytes(b"half")
-    then = time.time() - ORPHAN_SECONDS - 60
-    os.utime(killed, (then, then))
-    expected = Collected(files=2, bytes=3 + 4, chunks=0, images=0)
-    assert collect(study.database, store, dry_run=True) == expected
-    assert store.exists(old, suffix=".bin") and killed.exists()
-    assert collect(study.database, store) == expected
-    assert {file.digest for file in store.files()} == named | {young, pending}
-    assert not killed.exists() and writing.exists()
-    assert collect(study.database, store) == Collected(0, 0, 0, 0)
-
-
-def test_dropped_arrays_go_and_scores_stay(
-    tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = finished(tiny, search__evaluations=16, search__promote=0.34)
-    scores = ledger.scores(study.database, study.id)
-    result = result_of(study, 1)
-    before = {file.digest: file.bytes for file in study.arrays.files()}
-    counted = collect(study.database, study.arrays, drop=True, dry_run=True)
-    assert counted.chunks > 0
-    assert {file.digest for file in study.arrays.files()} == before.keys()
-    done = collect(study.database, study.arrays, drop=True)
-    assert (done.files, done.chunks, done.images) == (0, counted.chunks, counted.images)
-    left = {file.digest for file in study.arrays.files()}
-    assert len(before) - len(left) == done.chunks
-    assert done.bytes == sum(size for digest, size in before.items() if digest not in left)
-    assert ledger.scores(study.database, study.id) == scores
-    assert result_of(study, 1) == result
-    project(study.database, "tiny", rebuild=True)
-    assert upkeep.collect(study.database, study.arrays, drop=True).chunks == 0

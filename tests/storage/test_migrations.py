@@ -282,7 +282,7 @@ def test_an_upgrade_keeps_every_row_and_value(old_url: str) -> None:
         },
         "skiptune_evaluations": {"projected": 0},
         "skiptune_scores": {"projected": 0, "place": 0},
-        "skiptune_chunks": {"doubled_fence": 0, "format": 1},
+        "skiptune_chunks": {"doubled_fence": 0, "format": 1, "renewed": None},
     }
     for name, rows in after.items():
         added = fresh.get(name, {})
@@ -302,7 +302,9 @@ def test_an_upgrade_from_0002_adds_the_place_of_a_score(url_of_0002: str) -> Non
     after = dump(url_of_0002)
     assert [score.pop("place") for score in after["skiptune_scores"]] == [0] * 17
     assert sorted(after["skiptune_scores"], key=comparable) == before["skiptune_scores"]
-    for name in before.keys() - {VERSION_TABLE, "skiptune_scores"}:
+    assert [chunk.pop("renewed") for chunk in after["skiptune_chunks"]] == [None] * 17
+    assert sorted(after["skiptune_chunks"], key=comparable) == before["skiptune_chunks"]
+    for name in before.keys() - {VERSION_TABLE, "skiptune_scores", "skiptune_chunks"}:
         assert after[name] == before[name]
     assert differences(url_of_0002) == []
     with open_database(url_of_0002) as database:
