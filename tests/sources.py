@@ -12,7 +12,7 @@ __all__ = ["FOLDERS", "ROOMS", "Import", "files", "imports", "module_name"]
 ROOMS = ("sampling", "objectives", "storage", "search")
 """Folders at the top of the repository that are installed as `skiptune.<room>`."""
 
-FOLDERS = ("skiptune", *ROOMS, "tests", "training", "bench")
+FOLDERS = ("skiptune", *ROOMS, "tests", "training", "bench", "integrations")
 """Every folder that holds Python of ours."""
 
 

@@ -20,7 +20,9 @@ from tests.sources import ROOMS, files, imports, module_name
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = ("skiptune", *ROOMS)
-NOT_INSTALLED = ("tests", "training", "bench")
+NOT_INSTALLED = ("tests", "training", "bench", "integrations")
+# What a node pack finds where it runs: ComfyUI's own modules, which no registry holds.
+HOSTED = {"integrations/comfyui": ("comfy_api", "folder_paths")}
 
 
 def settings(root: Path) -> dict[str, Any]:
@@ -116,6 +118,8 @@ def undeclared_imports(root: Path, distributions: Mapping[str, Iterable[str]]) -
         for item in imports(root, path):
             name = item.target.split(".")[0]
             if name in ours or name in sys.stdlib_module_names:
+                continue
+            if name in HOSTED.get(path.parent.as_posix(), ()):
                 continue
             holders = {canonicalize_name(each) for each in distributions.get(name, [name])}
             if not holders & declared[path.parts[0]]:
@@ -317,12 +321,17 @@ def test_undeclared_imports_are_found(tree: Path) -> None:
     (tree / "search/spec.py").write_text(
         "import scipy.linalg\n"  # installed by nobody's wish
         "import pytest\n"  # declared, for the tests only
+        "import comfy_api\n"  # there in a node pack alone
         "def plot():\n    from matplotlib import pyplot\n"  # an extra
     )
     (tree / "tests/test_spec.py").write_text("import hypothesis, pytest, matplotlib\n")
+    (tree / "integrations/comfyui").mkdir(parents=True)
+    (tree / "integrations/comfyui/nodes.py").write_text("import comfy_api.latest, scipy\n")
     assert undeclared_imports(tree, DISTRIBUTIONS) == [
+        "integrations/comfyui/nodes.py:1 imports scipy",
         "search/spec.py:1 imports scipy.linalg",
         "search/spec.py:2 imports pytest",
+        "search/spec.py:3 imports comfy_api",
         "tests/test_spec.py:1 imports hypothesis",
     ]
 
