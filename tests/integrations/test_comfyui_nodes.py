@@ -6,6 +6,7 @@ import ast
 import logging
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,10 @@ def test_the_pack_runs_on_the_pythons_of_comfyui() -> None:
 
 def test_the_licence_travels() -> None:
     assert (like.PACK / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_registry_finds_what_it_needs() -> None:
+    values = tomllib.loads((like.PACK / "pyproject.toml").read_text())
+    assert values["project"]["dependencies"] == []
+    assert (like.PACK / values["project"]["license"]["file"]).is_file()
+    assert set(values["tool"]["comfy"]) == {"PublisherId", "DisplayName"}
