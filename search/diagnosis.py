@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from skiptune.errors import StorageError
 from skiptune.search.artifacts import artifacts_location, required_store
+from skiptune.search.launch_notes import Asked, described, forget_over, of_this_host, standing_of
 from skiptune.search.liveness import break_dead_leases, is_gone
 from skiptune.search.pending import deliver_notes, pending_notes
 from skiptune.storage import leases, ledger
@@ -48,6 +49,7 @@ CHECKS: Final = (
     "formats",
     "files",
     "pending",
+    "launches",
 )
 """What is looked at; a finding names one of these."""
 
@@ -126,6 +128,7 @@ def diagnose(
     group_writable: bool = False,
     files: int = FILES,
     fix: bool = False,
+    asked: Asked = of_this_host,
 ) -> Diagnosis:
     """Look at a database, its store and its studies.
 
@@ -136,7 +139,9 @@ def diagnose(
         group_writable: As for `required_store`.
         files: How many stored files of each study are looked for.
         fix: Mend what is `fixable`: end the leases and turns of this host's dead workers, and
-            deliver chunks that are stored and not in the database.
+            deliver chunks that are stored and not in the database, and forget launches of which
+            no worker is left.
+        asked: Says whether workers of a launch are left.
 
     Raises:
         StorageError: The URL or the store's name means nothing, or there is no such study.
@@ -163,13 +168,15 @@ def diagnose(
         except StorageError as error:
             why = "without the stored arrays nothing can be compared, and workers are refused"
             general.append(_refused("store", error, why))
-        found = _look(database, store, rows, files=files)
+        found = _look(database, store, rows, files=files, asked=asked)
         if fix and any(finding.fixable for finding in found):
             for row in rows:
                 break_dead_leases(database, row.id)
                 if store is not None:
                     deliver_notes(database, store, row.id)
-            found = _after(found, _look(database, store, rows, files=files))
+                forget_over(database, row, asked)
+            now = _look(database, store, rows, files=files, asked=asked)
+            found = _after(found, now)
         return Diagnosis(
             database.name,
             tuple(row.name for row in rows),
@@ -184,7 +191,12 @@ def free_bytes(folder: Path) -> int:
 
 
 def _look(
-    database: Database, store: ArrayStore | None, rows: Sequence[Study], *, files: int
+    database: Database,
+    store: ArrayStore | None,
+    rows: Sequence[Study],
+    *,
+    files: int,
+    asked: Asked,
 ) -> list[Finding]:
     found = list(_server(database))
     sizes: list[int] = []
@@ -196,6 +208,7 @@ def _look(
         if store is not None:
             of_studies += [*_files(database, store, row, most=files, sizes=sizes)]
             of_studies += _pending(store, row)
+        of_studies += _launches(database, row, asked)
     mean = sum(sizes) / len(sizes) if sizes else 0.0
     found += _disk(database, store, needed=mean * _open_chunks(database, rows))
     return found + of_studies
@@ -203,7 +216,7 @@ def _look(
 
 def _after(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     """Return what is there now, behind what was there before and is mended."""
-    there = {(finding.check, finding.study) for finding in now}
+    there = {(finding.check, finding.study) for finding in now if finding.fixable}
     gone = [
         replace(finding, mended=True)
         for finding in before
@@ -420,6 +433,32 @@ def _pending(store: ArrayStore, row: Study) -> Iterator[Finding]:
     )
 
 
+def _launches(database: Database, row: Study, asked: Asked) -> Iterator[Finding]:
+    standing = standing_of(database, row, asked)
+    if standing.over:
+        yield Finding(
+            "launches",
+            row.name,
+            f"{_count(len(standing.over), 'launch', 'launches')} noted of which no worker is left",
+            "each launch tells of them as if they were at work, and --stop asks for them",
+            f"skiptune doctor {row.name} --fix",
+            tuple(described(launch) for launch in standing.over),
+            fixable=True,
+        )
+    if standing.unknown:
+        yield Finding(
+            "launches",
+            row.name,
+            f"{_count(len(standing.unknown), 'launch', 'launches')} noted that cannot be asked"
+            " from here",
+            "whether workers of theirs wait or run is known where they were started",
+            "nothing has to be done; there, or here once the cluster is gone for good:"
+            f" skiptune launch {row.name} --stop --forget",
+            tuple(described(launch) for launch in standing.unknown),
+            is_notice=True,
+        )
+
+
 def _open_chunks(database: Database, rows: Sequence[Study]) -> int:
     """Return how many chunks are yet to be stored."""
     open_now = 0
@@ -453,5 +492,5 @@ def _disk(database: Database, store: ArrayStore | None, *, needed: float) -> Ite
             )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, several: str = "") -> str:
+    return f"{number} {noun if number == 1 else several or f'{noun}s'}"
