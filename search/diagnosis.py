@@ -44,12 +44,12 @@ CHECKS: Final = (
     "disk",
     "leases",
     "idle",
+    "launches",
     "poisoned",
     "versions",
     "formats",
     "files",
     "pending",
-    "launches",
 )
 """What is looked at; a finding names one of these."""
 
@@ -203,12 +203,12 @@ def _look(
     of_studies: list[Finding] = []
     for row in rows:
         of_studies += [*_leases(database, row), *_idle(database, row)]
+        of_studies += _launches(database, row, asked)
         of_studies += [*_poisoned(database, row), *_versions(database, row)]
         of_studies += _formats(database, row)
         if store is not None:
             of_studies += [*_files(database, store, row, most=files, sizes=sizes)]
             of_studies += _pending(store, row)
-        of_studies += _launches(database, row, asked)
     mean = sum(sizes) / len(sizes) if sizes else 0.0
     found += _disk(database, store, needed=mean * _open_chunks(database, rows))
     return found + of_studies

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from skiptune.errors import LaunchError
+from skiptune.launch import ray_driver
 from skiptune.launch.companion import Companion, CompanionError
 from skiptune.launch.executor import Counts, Job, Plan, program
 from skiptune.launch.programs import SECONDS
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RayCluster"]
 
-AUTO: Final = "auto"  # Ray's word for the cluster of this machine
 START_SECONDS: Final = 15.0  # in which actors that have a place are made
 ANSWER_SECONDS: Final = 3.0  # in which an actor that has a place answers
-DRIVER: Final = "skiptune.launch.ray_driver"
 
 
 class RayCluster:
@@ -75,7 +74,7 @@ class RayCluster:
             )
         driver = self._drivers.get(address)
         if driver is None:
-            words = [*program()[:-1], DRIVER, address]
+            words = [*program()[:-1], ray_driver.__name__, address]
             driver = self._drivers[address] = Companion(words)
         try:
             answer = driver.ask(question, seconds=SECONDS)
@@ -93,7 +92,7 @@ def _question(do: str, launch: Launch) -> dict[str, Any]:
 
 
 def _address(plan: Plan) -> str:
-    return plan.spec.ray.address or os.environ.get("RAY_ADDRESS") or AUTO
+    return plan.spec.ray.address or os.environ.get("RAY_ADDRESS") or ray_driver.AUTO
 
 
 def _asked(plan: Plan) -> dict[str, Any]:
@@ -148,7 +147,7 @@ def _device(plan: Plan) -> str:
 
 
 def _refused(address: str, refusal: dict[str, str]) -> LaunchError:
-    where = "Ray on this machine" if address == AUTO else f"Ray at {address}"
+    where = "Ray on this machine" if address == ray_driver.AUTO else f"Ray at {address}"
     return LaunchError(
         where,
         expected=refusal.get("expected") or "a cluster that answers",

@@ -19,10 +19,13 @@ from typing import Any, Final
 from skiptune.launch.crew import LAST_SECONDS
 from skiptune.launch.ray_actor import Tender
 
-__all__ = ["NAMESPACE", "capacity"]
+__all__ = ["AUTO", "NAMESPACE", "capacity"]
 
 NAMESPACE: Final = "skiptune"
 """Ray's namespace of the actors."""
+
+AUTO: Final = "auto"
+"""Ray's word for the cluster of this machine."""
 
 CONNECT_SECONDS: Final = 5.0  # for a port to answer; Ray itself tries for two minutes
 
@@ -68,7 +71,12 @@ def _connect(address: str) -> str:
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RefusalError(expected, str(error).strip()) from None
+        hint = (
+            f"see what answers there with `ray status --address={address}`: it may want a token"
+            " (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), or be of another"
+            f" version than this Ray, {ray.__version__}"
+        )
+        raise RefusalError(expected, str(error).strip(), "" if address == AUTO else hint) from None
     return address if "://" in address else str(ray.get_runtime_context().gcs_address)
 
 
