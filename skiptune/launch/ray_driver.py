@@ -70,12 +70,14 @@ def _connect(address: str) -> str:
             raise RefusalError(expected, f"{address}: {error.strerror or error}") from None
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
         hint = (
             f"see what answers there with `ray status --address={address}`: it may want a token"
             " (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), or be of another"
             f" version than this Ray, {ray.__version__}"
         )
+        if "ray[client]" in str(error):  # what ray:// needs
+            hint = "pip install 'ray[client]'"
         raise RefusalError(expected, str(error).strip(), "" if address == AUTO else hint) from None
     return address if "://" in address else str(ray.get_runtime_context().gcs_address)
 
