@@ -111,14 +111,13 @@ def _asked(plan: Plan) -> dict[str, Any]:
         "resources": dict(spec.resources),
         "max_restarts": spec.restarts,
     }
-    if spec.runtime_env:
-        actor["runtime_env"] = spec.runtime_env
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return {
         "job": f"{plan.study}-{stamp}-{os.getpid()}",
         "workers": plan.workers,
         "autoscaling": spec.autoscaling,
         "actor": actor,
+        "runtime_env": spec.runtime_env or None,
         "order": {
             "words": plan.worker_words(_device(plan)),
             "environment": {

@@ -53,8 +53,12 @@ def capacity(nodes: Sequence[Mapping[str, float]], need: Mapping[str, float]) ->
     )
 
 
-def _connect(address: str) -> str:
+def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
     """Connect to a cluster and return the address that other hosts know it by.
+
+    Arguments:
+        address: As `ray.init` takes it.
+        runtime_env: Of all actors: folders are sent to the cluster for a whole job alone.
 
     Raises:
         RefusalError: There is none, or it refuses.
@@ -69,8 +73,12 @@ def _connect(address: str) -> str:
         except OSError as error:
             raise RefusalError(expected, f"{address}: {error.strerror or error}") from None
     try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
-    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
+        ray.init(
+            address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=runtime_env
+        )
+    except (ConnectionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        if runtime_env and isinstance(error, TypeError | ValueError):
+            raise _not_taken("launch.ray.runtime_env", error) from None
         hint = (
             f"see what answers there with `ray status --address={address}`: it may want a token"
             " (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), or be of another"
@@ -102,7 +110,10 @@ def _start(question: Mapping[str, Any], place: str) -> dict[str, Any]:
     actors: list[Any] = []
     try:
         for name in names:
-            placed = kind.options(name=name, lifetime="detached", **options)
+            try:
+                placed = kind.options(name=name, lifetime="detached", **options)
+            except (TypeError, ValueError) as error:
+                raise _not_taken("launch.ray.resources", error) from None
             actors.append(placed.remote(question["order"], name))
         refs = [actor.is_here.remote() for actor in actors]
         for ref in ray.wait(refs, num_returns=len(refs), timeout=question["seconds"])[0]:
@@ -112,6 +123,10 @@ def _start(question: Mapping[str, Any], place: str) -> dict[str, Any]:
             ray.kill(actor, no_restart=True)
         raise
     return {"place": place, "workers": workers}
+
+
+def _not_taken(key: str, error: Exception) -> RefusalError:
+    return RefusalError(f"a value of {key} that Ray takes", str(error), f"change {key}")
 
 
 def _no_room(
@@ -240,7 +255,7 @@ def _main(address: str) -> None:
         question = json.loads(line)
         try:
             if place is None:
-                place = _connect(address)
+                place = _connect(address, question.get("runtime_env"))
             answer = {"answer": _ANSWERS[question["do"]](question, place)}
         except RefusalError as refusal:
             answer = {"refusal": refusal.answer}

@@ -282,8 +282,9 @@ def test_a_bug_leaves_no_worker_behind(
 def test_what_cannot_be_ended_is_forgotten_on_request(command: Command, created: str) -> None:
     with open_database(URL) as database:
         study = ledger.require_study(database, created)
-        values = {"executor": "local", "place": "else", "job": "else:0:1:1", "workers": 3}
-        ledger.add_launch(database, study.id, **values)
+        ledger.add_launch(
+            database, study.id, executor="local", place="else", job="else:0:1:1", workers=3
+        )
     assert command("launch", created, "--stop").code == 2
     assert len(noted()) == 1
     assert command("launch", created, "--stop", "--forget", "--executor", "slurm").code == 0

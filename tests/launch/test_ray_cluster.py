@@ -101,8 +101,8 @@ def test_what_is_asked_for_is_plain_text(plan: Plan, monkeypatch: pytest.MonkeyP
         "num_gpus": 0.5,
         "resources": {"fast": 1},
         "max_restarts": 3,
-        "runtime_env": {"pip": ["skiptune"]},
     }
+    assert asked["runtime_env"] == {"pip": ["skiptune"]}
     order = asked["order"]
     assert order["words"] == ["worker", "tiny", "--until-done", "--device", "cuda"]
     assert order["environment"]["OMP_NUM_THREADS"] == "4"
@@ -277,15 +277,20 @@ def test_workers_are_started_counted_made_anew_and_asked_to_leave(
 def test_who_is_done_or_refused_is_not_started_again_and_who_crashes_is(
     on: Callable[..., Plan], ray: RayCluster
 ) -> None:
-    for end, starts in (("exit 0", 1), ("exit 2", 1), ("[ $tries = 2 ] || kill -9 $$", 2)):
-        # The folder for logs is known before the plan is: it is the same one each time.
-        count = f"tries=$(cat {on('').logs}/*.log | grep -c 'once more')"
-        plan = on(f"echo once more\n{count}\n{end}", workers=1)
-        job = ray.start(plan)
-        until(lambda job=job: ray.list(launched(job)) == Counts(0, 0))  # type: ignore[misc]
-        assert [log.count("once more") for log in logs(plan, job)] == [starts], end
-        for log in plan.logs.glob("*.log"):
-            log.unlink()
+    plan = on(
+        f"""echo once more
+case $2 in
+refused) exit 2 ;;
+crashes) [ $(grep -c 'once more' {on("").logs}/crashes-*.log) = 2 ] || kill -9 $$ ;;
+esac""",
+        workers=1,
+    )
+    expected = {"done": 1, "refused": 1, "crashes": 2}
+    jobs = [ray.start(replace(plan, study=study)) for study in expected]
+    for job, starts in zip(jobs, expected.values(), strict=True):
+        while ray.list(launched(job)) != Counts(0, 0):
+            time.sleep(0.05)
+        assert [log.count("once more") for log in logs(plan, job)] == [starts], job.name
 
 
 @pytest.mark.slow
@@ -326,6 +331,35 @@ def test_what_no_node_can_do_is_told_and_leaves_nothing(
     with pytest.raises(LaunchError, match="Not a directory: '/dev/null/logs'") as caught:
         ray.start(plan)
     assert "--logs" in caught.value.hint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"runtime_env": {"env_vars": {"A": 1}}}, "must be of type"),
+        ({"runtime_env": {"working_dir": "/nowhere"}}, "/nowhere"),
+        ({"resources": {"CPU": 1}}, "CPU"),
+    ],
+)
+def test_what_ray_does_not_take_is_told(
+    on: Callable[..., Plan], keys: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(LaunchError) as caught:
+        RayCluster().start(on(STEADY, **keys))
+    [problem] = caught.value.problems
+    [key] = keys
+    assert problem.expected == f"a value of launch.ray.{key} that Ray takes"
+    assert found in problem.found
+
+
+@pytest.mark.slow
+def test_a_folder_is_sent_to_the_cluster(on: Callable[..., Plan], tmp_path: Path) -> None:
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "file").write_text("what was sent\n")
+    plan = on("cat file", workers=1, runtime_env={"working_dir": str(tmp_path / "sent")})
+    job = RayCluster().start(plan)
+    until(lambda: logs(plan, job) == ["what was sent\n"])
 
 
 @pytest.mark.slow

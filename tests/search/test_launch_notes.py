@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from skiptune.search.launch_notes import (
@@ -31,7 +33,7 @@ def jobs(study: OpenStudy) -> list[str]:
     return [launch.job for launch in ledger.launches(study.database, study.id)]
 
 
-def in_state(study: OpenStudy, state: str) -> Study:
+def in_state(study: OpenStudy, state: Any) -> Study:
     ledger.set_study_state(study.database, study.id, state)
     return ledger.require_study(study.database, study.row.name)
 
