@@ -32,6 +32,12 @@ def _option(text: str) -> str:
     return text
 
 
+def _above_zero(amount: float) -> float:
+    if amount <= 0:
+        raise refusal("a number above 0")
+    return amount
+
+
 Lines = Annotated[
     tuple[Annotated[str, AfterValidator(_one_line)], ...],
     BeforeValidator(_listed),
@@ -82,8 +88,9 @@ class RaySpec(Section):
     gpus: float = Field(
         default=0.0, ge=0, le=1, description="GPUs of each worker, from 0 to 1; 0.5 shares one"
     )
-    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="a mapping from further resources of Ray to numbers above 0"
+    resources: dict[str, Annotated[float, AfterValidator(_above_zero)]] | None = Field(
+        default=None,
+        description="a mapping from further resources of Ray to numbers above 0, or null",
     )
     restarts: int = Field(
         default=20,
@@ -95,10 +102,10 @@ class RaySpec(Section):
         default=False,
         description="true where the cluster gets nodes as they are asked for, or false",
     )
-    runtime_env: dict[str, Any] = Field(
-        default={},
-        description="a mapping as Ray reads it, e.g. {working_dir: ., pip: [skiptune]}; others"
-        " can read it",
+    runtime_env: dict[str, Any] | None = Field(
+        default=None,
+        description="a mapping as Ray reads it, e.g. {working_dir: ., pip: [skiptune]}, or null;"
+        " others can read it",
     )
 
 

@@ -108,7 +108,7 @@ def _asked(plan: Plan) -> dict[str, Any]:
     actor: dict[str, Any] = {
         "num_cpus": spec.cpus,
         "num_gpus": spec.gpus,
-        "resources": dict(spec.resources),
+        "resources": spec.resources or {},
         "max_restarts": spec.restarts,
     }
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -117,7 +117,7 @@ def _asked(plan: Plan) -> dict[str, Any]:
         "workers": plan.workers,
         "autoscaling": spec.autoscaling,
         "actor": actor,
-        "runtime_env": spec.runtime_env or None,
+        "runtime_env": spec.runtime_env,
         "order": {
             "words": plan.worker_words(_device(plan)),
             "environment": {
@@ -128,7 +128,7 @@ def _asked(plan: Plan) -> dict[str, Any]:
                 **carried,
             },
             "logs": str(plan.logs),
-            "folder": None if "working_dir" in spec.runtime_env else os.getcwd(),
+            "folder": None if "working_dir" in (spec.runtime_env or {}) else os.getcwd(),
         },
     }
 

@@ -47,7 +47,7 @@ def test_it_changes_no_meaning_and_survives_a_round_trip() -> None:
         ({"slurm": {"setup": ["a\nb"]}}, "launch.slurm.setup[0]", "one line each"),
         ({"slurm": {"gpus": 1}}, "launch.slurm.gpus", "one of partition, account"),
         ({"ray": {"gpus": 2}}, "launch.ray.gpus", "GPUs of each worker, from 0 to 1"),
-        ({"ray": {"resources": {"fast": 0}}}, "launch.ray.resources.fast", "numbers above 0"),
+        ({"ray": {"resources": {"fast": 0}}}, "launch.ray.resources.fast", "a number above 0"),
         ({"ray": {"runtime_env": ["pip"]}}, "launch.ray.runtime_env", "a mapping as Ray reads it"),
         ({"one_host": 1}, "launch.one_host", "true where Slurm or Ray is this one host"),
         ({"k8s": {"namespace": "No_Name"}}, "launch.k8s.namespace", "a namespace's name"),
