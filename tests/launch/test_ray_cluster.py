@@ -28,7 +28,6 @@ from skiptune.errors import LaunchError
 from skiptune.launch import ray_cluster as module
 from skiptune.launch.executor import Counts, Job, Plan
 from skiptune.launch.ray_cluster import RayCluster
-from skiptune.launch.ray_driver import capacity
 from skiptune.search.launch_section import LaunchSpec, RaySpec
 from skiptune.storage import ledger
 from tests.command_line import Outcome
@@ -154,24 +153,6 @@ def test_an_address_where_nobody_listens(plan: Plan) -> None:
             RayCluster().start(with_ray(plan, address=address))
     assert caught.value.problems[0].where == f"Ray at {address}"
     assert "ray start --head" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("nodes", "need", "expected"),
-    [
-        ([{"CPU": 8}], {"CPU": 1, "GPU": 0}, 8),
-        ([{"CPU": 8, "GPU": 2}, {"CPU": 1, "GPU": 4}], {"CPU": 1, "GPU": 1}, 3),
-        ([{"CPU": 8, "GPU": 1}], {"CPU": 1, "GPU": 0.1}, 8),
-        ([{"CPU": 80, "GPU": 1}], {"CPU": 1, "GPU": 0.1}, 10),
-        ([{"CPU": 3}, {"CPU": 3}], {"CPU": 4}, 0),
-        ([{"CPU": 8}], {"CPU": 1, "fast": 1}, 0),
-        ([], {"CPU": 1}, 0),
-    ],
-)
-def test_workers_are_counted_that_whole_nodes_hold(
-    nodes: list[dict[str, float]], need: dict[str, float], expected: int
-) -> None:
-    assert capacity(nodes, need) == expected
 
 
 # A real cluster
