@@ -67,7 +67,8 @@ cd "$folder/work"
 skiptune() { "$python" -m skiptune "$@"; }
 small=(-s search.evaluations=1 -s 'search.rungs=[500]' -s objective.extractor=fashion-cnn
     -s confirm.images=500 -s confirm.candidates=1 -s confirm.controls=false
-    -s confirm.second_opinion=null -s space.intervals=1 -s search.sampler=tpe)
+    -s confirm.second_opinion=null -s space.intervals=1 -s search.sampler=tpe
+    -s launch.one_host=true)
 
 echo "== refused"
 skiptune create fashion "${small[@]}" -q

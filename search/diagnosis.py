@@ -14,10 +14,13 @@ from typing import Any, Final
 
 from skiptune.errors import StorageError
 from skiptune.search.artifacts import artifacts_location, required_store
-from skiptune.search.footprint import footprint, free_bytes
+from skiptune.search.finding import Finding, counted, refused
+from skiptune.search.footprint import free_bytes
 from skiptune.search.garbage import collect
+from skiptune.search.launch_notes import Asked, described, forget_over, of_this_host, standing_of
 from skiptune.search.liveness import break_dead_leases, is_gone
-from skiptune.search.pending import deliver_notes, pending_notes
+from skiptune.search.pending import deliver_notes
+from skiptune.search.store_findings import missing_files, orphaned, undelivered
 from skiptune.storage import leases, ledger
 from skiptune.storage.arrays import ArrayStore, open_store
 from skiptune.storage.database import Database, check_optuna, open_database
@@ -25,7 +28,6 @@ from skiptune.storage.inspection import (
     abandoned,
     chunk_formats,
     poisoned_chunks,
-    sampled_arrays,
     versions_used,
 )
 from skiptune.storage.location import masked_url, parse_url, sqlite_path
@@ -45,6 +47,7 @@ CHECKS: Final = (
     "orphans",
     "leases",
     "idle",
+    "launches",
     "poisoned",
     "versions",
     "formats",
@@ -60,38 +63,6 @@ CLOCK_SECONDS: Final = 5.0  # more than a slow answer of the database explains
 IDLE_SECONDS: Final = 600.0  # as long as workers wait for a database that is away
 FREE_BYTES: Final = 2**30  # room for what workers hold, and for the database's log
 PACKAGES: Final = ("diffusers", "skiptune", "torch", "transformers")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not as it should be.
-
-    Arguments:
-        check: Which of `CHECKS` has found it.
-        study: Whose it is; None where it is the whole database's.
-        found: What was seen.
-        why: Why it matters.
-        mend: What mends it; a command where one does.
-        details: The single cases, e.g. every file that is missing.
-        fixable: Whether `diagnose` mends it on request.
-        mended: Whether it has.
-        is_notice: Whether it is told only: there is nothing to mend.
-    """
-
-    check: str
-    study: str | None
-    found: str
-    why: str
-    mend: str
-    details: tuple[str, ...] = ()
-    fixable: bool = False
-    mended: bool = False
-    is_notice: bool = False
-
-    @property
-    def is_left(self) -> bool:
-        """Whether somebody has to mend it yet."""
-        return not (self.mended or self.is_notice)
 
 
 @dataclass(frozen=True)
@@ -128,6 +99,7 @@ def diagnose(
     group_writable: bool = False,
     files: int = FILES,
     fix: bool = False,
+    asked: Asked = of_this_host,
 ) -> Diagnosis:
     """Look at a database, its store and its studies.
 
@@ -138,7 +110,9 @@ def diagnose(
         group_writable: As for `required_store`.
         files: How many stored files of each study are looked for.
         fix: Mend what is `fixable`: end the leases and turns of this host's dead workers,
-            deliver chunks that are stored and not in the database, and remove orphaned files.
+            deliver chunks that are stored and not in the database, forget launches of which no
+            worker is left, and remove orphaned files.
+        asked: Says whether workers of a launch are left.
 
     Raises:
         StorageError: The URL or the store's name means nothing, or there is no such study.
@@ -150,8 +124,8 @@ def diagnose(
     try:
         database = open_database(url)
     except StorageError as error:
-        refused = _refused("database", error, "no worker can work without the database")
-        return Diagnosis(masked_url(url), (), (refused,), CHECKS[1:])
+        no_database = refused("database", error, "no worker can work without the database")
+        return Diagnosis(masked_url(url), (), (no_database,), CHECKS[1:])
     with database:
         rows = (
             ledger.list_studies(database)
@@ -164,16 +138,18 @@ def diagnose(
             store = required_store(database, artifacts, group_writable=group_writable)
         except StorageError as error:
             why = "without the stored arrays nothing can be compared, and workers are refused"
-            general.append(_refused("store", error, why))
-        found = _look(database, store, rows, files=files)
+            general.append(refused("store", error, why))
+        found = _look(database, store, rows, files=files, asked=asked)
         if fix and any(finding.fixable for finding in found):
             for row in rows:
                 break_dead_leases(database, row.id)
                 if store is not None:
                     deliver_notes(database, store, row.id)
+                forget_over(database, row, asked)
             if store is not None and any(finding.check == "orphans" for finding in found):
                 collect(database, store)
-            found = _after(found, _look(database, store, rows, files=files))
+            now = _look(database, store, rows, files=files, asked=asked)
+            found = _after(found, now)
         return Diagnosis(
             database.name,
             tuple(row.name for row in rows),
@@ -183,27 +159,33 @@ def diagnose(
 
 
 def _look(
-    database: Database, store: ArrayStore | None, rows: Sequence[Study], *, files: int
+    database: Database,
+    store: ArrayStore | None,
+    rows: Sequence[Study],
+    *,
+    files: int,
+    asked: Asked,
 ) -> list[Finding]:
     found = list(_server(database))
     sizes: list[int] = []
     of_studies: list[Finding] = []
     for row in rows:
         of_studies += [*_leases(database, row), *_idle(database, row)]
+        of_studies += _launches(database, row, asked)
         of_studies += [*_poisoned(database, row), *_versions(database, row)]
         of_studies += _formats(database, row)
         if store is not None:
-            of_studies += [*_files(database, store, row, most=files, sizes=sizes)]
-            of_studies += _pending(store, row)
+            of_studies += [*missing_files(database, store, row, most=files, sizes=sizes)]
+            of_studies += undelivered(store, row)
     mean = sum(sizes) / len(sizes) if sizes else 0.0
     found += _disk(database, store, needed=mean * _open_chunks(database, rows))
-    found += [] if store is None else _orphans(database, store)
+    found += [] if store is None else orphaned(database, store)
     return found + of_studies
 
 
 def _after(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     """Return what is there now, behind what was there before and is mended."""
-    there = {(finding.check, finding.study) for finding in now}
+    there = {(finding.check, finding.study) for finding in now if finding.fixable}
     gone = [
         replace(finding, mended=True)
         for finding in before
@@ -212,23 +194,12 @@ def _after(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
     return [*gone, *now]
 
 
-def _refused(check: str, error: StorageError, why: str) -> Finding:
-    problem = error.problems[0]
-    return Finding(
-        check,
-        None,
-        f"{problem.where}: {problem.found} (expected: {problem.expected})",
-        why,
-        error.hint,
-    )
-
-
 def _server(database: Database) -> Iterator[Finding]:
     try:
         check_optuna(database)
         facts = server_facts(database)
     except StorageError as error:
-        yield _refused("database", error, "workers rely on what this version knows")
+        yield refused("database", error, "workers rely on what this version knows")
         return
     if abs(facts.ahead) > CLOCK_SECONDS:
         yield Finding(
@@ -262,7 +233,7 @@ def _leases(database: Database, row: Study) -> Iterator[Finding]:
         yield Finding(
             "leases",
             row.name,
-            f"{_count(len(dead), 'lease')} and {_count(len(turns), 'turn')} of workers of this"
+            f"{counted(len(dead), 'lease')} and {counted(len(turns), 'turn')} of workers of this"
             " host that are gone",
             "other workers leave these chunks and tasks alone until the leases end",
             f"skiptune doctor {row.name} --fix",
@@ -291,7 +262,7 @@ def _idle(database: Database, row: Study) -> Iterator[Finding]:
         yield Finding(
             "idle",
             row.name,
-            f"{_count(len(left), 'lease')} ended more than {IDLE_SECONDS / 60:.0f} minutes ago,"
+            f"{counted(len(left), 'lease')} ended more than {IDLE_SECONDS / 60:.0f} minutes ago,"
             " and nobody has taken over",
             "the study runs by its state, and no worker is at work on it",
             f"skiptune worker {row.name}",
@@ -305,7 +276,7 @@ def _poisoned(database: Database, row: Study) -> Iterator[Finding]:
         yield Finding(
             "poisoned",
             row.name,
-            f"{_count(len(chunks), 'chunk')} given up",
+            f"{counted(len(chunks), 'chunk')} given up",
             "the evaluations that need them have failed, and nobody samples them again",
             "mend the cause, then give them three more leases:"
             f" skiptune resume {row.name} --retry",
@@ -329,7 +300,7 @@ def _versions(database: Database, row: Study) -> Iterator[Finding]:
             "nothing has to be done; to keep to one version, install it on every host and see"
             " it there: skiptune env",
             tuple(
-                f"{name} {version}: {_count(chunks, 'chunk')}"
+                f"{name} {version}: {counted(chunks, 'chunk')}"
                 for name, counts in several.items()
                 for version, chunks in counts.items()
             ),
@@ -347,77 +318,42 @@ def _formats(database: Database, row: Study) -> Iterator[Finding]:
         yield Finding(
             "formats",
             row.name,
-            f"{_count(sum(foreign.values()), 'chunk')} in another format than"
+            f"{counted(sum(foreign.values()), 'chunk')} in another format than"
             f" {CHUNK_FORMAT}, which this version knows",
             "workers of this version neither claim nor read them",
             "pip install -U skiptune",
             tuple(
-                f"format {number}: {_count(chunks, 'chunk')}" for number, chunks in foreign.items()
+                f"format {number}: {counted(chunks, 'chunk')}"
+                for number, chunks in foreign.items()
             ),
         )
 
 
-def _files(
-    database: Database, store: ArrayStore, row: Study, *, most: int, sizes: list[int]
-) -> Iterator[Finding]:
-    """Look for stored files; the sizes of those that are there are added to `sizes`."""
-    arrays = sampled_arrays(database, row.id, most=most)
-    missing = []
-    try:
-        for array in arrays:
-            size = store.size(array.digest)
-            if size is None:
-                missing.append(array)
-            else:
-                sizes.append(size)
-    except StorageError as error:
-        yield replace(_refused("files", error, "stored arrays are read again"), study=row.name)
-        return
-    if missing:
+def _launches(database: Database, row: Study, asked: Asked) -> Iterator[Finding]:
+    standing = standing_of(database, row, asked)
+    if standing.over:
         yield Finding(
-            "files",
+            "launches",
             row.name,
-            f"{len(missing)} of {_count(len(arrays), 'stored file')} looked for are missing",
-            "scores are kept, but what reads the arrays again (a confirm, a new metric, the"
-            " canary) has to wait until they are sampled again",
-            f"put them back from a copy into {store.location}; without one, who needs them"
-            f" samples them again: skiptune worker {row.name}",
-            tuple(
-                f"chunk from seed {array.first_seed}: {store.place(array.digest)}"
-                for array in missing
-            ),
+            f"{counted(len(standing.over), 'launch', 'launches')} noted of which no worker is"
+            " left",
+            "each launch tells of them as if they were at work, and --stop asks for them",
+            f"skiptune doctor {row.name} --fix",
+            tuple(described(launch) for launch in standing.over),
+            fixable=True,
         )
-
-
-def _pending(store: ArrayStore, row: Study) -> Iterator[Finding]:
-    try:
-        notes = pending_notes(store, row.id)
-    except StorageError as error:
-        yield replace(_refused("pending", error, "notes are read again"), study=row.name)
-        return
-    if not notes:
-        return
-    unread = any(note.claim is None for note in notes)
-    yield Finding(
-        "pending",
-        row.name,
-        f"{_count(len(notes), 'chunk')} stored and not in the database"
-        + (", some by notes that this version cannot read" if unread else ""),
-        "their worker could not reach the database; what is not delivered is sampled again",
-        f"skiptune doctor {row.name} --fix"
-        + (
-            f"; what then is left another version has written (pip install -U skiptune), or it"
-            f" is damaged: remove it from {store.location}/.skiptune/pending"
-            if unread
-            else ""
-        ),
-        tuple(
-            f"note {note.name}: "
-            + ("cannot be read" if note.claim is None else f"from seed {note.claim.first_seed}")
-            for note in notes
-        ),
-        fixable=True,
-    )
+    if standing.unknown:
+        yield Finding(
+            "launches",
+            row.name,
+            f"{counted(len(standing.unknown), 'launch', 'launches')} noted that cannot be asked"
+            " from here",
+            "whether workers of theirs wait or run is known where they were started",
+            "nothing has to be done; there, or here once the cluster is gone for good:"
+            f" skiptune launch {row.name} --stop --forget",
+            tuple(described(launch) for launch in standing.unknown),
+            is_notice=True,
+        )
 
 
 def _open_chunks(database: Database, rows: Sequence[Study]) -> int:
@@ -451,26 +387,3 @@ def _disk(database: Database, store: ArrayStore | None, *, needed: float) -> Ite
                 "workers wait with what they have sampled while a disk is full",
                 "free some space, e.g. files that no row names: skiptune db gc",
             )
-
-
-def _orphans(database: Database, store: ArrayStore) -> Iterator[Finding]:
-    try:
-        orphans = footprint(database, store, {}).orphans
-    except StorageError as error:
-        yield _refused("orphans", error, "a store that cannot be listed cannot be tidied up")
-        return
-    if orphans is not None and orphans.files:
-        yield Finding(
-            "orphans",
-            None,
-            f"{_count(orphans.files, 'file')} that no row has named for a day,"
-            f" {orphans.bytes / 1e6:.1f} MB",
-            "workers that were killed, or studies that were deleted, have left them; they only"
-            " take space",
-            "skiptune db gc, or skiptune doctor --fix",
-            fixable=True,
-        )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from skiptune.search.problems import refusal
 from skiptune.search.sections import Section
 
-__all__ = ["K8sSpec", "LaunchSpec", "SlurmSpec"]
+__all__ = ["K8sSpec", "LaunchSpec", "RaySpec", "SlurmSpec"]
 
 _OPTION = re.compile(r"--[a-z][a-z0-9-]*(=\S.*)?")
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"  # RFC 1123 label, as Kubernetes takes it
@@ -30,6 +30,12 @@ def _option(text: str) -> str:
     if not _OPTION.fullmatch(_one_line(text)):
         raise refusal("an option of sbatch each, e.g. --constraint=a100")
     return text
+
+
+def _above_zero(amount: float) -> float:
+    if amount <= 0:
+        raise refusal("a number above 0")
+    return amount
 
 
 Lines = Annotated[
@@ -70,6 +76,39 @@ class SlurmSpec(Section):
     )
 
 
+class RaySpec(Section):
+    """What each worker asks of a Ray cluster, and how that is reached."""
+
+    address: Word | None = Field(
+        default=None,
+        description="HOST:PORT or ray://HOST:PORT of a Ray cluster, or null for RAY_ADDRESS, else"
+        " the cluster of this machine",
+    )
+    cpus: int = Field(default=1, ge=1, description="CPUs of each worker, a whole number above 0")
+    gpus: float = Field(
+        default=0.0, ge=0, le=1, description="GPUs of each worker, from 0 to 1; 0.5 shares one"
+    )
+    resources: dict[str, Annotated[float, AfterValidator(_above_zero)]] | None = Field(
+        default=None,
+        description="a mapping from further resources of Ray to numbers above 0, or null",
+    )
+    restarts: int = Field(
+        default=20,
+        ge=0,
+        description="how often Ray starts a worker again whose node or process is lost, a whole"
+        " number",
+    )
+    autoscaling: bool = Field(
+        default=False,
+        description="true where the cluster gets nodes as they are asked for, or false",
+    )
+    runtime_env: dict[str, Any] | None = Field(
+        default=None,
+        description="a mapping as Ray reads it, e.g. {working_dir: ., pip: [skiptune]}, or null;"
+        " others can read it",
+    )
+
+
 class K8sSpec(Section):
     """What a Job on Kubernetes asks for."""
 
@@ -102,8 +141,16 @@ class LaunchSpec(Section):
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="auto, or a whole number of at least 1"
     )
+    one_host: bool = Field(
+        default=False,
+        description="true where Slurm or Ray is this one host, which a SQLite file serves, or"
+        " false",
+    )
     slurm: SlurmSpec = Field(
         default=SlurmSpec(), description="a mapping with `partition`, `gres`, `time`, ..."
+    )
+    ray: RaySpec = Field(
+        default=RaySpec(), description="a mapping with `address`, `gpus`, `resources`, ..."
     )
     k8s: K8sSpec = Field(
         default=K8sSpec(), description="a mapping with `image`, `namespace`, `claim`, ..."

@@ -111,7 +111,7 @@ class StudySpec(Section):
     )
 
     launch: LaunchSpec = Field(
-        default=LaunchSpec(), description="a mapping with `workers`, `slurm`, `k8s`"
+        default=LaunchSpec(), description="a mapping with `workers`, `slurm`, `ray`, `k8s`"
     )
 
     @model_serializer(mode="wrap")

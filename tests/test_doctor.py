@@ -67,6 +67,27 @@ def test_a_finding_is_told_then_mended(command: Command, created: str) -> None:
     assert command("doctor").code == 0
 
 
+def test_a_launch_of_which_no_worker_is_left_is_forgotten(command: Command, created: str) -> None:
+    gone = f"{worker_name().rpartition(':')[0]}:1"
+    with open_database(URL) as database:
+        study = ledger.require_study(database, created)
+        for executor, job in (("local", gone), ("pbs", "41")):  # and one of a newer version
+            ledger.add_launch(
+                database, study.id, executor=executor, place="here", job=job, workers=2
+            )
+    outcome = command("doctor")
+    assert outcome.code == 1
+    lines = outcome.out.splitlines()
+    assert lines[:2] == [
+        f"problem: launches of study {created}",
+        "  found: 1 launch noted of which no worker is left",
+    ]
+    assert f"notice: launches of study {created}" in lines
+    assert command("doctor", "--fix").code == 0
+    with open_database(URL) as database:
+        assert [launch.job for launch in ledger.launches(database, study.id)] == ["41"]
+
+
 def test_plain_data(command: Command, created: str) -> None:
     leave_a_turn()
     outcome = command("doctor", created, "--json")

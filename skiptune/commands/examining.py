@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from skiptune.commands.options import Options, pass_options, shared, store_options
+
+if TYPE_CHECKING:
+    from skiptune.storage.records import Launch
 
 __all__ = ["doctor"]
 
@@ -15,7 +20,7 @@ __all__ = ["doctor"]
     "--fix",
     is_flag=True,
     help="Mend what is safe: end the leases of this host's dead workers, deliver chunks that are"
-    " stored and not in the database.",
+    " stored and not in the database, forget launches of which no worker is left.",
 )
 @click.option(
     "--files",
@@ -59,6 +64,7 @@ def doctor(
         group_writable=group_writable,
         files=files,
         fix=fix,
+        asked=_workers_left,
     )
     if options.json:
         print_json(found.to_json())
@@ -66,3 +72,11 @@ def doctor(
         for line in diagnosis_lines(found):
             print(line)
     return 1 if found.left else 0
+
+
+def _workers_left(launch: Launch) -> bool | None:
+    """Ask the executor of a launch; None where it cannot be asked from here."""
+    from skiptune.launch.executor import counts_of
+
+    counts = counts_of(launch)
+    return None if counts is None else not counts.over

@@ -68,6 +68,12 @@ class Workers(click.ParamType[int | str]):
 @click.option("--dry-run", is_flag=True, help="Print what would be run, and do nothing.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end of the study.")
 @click.option("--stop", is_flag=True, help="End the workers of earlier launches.")
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="With --stop: forget launches that cannot be ended from here, e.g. because their cluster"
+    " is gone.",
+)
 @study_option
 @store_options
 @shared
@@ -85,6 +91,7 @@ def launch(
     dry_run: bool,
     detach: bool,
     stop: bool,
+    forget: bool,
     group_writable: bool,
 ) -> None:
     """Start the workers of a study and see it to its end.
@@ -103,14 +110,22 @@ def launch(
     from skiptune.commands.output import check_folder, say
     from skiptune.launch.executor import Plan, executor_of
 
+    if forget and not stop:
+        raise click.UsageError("--forget goes with --stop")
     if stop:
-        placing.stop(options, _name_of(target, overrides), executor)
+        placing.stop(options, _name_of(target, overrides), executor, forget=forget)
         return
+    where = executor_of(executor or "local")
     name, section = _study(
-        options, target, overrides, artifacts, group_writable=group_writable, create=not dry_run
+        options,
+        target,
+        overrides,
+        artifacts,
+        executor=where.name,
+        group_writable=group_writable,
+        create=not dry_run,
     )
     asked = workers or section.workers
-    where = executor_of(executor or "local")
     plan = Plan(
         study=name,
         workers=None if asked == "auto" else int(asked),
@@ -157,21 +172,29 @@ def _study(
     overrides: tuple[str, ...],
     artifacts: str | None,
     *,
+    executor: str,
     group_writable: bool,
     create: bool,
 ) -> tuple[str, LaunchSpec]:
     """Return the name of the study that a word means, which exists afterwards, and its section.
 
     A name of a stored study goes before a preset's: that one is created from the preset.
+
+    Raises:
+        LaunchError: The executor's workers would not reach the database; nothing was created.
     """
+    from skiptune.commands import placing
     from skiptune.commands.output import say
     from skiptune.commands.studies import opened_study
     from skiptune.search.spec import load_spec
 
     known = _stored(options, target)
     if known is not None:
-        return known.name, _changed_section(known, overrides)
+        section = _changed_section(known, overrides)
+        placing.require_reach(options, executor, section)
+        return known.name, section
     spec = load_spec(target, overrides=overrides)
+    placing.require_reach(options, executor, spec.launch)
     if create:
         with opened_study(
             options, spec, source=target, artifacts=artifacts, group_writable=group_writable

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skiptune.commands.options import Options
     from skiptune.launch.crew import Crew
     from skiptune.launch.executor import Counts, Executor, Job, Plan
+    from skiptune.search.launch_section import LaunchSpec
     from skiptune.storage.records import Launch, Study
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "look_after",
     "note",
     "print_job",
+    "require_reach",
     "show",
     "stop",
     "tell_of_others",
@@ -48,6 +50,32 @@ def show(options: Options, executor: Executor, plan: Plan) -> None:
         print_json({"study": plan.study, "executor": executor.name, "text": text})
     else:
         print(text, end="")
+
+
+def require_reach(options: Options, executor: str, section: LaunchSpec) -> None:
+    """Refuse a database that the workers of an executor do not reach.
+
+    Raises:
+        LaunchError: A SQLite file, and workers on other hosts.
+    """
+    from skiptune.storage.location import masked_url, sqlite_path
+
+    if executor == "local" or sqlite_path(options.url) is None:
+        return
+    server = "--storage postgresql://USER@HOST/DATABASE"
+    if executor == "k8s":
+        hint = f"{server}; docker/k8s has one"
+    elif section.one_host:
+        return
+    else:
+        hint = f"{server}; or, where all of it is this one host: -s launch.one_host=true"
+    raise LaunchError(
+        f"--executor {executor}",
+        expected="PostgreSQL, which several hosts reach: a SQLite file serves the processes of"
+        " one",
+        found=masked_url(options.url),
+        hint=hint,
+    )
 
 
 def unfinished(options: Options, name: str) -> Study | None:
@@ -77,6 +105,7 @@ def unfinished(options: Options, name: str) -> Study | None:
 def tell_of_others(options: Options, study: Study) -> None:
     """Say which earlier launches of a study are at work, and forget those that are over."""
     from skiptune.commands.output import say
+    from skiptune.launch.executor import counts_of
     from skiptune.search.liveness import worker_name
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
@@ -85,7 +114,7 @@ def tell_of_others(options: Options, study: Study) -> None:
         for launch in ledger.launches(database, study.id):
             if launch.job == worker_name():
                 continue  # whoever has started this process in the background has noted it
-            counts = _counts(launch)
+            counts = counts_of(launch)
             if counts is not None and counts.over:
                 ledger.forget_launch(database, launch)
                 continue
@@ -235,15 +264,25 @@ def watch(options: Options, study: Study, executor: Executor, job: Job) -> None:
         )
 
 
-def stop(options: Options, name: str, only: str | None) -> None:
-    """End the workers of every noted launch of a study, or of those of one executor."""
+def stop(options: Options, name: str, only: str | None, *, forget: bool) -> None:
+    """End the workers of every noted launch of a study, or of those of one executor.
+
+    Arguments:
+        options: Those of every command.
+        name: The study's.
+        only: Name of an executor, or None for all.
+        forget: Forget launches that cannot be ended from here, too.
+
+    Raises:
+        LaunchError: Some cannot be ended from here, and are not to be forgotten.
+    """
     from skiptune.commands.output import print_json, say
     from skiptune.launch.executor import executor_of
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
 
     problems: list[LaunchError] = []
-    ended = []
+    ended, forgotten = [], []
     with open_database(options.url) as database:
         row = ledger.require_study(database, name)
         for launch in ledger.launches(database, row.id):
@@ -252,20 +291,36 @@ def stop(options: Options, name: str, only: str | None) -> None:
             try:
                 executor_of(launch.executor).stop(launch)
             except LaunchError as error:
-                problems.append(error)
+                if not forget:
+                    problems.append(error)
+                    continue
+                ledger.forget_launch(database, launch)
+                forgotten.append(launch)
+                found = error.problems[0].found
+                say(options, f"Forgot {_words_of(launch)}, which cannot be ended: {found}")
                 continue
             ledger.forget_launch(database, launch)
             ended.append(launch)
-            say(options, f"Ended {launch.executor} {launch.job} on {launch.place}")
+            say(options, f"Ended {_words_of(launch)}")
     if options.json:
-        print_json({"study": name, "ended": [launch.job for launch in ended]})
+        print_json(
+            {
+                "study": name,
+                "ended": [launch.job for launch in ended],
+                "forgotten": [launch.job for launch in forgotten],
+            }
+        )
     if problems:
         every = [problem for error in problems for problem in error.problems]
         raise LaunchError.of(every, hint=problems[0].hint)
-    if ended:
+    if ended or forgotten:
         say(options, f"Study {name} is {row.state}. Go on with: skiptune launch {name}")
     else:
         say(options, f"No launch of {name} is noted: nothing to end")
+
+
+def _words_of(launch: Launch) -> str:
+    return f"{launch.executor} {launch.job} on {launch.place}"
 
 
 class _Look:
@@ -299,15 +354,6 @@ class _Look:
         if line != self._told:
             self._told = line
             say(self._options, line)
-
-
-def _counts(launch: Launch) -> Counts | None:
-    from skiptune.launch.executor import executor_of
-
-    try:
-        return executor_of(launch.executor).list(launch)
-    except LaunchError:
-        return None  # its scheduler is asked from another host
 
 
 def _forget(options: Options, launch: Launch) -> None:

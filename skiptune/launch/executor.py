@@ -10,19 +10,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from skiptune.errors import LaunchError
+from skiptune.storage.location import FILE_VARIABLE, URL_VARIABLE, has_password, masked_url
 
 if TYPE_CHECKING:
     from skiptune.search.launch_section import LaunchSpec
     from skiptune.storage.records import Launch
 
-__all__ = ["EXECUTORS", "Counts", "Executor", "Job", "Plan", "executor_of", "log_end", "program"]
+__all__ = [
+    "CARRIED",
+    "EXECUTORS",
+    "Counts",
+    "Executor",
+    "Job",
+    "Plan",
+    "counts_of",
+    "executor_of",
+    "log_end",
+    "program",
+]
 
 EXECUTORS: Final = {
     "local": "skiptune.launch.local:Local",
     "slurm": "skiptune.launch.slurm:Slurm",
+    "ray": "skiptune.launch.ray_cluster:RayCluster",
     "k8s": "skiptune.launch.k8s:K8s",
 }
 """Module and class of each executor, by its name on the command line."""
+
+CARRIED: Final = (
+    URL_VARIABLE,
+    FILE_VARIABLE,
+    "SKIPTUNE_ARTIFACTS",
+    "SKIPTUNE_GROUP_WRITABLE",
+    "SKIPTUNE_PATH",
+    "SKIPTUNE_CACHE",
+)
+"""Variables that a worker on another host is told: it has none of this process's."""
 
 _TAIL_LINES: Final = 12
 
@@ -64,9 +87,28 @@ class Plan:
         """Return this process's environment with the URL in it: command lines can be read."""
         environment = dict(os.environ)
         if self.storage is not None:
-            environment.pop("SKIPTUNE_STORAGE_FILE", None)
-            environment["SKIPTUNE_STORAGE"] = self.storage
+            environment.pop(FILE_VARIABLE, None)
+            environment[URL_VARIABLE] = self.storage
         return environment
+
+    def carried(self) -> dict[str, str]:
+        """Return the variables by which a worker on another host finds everything.
+
+        Raises:
+            LaunchError: The URL has a password in it: what a cluster is given others can read.
+        """
+        environment = self.environment()
+        url = environment.get(URL_VARIABLE)
+        if url is not None and has_password(url):
+            raise LaunchError(
+                masked_url(url),
+                expected="a URL without a password, or one in a file of mode 0600 that all nodes"
+                " see: what the cluster is given can be read by others",
+                found="a password in it",
+                hint="write the URL into a file, chmod 600 FILE, then export"
+                f" {FILE_VARIABLE}=FILE and unset {URL_VARIABLE}",
+            )
+        return {name: environment[name] for name in CARRIED if environment.get(name)}
 
 
 @dataclass(frozen=True)
@@ -141,6 +183,14 @@ def executor_of(name: str) -> Executor:
     module, _, kind = EXECUTORS[name].partition(":")
     executor: Executor = getattr(import_module(module), kind)()
     return executor
+
+
+def counts_of(launch: Launch) -> Counts | None:
+    """Count the workers of a launch; None where its executor cannot be asked from here."""
+    try:
+        return executor_of(launch.executor).list(launch)
+    except LaunchError:
+        return None
 
 
 def program() -> list[str]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from skiptune.errors import LaunchError
 from skiptune.launch.executor import Counts, Job, Plan, program
 from skiptune.launch.programs import asked
-from skiptune.storage.location import has_password, masked_url
 
 if TYPE_CHECKING:
     from skiptune.storage.records import Launch
@@ -28,15 +27,6 @@ SIGNAL: Final = "USR1@60"
 The same signal twice would end it in the middle: Slurm's SIGTERM comes only at the limit."""
 
 NO_CLUSTER: Final = "slurm"  # the place of a job where sbatch names no cluster
-
-CARRIED: Final = (
-    "SKIPTUNE_STORAGE_FILE",
-    "SKIPTUNE_ARTIFACTS",
-    "SKIPTUNE_GROUP_WRITABLE",
-    "SKIPTUNE_PATH",
-    "SKIPTUNE_CACHE",
-)
-"""Variables that are written into the script: some sites submit with `--export=NONE`."""
 
 WAITING: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"})
 GONE: Final = "Invalid job id"  # squeue of a job that ended a while ago
@@ -156,24 +146,11 @@ def _device(plan: Plan) -> str:
 
 
 def _exports(plan: Plan) -> list[str]:
-    """Return the shell lines that tell a worker on any node where everything is."""
-    environment = plan.environment()
-    url = environment.get("SKIPTUNE_STORAGE")
-    if url is not None and has_password(url):
-        raise LaunchError(
-            masked_url(url),
-            expected="a URL without a password, or one in a file of mode 0600 that all nodes see:"
-            " the script can be read by others",
-            found="a password in it",
-            hint="write the URL into a file, chmod 600 FILE, then export"
-            " SKIPTUNE_STORAGE_FILE=FILE and unset SKIPTUNE_STORAGE",
-        )
-    lines = [] if url is None else [f"export SKIPTUNE_STORAGE={shlex.quote(url)}"]
-    for name in CARRIED:
-        value = environment.get(name)
-        if value:
-            lines.append(f"export {name}={shlex.quote(value)}")
-    return lines
+    """Return the shell lines that tell a worker on any node where everything is.
+
+    They are written out because some sites submit with `--export=NONE`.
+    """
+    return [f"export {name}={shlex.quote(value)}" for name, value in plan.carried().items()]
 
 
 def _cluster(launch: Launch) -> list[str]:

@@ -279,6 +279,54 @@ def test_a_bug_leaves_no_worker_behind(
     assert noted() == ()
 
 
+def test_what_cannot_be_ended_is_forgotten_on_request(command: Command, created: str) -> None:
+    with open_database(URL) as database:
+        study = ledger.require_study(database, created)
+        ledger.add_launch(
+            database, study.id, executor="local", place="else", job="else:0:1:1", workers=3
+        )
+    assert command("launch", created, "--stop").code == 2
+    assert len(noted()) == 1
+    assert command("launch", created, "--stop", "--forget", "--executor", "slurm").code == 0
+    assert len(noted()) == 1
+    outcome = command("launch", created, "--stop", "--forget", "--json")
+    assert outcome.code == 0
+    plain = json.loads(outcome.out)
+    assert plain == {"study": "tiny", "ended": [], "forgotten": ["else:0:1:1"]}
+    assert "Forgot local else:0:1:1 on else, which cannot be ended: this host" in outcome.err
+    assert noted() == ()
+
+
+def test_forgetting_is_no_launch(command: Command, created: str) -> None:
+    outcome = command("launch", created, "--forget")
+    assert outcome.code == 2
+    assert "--forget goes with --stop" in outcome.err
+
+
+@pytest.mark.parametrize("executor", ["slurm", "ray", "k8s"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_sqlite_file_serves_one_host(
+    command: Command, spec: Path, tmp_path: Path, executor: str, more: tuple[str, ...]
+) -> None:
+    words = ("launch", spec, "--executor", executor, "--workers", "2", *more)
+    outcome = command(*words)
+    assert outcome.code == 2
+    assert f"error: --executor {executor}\n       expected: PostgreSQL, which" in outcome.err
+    assert f"found: {URL}\n" in outcome.err
+    assert "--storage postgresql://USER@HOST/DATABASE" in outcome.err
+    assert ("-s launch.one_host=true" in outcome.err) == (executor != "k8s")
+    assert not (tmp_path / "skiptune.db").exists()
+    one_host = command(*words[:6], "--dry-run", "-s", "launch.one_host=true")
+    assert one_host.code == (2 if executor == "k8s" else 0)
+
+
+def test_a_server_serves_several_hosts(command: Command, spec: Path) -> None:
+    words = ("--executor", "slurm", "--workers", "2", "--dry-run")
+    outcome = command("launch", spec, *words, "--storage", "postgresql://me@host/studies")
+    assert outcome.code == 0, outcome.err
+    assert "export SKIPTUNE_STORAGE=postgresql://me@host/studies\n" in outcome.out
+
+
 def test_nothing_to_stop(command: Command, created: str) -> None:
     outcome = command("launch", created, "--stop")
     assert outcome.code == 0

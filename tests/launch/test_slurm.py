@@ -25,7 +25,7 @@ from tests.command_line import Outcome
 
 Command = Callable[..., Outcome]
 Script = Callable[..., Path]
-SLURM = ("--executor", "slurm")
+SLURM = ("--executor", "slurm", "-s", "launch.one_host=true")
 UNKNOWN = "slurm_load_jobs error: Invalid job id specified"
 REFUSED = (
     "sbatch: error: invalid partition specified: nope\n"

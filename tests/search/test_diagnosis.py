@@ -63,6 +63,21 @@ def claim(study: OpenStudy, worker: str, seconds: float = 600.0) -> leases.Claim
     return delivery.claimed(study, worker, seconds=seconds)
 
 
+def note(study: OpenStudy, job: str, *, executor: str = "slurm") -> None:
+    ledger.add_launch(
+        study.database, study.id, executor=executor, place="cluster", job=job, workers=2
+    )
+
+
+def noted(study: OpenStudy) -> tuple[ledger.Launch, ...]:
+    return ledger.launches(study.database, study.id)
+
+
+def known(launch: ledger.Launch) -> bool | None:
+    """A scheduler that knows of two jobs."""
+    return {"over": False, "at work": True}.get(launch.job)
+
+
 def begun(study: OpenStudy, images: int = 500) -> None:
     """Sample the first images of the baseline, which has two chunks."""
     crew_member(study, "a", limits=Limits(images=images)).run()
@@ -305,6 +320,41 @@ def test_poisoned_chunks_are_told_with_their_reason(tiny: Tiny) -> None:
     assert finding.mend.endswith("skiptune resume tiny --retry")
     ledger.retry_failed(study.database, study.id)
     assert look(tiny).findings == ()
+
+
+# Launches
+
+
+def test_launches_of_which_no_worker_is_left_are_forgotten(tiny: Tiny) -> None:
+    study = tiny.open()
+    note(study, "over")
+    note(study, "at work")
+    assert look(tiny, asked=known).findings[0].found.startswith("1 launch noted of which no")
+    finding = only(tiny, "launches", asked=known)
+    assert finding.fixable and finding.mend == "skiptune doctor tiny --fix"
+    assert finding.details[0].startswith("slurm over on cluster: 2 workers, 20")
+    note(study, "unknown")  # which stays, and is only told
+    fixed = look(tiny, asked=known, fix=True)
+    assert [(each.mended, each.is_notice) for each in fixed.findings] == [
+        (True, False),
+        (False, True),
+    ]
+    assert fixed.left == 0
+    assert [launch.job for launch in noted(study)] == ["at work", "unknown"]
+
+
+def test_a_launch_that_cannot_be_asked_is_told(tiny: Tiny) -> None:
+    note(tiny.open(), "unknown")
+    finding = only(tiny, "launches", asked=known)
+    assert finding.found == "1 launch noted that cannot be asked from here"
+    assert finding.mend.endswith("skiptune launch tiny --stop --forget")
+    assert look(tiny, asked=known).left == 0
+
+
+def test_launches_of_this_host_are_known_without_asking(tiny: Tiny) -> None:
+    study = tiny.open()
+    note(study, gone(), executor="local")
+    assert only(tiny, "launches").fixable
 
 
 # Versions

@@ -26,7 +26,10 @@ def test_it_changes_no_meaning_and_survives_a_round_trip() -> None:
         workers=8,
         slurm={"partition": "gpu", "gres": "gpu:1", "time": "04:00:00", "setup": "module load x"},
         k8s={"image": "me/skiptune:1", "gpus": 1},
+        ray={"gpus": 1, "resources": {"fast": 0.5}, "runtime_env": {"pip": ["skiptune"]}},
+        one_host=True,
     )
+    assert spec.launch.ray.gpus == 1.0
     assert spec.launch.slurm.setup == ("module load x",)
     assert difference(load_spec("fashion").meaning(), spec.meaning()) == []
     assert StudySpec.from_json(spec.to_json()) == spec
@@ -43,6 +46,10 @@ def test_it_changes_no_meaning_and_survives_a_round_trip() -> None:
         ({"slurm": {"options": "--a=b\n#"}}, "launch.slurm.options", "one line each"),
         ({"slurm": {"setup": ["a\nb"]}}, "launch.slurm.setup[0]", "one line each"),
         ({"slurm": {"gpus": 1}}, "launch.slurm.gpus", "one of partition, account"),
+        ({"ray": {"gpus": 2}}, "launch.ray.gpus", "GPUs of each worker, from 0 to 1"),
+        ({"ray": {"resources": {"fast": 0}}}, "launch.ray.resources.fast", "a number above 0"),
+        ({"ray": {"runtime_env": ["pip"]}}, "launch.ray.runtime_env", "a mapping as Ray reads it"),
+        ({"one_host": 1}, "launch.one_host", "true where Slurm or Ray is this one host"),
         ({"k8s": {"namespace": "No_Name"}}, "launch.k8s.namespace", "a namespace's name"),
     ],
 )
