@@ -103,7 +103,8 @@ def dashboard(
     from skiptune.views.dashboard.server import listen, resolve
 
     address = resolve(host, port)
-    access = _access(address, token_file, edit=allow_edit, names=allow_host)
+    words = command_text(options.words)
+    access = _access(address, token_file, edit=allow_edit, names=allow_host, command=words)
     hush(verbose=options.verbose)
 
     def tell(text: str) -> None:
@@ -120,8 +121,8 @@ def dashboard(
         files = StoredFiles(store, tell)
         served = Served(database, files, edit=access.edit)
         # First the port: whoever asks for a used one shall not wait.
-        words = command_text(options.words)
-        with listen(address, command=_without_port(words), say=tell if options.verbose else None) as server:
+        each = tell if options.verbose else None
+        with listen(address, command=_without_port(words), say=each) as server:
             bound = int(server.server_port)
             server.set_app(Guard(served, access.at(bound), healthy=served.is_healthy))
             refreshing = Refreshing(
@@ -150,7 +151,9 @@ def dashboard(
             state.raise_if_stopped()
 
 
-def _access(address: Address, file: Path | None, *, edit: bool, names: tuple[str, ...]) -> Access:
+def _access(
+    address: Address, file: Path | None, *, edit: bool, names: tuple[str, ...], command: str
+) -> Access:
     """Return who may do what.
 
     Raises:
@@ -166,7 +169,7 @@ def _access(address: Address, file: Path | None, *, edit: bool, names: tuple[str
             f" {'everyone on this host' if address.is_loopback else 'other hosts'} could"
             f" {'change' if edit else 'see'} the studies without one",
             found="none",
-            hint=f"{make_token('token')}, then add: --token-file token",
+            hint=f"{make_token('token')} && {command} --token-file token",
         )
     for name in names:
         if host_of(name) is None:
