@@ -105,7 +105,7 @@ def ask(
     method: str = "GET",
     body: bytes = b"",
     query: str = "",
-    **headers: str,
+    **headers: Any,
 ) -> Reply:
     """Send a request; headers as `Sec_Fetch_Site="none"`, the host is 127.0.0.1:8080."""
     environ: dict[str, Any] = {

@@ -13,6 +13,7 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -129,7 +130,7 @@ class Browser:
             found = driver.find_element(By.TAG_NAME, "body").text
             return all(text in found for text in texts)
 
-        WebDriverWait(self.driver, SECONDS, 0.1, [Exception]).until(all_there, f"{texts}")
+        WebDriverWait(self.driver, SECONDS, 0.1, [WebDriverException]).until(all_there, f"{texts}")
         return found
 
     def wait(self, script: str) -> Any:

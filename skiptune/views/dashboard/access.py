@@ -125,7 +125,7 @@ def find_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
         example = f"make one: {make_token(str(file))}"
         token = read_secret(file, where=where, what="the token of the dashboard", example=example)
     else:
-        where, token = VARIABLE, environment.get(VARIABLE, "")
+        where, token = VARIABLE, environment.get(VARIABLE, "").strip()
         if not token:
             return None
     if not _TOKEN.fullmatch(token):

@@ -102,7 +102,7 @@ def test_the_file_comes_before_the_environment(tmp_path: Path) -> None:
     file.write_text(TOKEN + "\n")
     file.chmod(0o600)
     assert find_token(file, {VARIABLE: "another-token-of-others"}) == TOKEN
-    assert find_token(None, {VARIABLE: TOKEN}) == TOKEN
+    assert find_token(None, {VARIABLE: f"{TOKEN}\n"}) == TOKEN
     assert find_token(None, {}) is None
     assert find_token(None, {VARIABLE: ""}) is None
 

@@ -22,7 +22,7 @@ ORIGIN = f"http://{HOST}"
 NOW = 1_800_000_000.0
 
 # What a browser sends with a request of a page of ours.
-OWN = {"Origin": ORIGIN, "Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors"}
+OWN: dict[str, Any] = {"Origin": ORIGIN, "Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors"}
 FORM = "application/x-www-form-urlencoded"
 
 # Values for the places in a rule; there is a study 1 with a trial 1.
@@ -79,7 +79,8 @@ def test_every_route_that_does_not_read_is_refused_and_changes_nothing(studied: 
         for method, path in mutating:
             for body in bodies:
                 for headers in ({}, OWN, {"Cookie": cookie("another-token-of-others")}):
-                    reply = ask(app, path, method=method, body=body, **headers)
+                    said: dict[str, Any] = headers
+                    reply = ask(app, path, method=method, body=body, **said)
                     assert reply.status == expected, (method, path)
                     assert "reason" in reply.json
     assert content(studied.database) == before
@@ -122,7 +123,7 @@ def test_no_header_or_field_makes_another_method_of_get(studied: Studied) -> Non
     before = content(studied.database)
     for app in (guarded(studied), guarded(studied, token=TOKEN, edit=True)):
         for name in ("X_Http_Method_Override", "X_Http_Method", "X_Method_Override"):
-            said = {name: "DELETE", "Cookie": cookie()}
+            said: dict[str, Any] = {name: "DELETE", "Cookie": cookie()}
             reply = ask(app, "/api/studies/1", query="_method=DELETE", **said)
             assert (reply.status, reply.json["name"]) == (200, "tiny")
     assert content(studied.database) == before
@@ -149,7 +150,7 @@ def test_a_request_by_another_name_is_refused(studied: Studied, host: str) -> No
 def test_another_site_may_link_to_a_page_and_not_read_it(studied: Studied, site: str) -> None:
     app = guarded(studied)
     assert ask(app, "/api/studies", Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors").status == 403
-    link = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate"}
+    link: dict[str, Any] = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate"}
     assert ask(app, "/dashboard", **link).status == 200
     assert ask(app, "/dashboard", method="POST", **link).status == 403
 
@@ -198,8 +199,8 @@ def test_another_token_another_origin_or_an_old_cookie_does_not_log_in(studied: 
         assert reply.status == 401
         assert "set-cookie" not in reply.headers and b"not the token" in reply.body
     body = urlencode({"token": TOKEN}).encode()
-    for origin in ({}, {"Origin": "http://evil.org"}, {"Origin": "null"}):
-        assert ask(app, "/login", method="POST", body=body, **origin).status == 403
+    for origin in ("", "http://evil.org", "null"):
+        assert ask(app, "/login", method="POST", body=body, Origin=origin).status == 403
     assert ask(app, "/login", method="PUT", body=body, **OWN).status == 405
     for value in (cookie("another-token-of-others"), cookie(now=NOW - SESSION_SECONDS), "x"):
         assert ask(app, "/api/studies", Cookie=value).status == 401
@@ -274,7 +275,7 @@ def test_who_has_the_token_edits_from_our_own_page_or_a_program(studied: Studied
     )
     assert reply.status == 201
     # Behind a proxy that ends TLS the origin is that of the proxy, and so is the host.
-    proxied = {**OWN, "Origin": f"https://{HOST}"}
+    proxied: dict[str, Any] = {**OWN, "Origin": f"https://{HOST}"}
     again = json.dumps({"version": 2, "body": "b"}).encode()
     path = "/api/studies/1/note"
     assert ask(app, path, method="PUT", body=again, Cookie=cookie(), **proxied).status == 204

@@ -50,7 +50,10 @@ def get(server: Server, path: str, *, method: str = "GET", body: bytes = b"") ->
 
 
 def test_one_silent_client_holds_up_nobody() -> None:
-    with serving(hello) as server, socket.create_connection(server.server_address[:2]) as silent:
+    with (
+        serving(hello) as server,
+        socket.create_connection(("127.0.0.1", server.server_port)) as silent,
+    ):
         silent.sendall(b"GET / HTTP/1.1\r\nHost:")
         assert get(server, "/x") == (200, b"/x")
 

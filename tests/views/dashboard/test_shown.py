@@ -2,23 +2,24 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pytest
 from bottle import HTTPError
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard._serializer import serialize_frozen_trial
 
 from skiptune.views.dashboard.shown import ShownStorage
 
-SPACE = {"x": FloatDistribution(0.0, 1.0)}
+Direction = Literal["minimize", "maximize"]
+SPACE: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
 
 
 def study_of(
-    direction: str, *trials: tuple[float, dict[str, float]]
+    direction: Direction, *trials: tuple[float, dict[str, float]]
 ) -> tuple[optuna.Study, ShownStorage]:
     storage = InMemoryStorage()
     study = optuna.create_study(study_name="s", storage=storage, direction=direction)
@@ -109,7 +110,7 @@ def test_infeasible_trials_look_infeasible_to_the_dashboard() -> None:
     ],
 )
 def test_the_best_trial_is_feasible(
-    direction: str, trials: list[tuple[float, dict[str, float]]], best: int
+    direction: Direction, trials: list[tuple[float, dict[str, float]]], best: int
 ) -> None:
     study, shown = study_of(direction, *trials)
     assert shown.get_best_trial(study._study_id).number == best
