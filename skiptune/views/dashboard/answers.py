@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["FILE", "NOTHING", "PAGE", "Answer", "login_page", "refused", "secured", "sent_on"]
+__all__ = [
+    "FILE",
+    "NOTHING",
+    "PAGE",
+    "Answer",
+    "Headers",
+    "login_page",
+    "refused",
+    "secured",
+    "sent_on",
+]
 
-Headers = Sequence[tuple[str, str]]
+Headers = list[tuple[str, str]]
+"""Names and values, as WSGI has them."""
 
 PAGE: Final = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
@@ -66,7 +77,7 @@ class Answer:
 
     status: int
     body: bytes
-    headers: Headers = ()
+    headers: Headers = field(default_factory=list)
     kind: str = "text/plain; charset=utf-8"
     policy: str = NOTHING
     cache: str = "no-store"
@@ -113,15 +124,15 @@ def secured(headers: Headers, *, policy: str, cache: str = "no-store") -> list[t
     ]
 
 
-def refused(status: int, reason: str, *, headers: Headers = ()) -> Answer:
+def refused(status: int, reason: str, *, headers: Headers | None = None) -> Answer:
     """Return a refusal in the form in which Optuna's page shows one."""
     body = json.dumps({"reason": reason}).encode()
-    return Answer(status, body, headers, kind="application/json")
+    return Answer(status, body, headers or [], kind="application/json")
 
 
-def sent_on(to: str, *, headers: Headers = ()) -> Answer:
+def sent_on(to: str, *, headers: Headers | None = None) -> Answer:
     """Return an answer that sends a browser to a path of this server, by GET."""
-    return Answer(303, b"", [("Location", to), *headers])
+    return Answer(303, b"", [("Location", to), *(headers or [])])
 
 
 def login_page(to: str, *, wrong: bool = False) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import Any
@@ -380,6 +381,22 @@ def test_other_kinds_of_files_are_not_shown(studied: Studied) -> None:
     array = next(iter(studied.store.files())).digest
     path = attach(studied.url, "tiny", array, name="x.png", kind="image/png")
     assert ask(guarded(studied), path).headers["content-type"] == "image/png"  # "missing"
+
+
+def test_large_data_are_compressed_for_who_can_read_it(
+    studied: Studied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = guarded(studied)
+    plain = ask(app, "/api/studies/1", Accept_Encoding="gzip, br")
+    assert "content-encoding" not in plain.headers  # small
+    monkeypatch.setattr("skiptune.views.dashboard.guard._LARGE", 1000)
+    packed = ask(app, "/api/studies/1", Accept_Encoding="gzip, br")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["content-length"] == str(len(packed.body))
+    assert gzip.decompress(packed.body) == plain.body
+    assert packed.headers["x-content-type-options"] == "nosniff"
+    assert ask(app, "/api/studies/1").body == plain.body
+    assert ask(app, "/api/studies/1", method="HEAD", Accept_Encoding="gzip").body == b""
 
 
 def test_health_needs_no_token_and_follows_the_database(studied: Studied) -> None:
