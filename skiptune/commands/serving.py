@@ -76,10 +76,10 @@ def dashboard(
     artifacts: str | None,
     group_writable: bool,
 ) -> None:
-    """Show the studies in a browser, by Optuna's dashboard, until Ctrl-C.
+    """Show the studies in a browser, by Optuna's dashboard.
 
-    Nothing can be changed, and only programs of this host reach it, unless a token is set. With
-    STUDY the address of its page is printed.
+    Nothing can be changed, and only programs of this host reach it, unless a token is set. It
+    prints the address of the page, of STUDY or of the list, and serves it until Ctrl-C.
 
     \b
     Examples:

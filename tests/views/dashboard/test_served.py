@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -29,6 +31,12 @@ def note(database: Database, trial: int, key: str, value: object) -> None:
         )
 
 
+def together(call: Callable[[], int], threads: int = 12) -> list[int]:
+    """Call from many threads at once, as the server does."""
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(call) for _ in range(2 * threads)]]
+
+
 def attributes(served: Served) -> set[str]:
     trials = ask(served, "/api/studies/1").json["trials"]
     return {item["key"] for trial in trials for item in trial["user_attrs"]}
@@ -45,6 +53,12 @@ def test_the_dashboard_shows_the_studies(studied: Studied) -> None:
     assert ask(served, "/api/studies/1/param_importances").status == 200
     for plot in ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline"):
         assert ask(served, f"/api/studies/1/plot/{plot}").status == 200
+
+
+def test_many_ask_at_once(studied: Studied) -> None:
+    served = studied.served()
+    replies = together(lambda: ask(served, "/api/studies/1").status)
+    assert replies == [200] * len(replies)
 
 
 def test_a_trial_is_read_once(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +149,8 @@ def test_postgresql_is_served_over_one_connection(
             assert served.is_healthy()
             path = f"/api/studies/{served.find('s')}"
             assert len(ask(served, path).json["trials"]) == 1
+            replies = together(lambda: ask(served, path).status)
+            assert replies == [200] * len(replies)
             with database.read() as session:
                 count = session.scalar(
                     text(
