@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import socket
 import threading
@@ -96,6 +97,7 @@ def dashboard(
     from skiptune.search.artifacts import required_store
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
+    from skiptune.views.dashboard.complaints import LogLines, Once
     from skiptune.views.dashboard.files import StoredFiles
     from skiptune.views.dashboard.guard import Guard
     from skiptune.views.dashboard.refreshing import Refreshing, untouched
@@ -110,6 +112,11 @@ def dashboard(
     def tell(text: str) -> None:
         say(options, text)
 
+    complain = Once(tell)
+    log = logging.getLogger("optuna_dashboard")
+    log.addHandler(LogLines(complain, whole=options.debug))
+    log.propagate = False
+
     def names() -> tuple[str, ...]:
         return (study,) if study else tuple(s.name for s in ledger.list_studies(behind))
 
@@ -118,15 +125,16 @@ def dashboard(
         if study is not None:
             ledger.require_study(database, study)
         store = required_store(database, artifacts, group_writable=group_writable)
-        files = StoredFiles(store, tell)
+        files = StoredFiles(store, complain)
         served = Served(database, files, edit=access.edit)
         # First the port: whoever asks for a used one shall not wait.
         each = tell if options.verbose else None
-        with listen(address, command=_without_port(words), say=each) as server:
+        hint = _without_port(words)
+        with listen(address, command=hint, complain=complain, say=each) as server:
             bound = int(server.server_port)
             server.set_app(Guard(served, access.at(bound), healthy=served.is_healthy))
             refreshing = Refreshing(
-                untouched, behind, store, names=names, say=tell, after=served.look
+                untouched, behind, store, names=names, say=complain, after=served.look
             )
             refreshing.once()
             shown = None if study is None else served.find(study)

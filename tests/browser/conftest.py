@@ -34,7 +34,7 @@ SECONDS = 60.0  # for a page, on a machine that does other things
 @contextmanager
 def serving(make: Callable[[int], WSGIApplication]) -> Iterator[str]:
     """Serve what is made for a port; yield `http://127.0.0.1:PORT`."""
-    with listen(resolve("127.0.0.1", 0), command="") as server:
+    with listen(resolve("127.0.0.1", 0), command="", complain=pytest.fail) as server:
         server.set_app(make(int(server.server_port)))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

@@ -40,13 +40,12 @@ class StoredFiles:
 
     Arguments:
         store: Where the files lie.
-        say: Told once of each file that is missing or cannot be read.
+        say: Told of each file that is missing or cannot be read, each time.
     """
 
     def __init__(self, store: ArrayStore, say: Callable[[str], None]) -> None:
         self._store = store
         self._say = say
-        self._said: set[str] = set()
         self._suffixes: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -59,10 +58,10 @@ class StoredFiles:
         try:
             data = self._read(artifact_id)
         except LostFileError as error:
-            self._say_once(f"A file is missing: {error.problems[0]}")
+            self._say(f"A file is missing: {error.problems[0]}")
             data = None
         except StorageError as error:
-            self._say_once(f"A file cannot be read now: {error.problems[0]}")
+            self._say(f"A file cannot be read now: {error.problems[0]}")
             raise HTTPResponse(body=b"cannot be read now", status=503) from error
         if data is None:
             raise HTTPResponse(body=missing_picture(), status=404)
@@ -92,20 +91,13 @@ class StoredFiles:
             if size is None:
                 continue
             if size > MOST_BYTES:
-                self._say_once(f"{digest}{suffix} has {size} bytes, which is too much to show")
+                self._say(f"{digest}{suffix} has {size} bytes, which is too much to show")
                 return None
             with self._lock:
                 self._suffixes[digest] = suffix
             return self._store.read_bytes(digest, suffix)
-        self._say_once(f"A file is missing: {self._store.place(digest, suffix=SUFFIXES[0])}")
+        self._say(f"A file is missing: {self._store.place(digest, suffix=SUFFIXES[0])}")
         return None
-
-    def _say_once(self, text: str) -> None:
-        with self._lock:
-            new = text not in self._said
-            self._said.add(text)
-        if new:
-            self._say(text)
 
 
 def media_type(data: bytes) -> str | None:

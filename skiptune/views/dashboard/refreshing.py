@@ -20,14 +20,14 @@ Refresh = Callable[[Database, ArrayStore, str], None]
 
 
 class Refreshing:
-    """Refreshes studies again and again; what fails is said once and tried again.
+    """Refreshes studies again and again; what fails is said and tried again.
 
     Arguments:
         refresh: What is done for one study.
         database: With a connection that the requests do not use.
         store: Where files lie.
         names: Returns the names of the studies that are shown now.
-        say: Told of each failure once.
+        say: Told of each failure, each time.
         after: Called after each look.
         seconds: Between two looks.
     """
@@ -50,7 +50,6 @@ class Refreshing:
         self._say = say
         self._after = after
         self._seconds = seconds
-        self._said: set[str] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refreshing", daemon=True)
 
@@ -94,10 +93,7 @@ class Refreshing:
         except Exception as error:
             # Whatever it is: what is shown is older than it could be, and no less true.
             reason = error.problems[0] if isinstance(error, SkiptuneError) else repr(error)
-            text = f"Not up to date: {what}: {reason}"
-            if text not in self._said:
-                self._said.add(text)
-                self._say(text)
+            self._say(f"Not up to date: {what}: {reason}")
 
 
 def untouched(database: Database, store: ArrayStore, study: str) -> None:

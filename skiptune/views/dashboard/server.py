@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import ipaddress
 import socket
 import socketserver
@@ -15,6 +16,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from skiptune.errors import SpecError
 
 __all__ = ["Address", "Server", "free_port", "listen", "resolve"]
+
+Say = Callable[[str], None]
 
 SILENT_SECONDS: Final = 30.0
 """How long a client may be silent in the middle of a request."""
@@ -91,6 +94,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
     Arguments:
         address: Where to listen; a free port where its port is 0.
+        complain: Told in one line what an application, or a client, did wrong.
         say: Told of each request; None tells nobody.
 
     Raises:
@@ -100,8 +104,9 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, address: Address, *, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, address: Address, *, complain: Say, say: Say | None = None) -> None:
         self.address_family = address.family
+        self.complain = complain
         self.say = say
         super().__init__(address.place[:2], _Handler)
 
@@ -115,11 +120,24 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         """Pass over clients that went away or fell silent, and say the rest in one line."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
-            print(f"A request failed: {error!r}", file=sys.stderr, flush=True)
+            self.complain(f"A request failed: {error!r}")
 
 
 class _Handler(WSGIRequestHandler):
     timeout = SILENT_SECONDS
+
+    def get_stderr(self) -> Any:
+        """Return where the application writes its tracebacks."""
+        self.errors = io.StringIO()
+        return self.errors
+
+    def handle(self) -> None:
+        """Answer one request, and pass on the last line of what it says of itself."""
+        self.get_stderr()
+        super().handle()
+        lines = self.errors.getvalue().strip().splitlines()
+        if lines and isinstance(self.server, Server):
+            self.server.complain(f"A request failed: {lines[-1]}")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Tell who is listening, without what stands behind the path: a token may."""
@@ -129,22 +147,23 @@ class _Handler(WSGIRequestHandler):
             say(f"{getattr(self, 'command', None)} {path!r} {' '.join(map(str, args[1:2]))}")
 
 
-def listen(address: Address, *, command: str, say: Callable[[str], None] | None = None) -> Server:
+def listen(address: Address, *, command: str, complain: Say, say: Say | None = None) -> Server:
     """Return a server that listens.
 
     Arguments:
         address: Where.
         command: How the user has asked for it without `--port`, for the hint.
+        complain: As for `Server`.
         say: As for `Server`.
 
     Raises:
         SpecError: Another program has the port, or the address is not ours.
     """
     try:
-        return Server(address, say=say)
+        return Server(address, complain=complain, say=say)
     except (OSError, OverflowError) as error:
         free = free_port(address)
-        hint = f"{command} --port {free}" if free else f"{command} --port 0"
+        hint = f"{command} --port {free}" if free else "leave --host out, or name one of this host"
         raise SpecError(
             f"--host {address.given} --port {address.port}",
             expected="an address of this host and a port that nobody uses",

@@ -5,12 +5,13 @@ import threading
 from skiptune.errors import StorageError
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import Database
+from skiptune.views.dashboard.complaints import Once
 from skiptune.views.dashboard.refreshing import Refreshing, untouched
 from tests.dashboards import content
 from tests.views.dashboard.conftest import Studied
 
 
-def test_each_study_is_refreshed_and_failures_are_said_once(studied: Studied) -> None:
+def test_each_study_is_refreshed_and_failures_are_said(studied: Studied) -> None:
     done: list[str] = []
     looks: list[int] = []
     said: list[str] = []
@@ -27,7 +28,7 @@ def test_each_study_is_refreshed_and_failures_are_said_once(studied: Studied) ->
         studied.database,
         studied.store,
         names=lambda: ("a", "b", "c"),
-        say=said.append,
+        say=Once(said.append),
         after=lambda: looks.append(len(done)),
     )
     refreshing.once()
@@ -47,7 +48,7 @@ def test_what_cannot_even_be_listed_is_said_and_tried_again(studied: Studied) ->
         raise RuntimeError("gone")
 
     refreshing = Refreshing(
-        untouched, studied.database, studied.store, names=names, say=said.append
+        untouched, studied.database, studied.store, names=names, say=Once(said.append)
     )
     refreshing.once()
     refreshing.once()
