@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 __all__ = ["FOLDER", "chromium", "header", "is_wanted", "missing"]
 
@@ -50,12 +50,16 @@ def header(absent: list[str]) -> str:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
+def chromium(profile: Path) -> Iterator[Chrome]:
     """Start a browser without a window.
 
     Arguments:
         profile: An empty folder for it.
     """
+    # Not at the top: every run of the tests reads this file.
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
     options = webdriver.ChromeOptions()
     for flag in FLAGS:
         options.add_argument(f"--{flag}")

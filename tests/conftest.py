@@ -51,8 +51,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave the folder that needs a browser out where there is none."""
-    without = collection_path == browsers.FOLDER and bool(browsers.missing())
-    return True if without else None
+    inside = collection_path.is_relative_to(browsers.FOLDER)
+    return True if inside and browsers.missing() else None
 
 
 @pytest.fixture(scope="session")

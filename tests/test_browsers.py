@@ -15,6 +15,7 @@ def test_the_folder_is_left_out_and_the_header_says_why(
     assert absent == ["/no/chromium"]
     monkeypatch.setattr(browsers, "missing", lambda: absent)
     assert conftest.pytest_ignore_collect(browsers.FOLDER, pytestconfig) is True
+    assert conftest.pytest_ignore_collect(browsers.FOLDER / "test_x.py", pytestconfig) is True
     assert conftest.pytest_ignore_collect(browsers.FOLDER.parent, pytestconfig) is None
     said = conftest.pytest_report_header(pytestconfig)
     assert said == "browser: none (/no/chromium), tests/browser is not collected"
