@@ -19,7 +19,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from skiptune.commands import serving
-from tests.command_line import Outcome, write_spec
+from skiptune.commands.options import Options
+from skiptune.views.dashboard.access import Access
+from tests.command_line import Outcome
 from tests.dashboards import make_study
 
 Command = Callable[..., Outcome]
@@ -114,17 +116,15 @@ def test_json_is_one_document(studied: str) -> None:
     assert err.startswith("Stopped.")
 
 
-def test_a_study_without_trials_is_served_by_the_list(
-    command: Command, tiny_study: ModuleType, study_folder: Path
+def test_a_study_that_optuna_does_not_have_yet_is_said(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    spec = write_spec(tiny_study, study_folder)
-    url = f"sqlite:///{study_folder / 'new.db'}"
-    assert command("create", spec, "-q", "--storage", url).code == 0
-    with started(url, "tiny") as (process, first):
-        assert first.endswith("/dashboard")
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert "Optuna has no trial of tiny yet" in err
+    serving._explain(Options(), Access(), "tiny", None)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Optuna has no trial of tiny yet: it is in the list with the first one" in err
+    serving._explain(Options(quiet=True), Access(), "tiny", None)
+    assert capsys.readouterr() == ("", "")
 
 
 # Bad input
