@@ -113,7 +113,7 @@ def ask(
         "PATH_INFO": path,
         "QUERY_STRING": query,
         "CONTENT_TYPE": headers.pop("Content_Type", "application/json"),
-        "CONTENT_LENGTH": str(len(body)),
+        "CONTENT_LENGTH": headers.pop("length", str(len(body))),
         "wsgi.input": io.BytesIO(body),
         "HTTP_HOST": "127.0.0.1:8080",
     }

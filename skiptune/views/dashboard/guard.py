@@ -8,10 +8,11 @@ need `Access.edit` too. What comes back is stripped of what the dashboard permit
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from skiptune.views.dashboard.access import SESSION_SECONDS, Access
@@ -106,6 +107,8 @@ class Guard:
                 "This server is not known by the name in the request (Host); where a reverse"
                 " proxy calls it so, start it with --allow-host NAME",
             )
+        if _length(environ) is None:
+            return refused(400, "The length of the body is no number")
         if _is_foreign(environ):
             return refused(403, "A page of another site may not ask for this")
         reads = method in _READING
@@ -125,11 +128,11 @@ class Guard:
         method = environ["REQUEST_METHOD"]
         if path == "/login":
             return self._login(environ)
-        query = environ.get("QUERY_STRING", "")
-        given = parse_qs(query, max_num_fields=100).get("token", [""])[0]
+        asked = _fields(environ.get("QUERY_STRING", ""))
+        given = dict(asked).get("token", "")
         if given and method in _READING:
             # The token leaves the address at once: addresses are kept and shared.
-            rest = [(name, value) for name, value in parse_qsl(query) if name != "token"]
+            rest = [(name, value) for name, value in asked if name != "token"]
             to = quote(path) + (f"?{urlencode(rest)}" if rest else "")
             if not self._access.is_token(given):
                 return login_page(_local(to), wrong=True)
@@ -147,15 +150,15 @@ class Guard:
     def _login(self, environ: WSGIEnvironment) -> Answer:
         method = environ["REQUEST_METHOD"]
         if method in _READING:
-            asked = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=100)
-            return login_page(_local(asked.get("next", [_HOME])[0]))
+            asked = dict(_fields(environ.get("QUERY_STRING", "")))
+            return login_page(_local(asked.get("next", _HOME)))
         if method != "POST":
             return refused(405, "GET or POST", headers=[("Allow", "GET, HEAD, POST")])
         if not _is_own_origin(environ):
             return refused(403, "A page of another site may not log in here")
-        form = parse_qs(_body(environ).decode("utf-8", "replace"), max_num_fields=10)
-        to = _local(form.get("next", [_HOME])[0])
-        if not self._access.is_token(form.get("token", [""])[0].strip()):
+        form = dict(_fields(_body(environ).decode("utf-8", "replace")))
+        to = _local(form.get("next", _HOME))
+        if not self._access.is_token(form.get("token", "").strip()):
             return login_page(to, wrong=True)
         return sent_on(to, headers=[self._cookie(environ)])
 
@@ -184,7 +187,7 @@ class Guard:
         # A browser names the origin; what is none shows the token itself.
         if not (_is_own_origin(environ) or (bearer and "HTTP_ORIGIN" not in environ)):
             return refused(403, "A page of another site may not change anything here")
-        if _length(environ) > BODY_BYTES:
+        if (_length(environ) or 0) > BODY_BYTES:
             return refused(413, f"At most {BODY_BYTES} bytes")
         return None
 
@@ -290,28 +293,35 @@ def _is_foreign(environ: WSGIEnvironment) -> bool:
 
 def _is_own_origin(environ: WSGIEnvironment) -> bool:
     """Whether the origin that a browser names is this server."""
-    origin = urlsplit(environ.get("HTTP_ORIGIN", ""))
+    # Not taken apart: a browser writes it in one way (RFC 6454, section 6.2).
     host = environ.get("HTTP_HOST", "").strip().lower()
-    return origin.scheme in ("http", "https") and origin.netloc.lower() == host
+    return environ.get("HTTP_ORIGIN", "").lower() in (f"http://{host}", f"https://{host}")
 
 
 def _local(to: str) -> str:
     """Return a path of this server, the dashboard's where a text is none."""
-    parts = urlsplit(to)
-    plain = to.startswith("/") and not to.startswith(("//", "/login")) and "\\" not in to
-    if not plain or parts.scheme or parts.netloc or not to.isascii() or not to.isprintable():
-        return _HOME
-    return to
+    # A browser takes `//host` and `/\\host` for another server.
+    plain = re.fullmatch(r"/(?![/\\])[!-\[\]-~]*", to)
+    return to if plain and not to.startswith("/login") else _HOME
 
 
-def _length(environ: WSGIEnvironment) -> int:
+def _fields(text: str) -> list[tuple[str, str]]:
+    """Return names and values of a query or a form; none of one that is too long to be ours."""
+    try:
+        return parse_qsl(text, max_num_fields=100)
+    except ValueError:
+        return []
+
+
+def _length(environ: WSGIEnvironment) -> int | None:
+    """The length of the body, None where what is said of it is no number."""
     text = environ.get("CONTENT_LENGTH") or "0"
-    return int(text) if text.isascii() and text.isdecimal() else BODY_BYTES + 1
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _body(environ: WSGIEnvironment) -> bytes:
     """Read the body of a request, or what is left of it: nothing, the second time."""
-    length = _length(environ)
+    length = _length(environ) or 0
     environ["CONTENT_LENGTH"] = "0"
     data: bytes = environ["wsgi.input"].read(min(length, BODY_BYTES))
     return data

@@ -7,9 +7,12 @@ import json
 import re
 from typing import Any
 from urllib.parse import urlencode
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.views.dashboard.access import SESSION_SECONDS, Access
@@ -244,6 +247,59 @@ def test_a_program_shows_the_token_in_a_header(studied: Studied) -> None:
     # Read-only is read-only for everyone.
     assert put_note(app, Authorization=f"Bearer {TOKEN}").status == 405
     assert put_note(app, Cookie=cookie(), **OWN).status == 405
+
+
+HOSTILE = st.one_of(
+    st.text(st.characters(max_codepoint=255), max_size=40),
+    st.sampled_from(
+        [HOST, ORIGIN, "http://[", "//[", "null", "same-origin", "cross-site", TOKEN, "-1", "²"]
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "get", "X", ""]),
+    path=st.one_of(
+        HOSTILE, st.sampled_from(["/", "/login", "/dashboard", "/api/studies/1", "/artifacts/1"])
+    ),
+    query=st.one_of(HOSTILE, st.just("&".join(["a=1"] * 200)), st.just("token=x&next=//evil")),
+    body=st.binary(max_size=60),
+    headers=st.dictionaries(
+        st.sampled_from(
+            ["Host", "Origin", "Sec_Fetch_Site", "Sec_Fetch_Mode", "Authorization", "Cookie"]
+        ),
+        HOSTILE,
+    ),
+    length=st.one_of(st.none(), HOSTILE),
+)
+def test_whatever_is_sent_nothing_breaks_and_nothing_passes_unknown(
+    method: str,
+    path: str,
+    query: str,
+    body: bytes,
+    headers: dict[str, Any],
+    length: str | None,
+) -> None:
+    passed: list[str] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        passed.append(environ["REQUEST_METHOD"])
+        start_response("200 OK", [])
+        return [b"inside"]
+
+    said: dict[str, Any] = {} if length is None else {"length": length}
+    for access in (Access(), Access(token=TOKEN), Access(token=TOKEN, edit=True)):
+        passed.clear()
+        guard = Guard(app, access, clock=lambda: NOW)
+        reply = ask(guard, path, method=method, query=query, body=body, **said, **headers)
+        assert 200 <= reply.status < 500
+        location = reply.headers.get("location", "/")
+        assert re.match(r"/(?![/\\\\])", location) and location.isprintable()
+        if passed:
+            assert access.token is None or TOKEN in headers["Authorization"]
+            edits = {"POST", "PUT", "DELETE"} if access.edit else set()
+            assert set(passed) <= {"GET", "HEAD"} | edits
 
 
 # Editing
