@@ -257,7 +257,7 @@ HOSTILE = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "get", "X", ""]),
     path=st.one_of(
