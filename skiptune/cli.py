@@ -36,6 +36,7 @@ COMMANDS = {
     "confirm": "tuning",
     "sensitivity": "differentiating",
     "explain": "explaining",
+    "dashboard": "serving",
     "export": "exporting",
     "sample": "exporting",
     "score": "scoring",

@@ -10,7 +10,6 @@ import difflib
 import importlib.util
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from skiptune.errors import StorageError
+from skiptune.storage.secret_files import read_secret
 
 __all__ = [
     "DEFAULT_URL",
@@ -76,7 +76,12 @@ def resolve_url(given: str | None = None, environment: Mapping[str, str] = os.en
             hint=f"unset {URL_VARIABLE}",
         )
     if file:
-        return _read_url(Path(file))
+        return read_secret(
+            Path(file),
+            where=f"{FILE_VARIABLE}={file}",
+            what="the URL of the database",
+            example=f"for example: {_EXAMPLES}",
+        )
     return url or DEFAULT_URL
 
 
@@ -179,36 +184,6 @@ def _mount_of(path: Path, mounts: Path) -> tuple[str, str] | None:
         if covers and (best is None or len(point) >= len(best[0])):
             best = (point, rest.split()[0])
     return best
-
-
-def _read_url(file: Path) -> str:
-    where = f"{FILE_VARIABLE}={file}"
-    try:
-        mode = file.stat().st_mode
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        found = error.strerror if isinstance(error, OSError) else "bytes that are no text"
-        raise StorageError(
-            where,
-            expected="a file that holds the URL of the database",
-            found=found or str(error),
-            hint="write the URL into it, then: chmod 600 FILE",
-        ) from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise StorageError(
-            where,
-            expected="a file that nobody but its owner may read (mode 0600)",
-            found=f"mode {stat.S_IMODE(mode):04o}",
-            hint=f"chmod 600 {file}",
-        )
-    if not text or len(text.splitlines()) > 1:
-        raise StorageError(
-            where,
-            expected="one line: the URL of the database",
-            found=f"{len(text.splitlines())} lines",
-            hint=f"for example: {_EXAMPLES}",
-        )
-    return text
 
 
 def _postgresql(url: str, parsed: URL) -> URL:

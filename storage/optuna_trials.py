@@ -10,13 +10,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
+from optuna.storages._rdb.models import (
+    TrialModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+)
 from optuna.trial import TrialState
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
 
 from skiptune.storage.database import Database
 
-__all__ = ["Mark", "marks"]
+__all__ = ["Ended", "Mark", "ended", "is_as_it_was", "marks"]
+
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
@@ -79,3 +86,58 @@ def marks(
             Mark(key, number, state, None if value is None else str(json.loads(value)))
             for key, number, state, value in session.execute(query)
         )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The trials of a database that have ended, and how much is noted of them.
+
+    Arguments:
+        last: The largest identity of a trial.
+        unended: Identities up to it whose trials have not ended.
+        noted: Of user and of system attributes: rows, the newest row, characters.
+    """
+
+    last: int
+    unended: tuple[int, ...]
+    noted: tuple[tuple[int, int, int], ...]
+
+
+def ended(database: Database) -> Ended:
+    """Return what is now known of the trials that have ended, of all of Optuna's studies.
+
+    Optuna's cache takes them for unchangeable; whoever notes something of one later changes them
+    behind its back.
+    """
+    running = select(TrialModel.trial_id).where(TrialModel.state.not_in(_ENDED))
+    with database.read() as session:
+        last = session.scalar(select(func.max(TrialModel.trial_id))) or 0
+        unended = tuple(session.scalars(running.order_by(TrialModel.trial_id)))
+        return Ended(last, unended, _noted(session, last, unended))
+
+
+def is_as_it_was(database: Database, before: Ended) -> bool:
+    """Whether nothing was noted of the trials that had ended then, and none of them deleted.
+
+    A text that was replaced by another one of equal length is not seen.
+    """
+    with database.read() as session:
+        return _noted(session, before.last, before.unended) == before.noted
+
+
+def _noted(
+    session: Session, last: int, unended: Iterable[int]
+) -> tuple[tuple[int, int, int], ...]:
+    left_out = tuple(unended)
+    found = []
+    for model, key in (
+        (TrialUserAttributeModel, TrialUserAttributeModel.trial_user_attribute_id),
+        (TrialSystemAttributeModel, TrialSystemAttributeModel.trial_system_attribute_id),
+    ):
+        rows, newest, characters = session.execute(
+            select(func.count(key), func.max(key), func.sum(func.length(model.value_json))).where(
+                model.trial_id <= last, model.trial_id.not_in(left_out)
+            )
+        ).one()
+        found.append((rows, newest or 0, int(characters or 0)))
+    return tuple(found)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import browsers
 from tests.command_line import Outcome
 from tests.postgres import postgres_server
 
@@ -33,6 +34,25 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="torch device of the tests, e.g. cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    absent = browsers.missing()
+    if absent and browsers.is_wanted():
+        raise pytest.UsageError(
+            f"{browsers.VARIABLE} is set, and there is no {' and no '.join(absent)}:"
+            " apt-get install chromium chromium-driver"
+        )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return browsers.header(browsers.missing())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the folder that needs a browser out where there is none."""
+    inside = collection_path.is_relative_to(browsers.FOLDER)
+    return True if inside and browsers.missing() else None
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def test_the_image_is_built_from_what_the_wheel_needs_and_that_travels() -> None
 # The compose project
 
 
-def test_services_wait_for_each_other_and_open_no_port() -> None:
+def test_services_wait_for_each_other_and_one_port_is_open_to_this_machine() -> None:
     services = project()["services"]
     waits = {
         name: {other: wish["condition"] for other, wish in service.get("depends_on", {}).items()}
@@ -164,9 +164,11 @@ def test_services_wait_for_each_other_and_open_no_port() -> None:
         "init": {"postgres": "service_healthy"},
         "create": {"init": "service_completed_successfully"},
         "worker": {"create": "service_completed_successfully"},
+        "dashboard": {"init": "service_completed_successfully"},
     }
     assert "test" in services["postgres"]["healthcheck"]
-    assert all("ports" not in service for service in services.values())
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert ports == {"dashboard": ["127.0.0.1:8080:8080"]}
     assert any("max_connections=200" in word for word in services["postgres"]["command"])
     assert services["postgres"]["image"].count(":") == 1
 
@@ -212,11 +214,11 @@ def test_every_command_is_one_of_ours() -> None:
     ]
     for file in sorted((DOCKER / "k8s").rglob("*.yaml")):
         for item in yaml.safe_load_all(file.read_text()):
-            if item["kind"] == "Job":
+            if item["kind"] in ("Job", "Deployment"):
                 pod = item["spec"]["template"]["spec"]
                 for container in (*pod.get("initContainers", ()), *pod["containers"]):
                     commands.append(container["args"])
-    assert len(commands) >= 7
+    assert len(commands) >= 9
     for name, *words in commands:
         assert name in COMMANDS
         found = cli.get_command(Context(cli), name)
@@ -303,3 +305,47 @@ def test_the_services_run_as_plain_processes(variables: dict[str, str], tmp_path
         assert worker.returncode == 143, out
         assert "Stopped. Go on with: skiptune worker fashion" in out
         assert not held()  # the chunk in hand was finished, or is back in the queue
+
+
+@pytest.mark.slow
+def test_the_dashboard_runs_as_a_plain_process(variables: dict[str, str], tmp_path: Path) -> None:
+    service = project()["services"]["dashboard"]
+    process = started(["db", "init"], variables, tmp_path)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    secret = tmp_path / "dashboard_token"
+    secret.write_text("0123456789abcdef-token\n")
+    secret.chmod(0o600)
+    inside = "/run/secrets/dashboard_token"
+    assert inside in service["command"]
+    words = [str(secret) if word == inside else word for word in service["command"]]
+    process = started([*words, "--port", "0"], variables, tmp_path)
+    try:
+        assert process.stdout is not None
+        url = next(line for line in process.stdout if line.startswith("http://")).strip()
+        assert url.endswith("/dashboard")
+        _, python, *check = service["healthcheck"]["test"]
+        there = [word.replace("http://127.0.0.1:8080", url.rpartition("/")[0]) for word in check]
+        assert python == "python" and there != check
+        subprocess.run([sys.executable, *there], check=True, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 143, out
+
+
+def test_on_kubernetes_the_dashboard_is_seen_inside_and_needs_its_token() -> None:
+    documents = yaml.safe_load_all((DOCKER / "k8s" / "dashboard.yaml").read_text())
+    service, deployment = documents
+    assert (service["kind"], service["spec"]["type"]) == ("Service", "ClusterIP")
+    template = deployment["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
+    [container] = template["spec"]["containers"]
+    token = {"secretKeyRef": {"name": "skiptune-dashboard", "key": "token"}}
+    assert {"name": "SKIPTUNE_DASHBOARD_TOKEN", "valueFrom": token} in container["env"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/healthz"
+    made = yaml.safe_load((DOCKER / "k8s" / "kustomization.yaml").read_text())["secretGenerator"]
+    assert {"name": "skiptune-dashboard", "files": ["secrets/token"]} in made

@@ -62,6 +62,10 @@ TORCH_FREE = (
     "skiptune.search.spec",
     "skiptune.search.tuned",
     "skiptune.views",
+    "skiptune.views.dashboard.guard",
+    "skiptune.views.dashboard.refreshing",
+    "skiptune.views.dashboard.served",
+    "skiptune.views.dashboard.server",
     "skiptune.views.diagnosis",
 )
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 from skiptune.storage.database import Database
 from skiptune.storage.optuna_rows import optuna_storage
-from skiptune.storage.optuna_trials import Mark, marks
+from skiptune.storage.optuna_trials import Mark, ended, is_as_it_was, marks
 
 
 def test_what_came_what_is_named_and_what_has_not_ended(database: Database) -> None:
@@ -45,3 +46,39 @@ def test_what_came_what_is_named_and_what_has_not_ended(database: Database) -> N
     (ended, *_) = look(last, (trials[2]._trial_id,))
     assert (ended.number, ended.state) == (2, TrialState.COMPLETE)
     assert marks(database, 1000, attribute="mark", after=-1) == ()
+
+
+def test_what_is_noted_of_ended_trials_is_told_from_what_others_do(database: Database) -> None:
+    empty = ended(database)
+    assert (empty.last, empty.unended) == (0, ())
+    storage = optuna_storage(database)
+    study = optuna.create_study(study_name="s", storage=storage)
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
+    done, running = study.ask(space), study.ask(space)
+    done.set_user_attr("a", "one")
+    study.tell(done, 1.0)
+    before = ended(database)
+    assert (before.last, before.unended) == (running._trial_id, (running._trial_id,))
+    # What a search does all the time.
+    running.set_user_attr("a", "one")
+    study.tell(running, 2.0)
+    later = study.ask(space)
+    later.set_user_attr("a", "one")
+    study.tell(later, state=TrialState.FAIL)
+    assert is_as_it_was(database, before)
+    assert is_as_it_was(database, empty)
+    # What it does not.
+    for statement in (
+        "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:id, 'b', '2')",
+        "UPDATE trial_user_attributes SET value_json = '\"longer\"' WHERE trial_id = :id",
+        "INSERT INTO trial_system_attributes (trial_id, key, value_json) VALUES (:id, 'c', '3')",
+        "DELETE FROM trial_user_attributes WHERE trial_id = :id AND key = 'b'",
+    ):
+        before = ended(database)
+        assert is_as_it_was(database, before)
+        with database.write() as session:
+            session.execute(text(statement), {"id": done._trial_id})
+        assert not is_as_it_was(database, before), statement
+    before = ended(database)
+    optuna.delete_study(study_name="s", storage=storage)
+    assert not is_as_it_was(database, before)
