@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LEAST_IMPORTANT",
     "PART",
+    "ByLevel",
     "Sensitivities",
     "Sensitivity",
     "from_scores",
@@ -69,6 +70,21 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class ByLevel:
+    """What a skip's scale does at each noise level, as `Sensitivity` says it.
+
+    Arguments:
+        name: The skip's address.
+        changes: One per noise level.
+        errors: Their standard errors.
+    """
+
+    name: str
+    changes: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Sensitivities:
     """What all scales do, in their order.
 
@@ -76,11 +92,15 @@ class Sensitivities:
         how: ``slopes``, ``regression``, ``ranks``, or ``nothing``: too little is known.
         of: What it was learnt from, in words.
         rows: One per skip or parameter, deepest first.
+        levels: The noise levels of `by_level`, decreasing.
+        by_level: One per skip, deepest first; slopes alone tell it.
     """
 
     how: How
     of: str
     rows: tuple[Sensitivity, ...] = ()
+    levels: tuple[float, ...] = ()
+    by_level: tuple[ByLevel, ...] = ()
 
 
 def from_slopes(
@@ -115,7 +135,17 @@ def from_slopes(
             for place in range(len(bounds))
             for name, value, error in zip(names, values[:, place], errors[:, place], strict=True)
         )
-    return Sensitivities("slopes", f"slopes of {of}, {len(slopes.blocks)} blocks of seeds", rows)
+    cells, cell_errors = (part * times for part in slopes.map)
+    return Sensitivities(
+        "slopes",
+        f"slopes of {of}, {len(slopes.blocks)} blocks of seeds",
+        rows,
+        levels=slopes.levels,
+        by_level=tuple(
+            ByLevel(name, tuple(values.tolist()), tuple(errors.tolist()))
+            for name, values, errors in zip(names, cells, cell_errors, strict=True)
+        ),
+    )
 
 
 def from_scores(logs: Array, gains: Array, names: Sequence[str]) -> Sensitivities:
