@@ -36,6 +36,7 @@ COMMANDS = {
     "confirm": "tuning",
     "sensitivity": "differentiating",
     "explain": "explaining",
+    "report": "reporting",
     "export": "exporting",
     "sample": "exporting",
     "score": "scoring",
