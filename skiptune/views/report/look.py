@@ -21,7 +21,7 @@ LIGHT: Final = {
     "best": "#1d5db4",
     "proved": "#17703a",
     "warning": "#8a4b08",
-    "grey": "#6c737d",
+    "grey": "#636a74",
     "c0": "#1d5db4",
     "c1": "#a34a00",
     "c2": "#17703a",
@@ -173,6 +173,8 @@ section{margin-top:2.5rem}
 .facts{grid-template-columns:1fr;gap:.1rem}
 .facts dd{margin-bottom:.6rem}
 .tiles{grid-template-columns:repeat(4,1fr)}
+table{font-size:.86rem}
+th,td{padding-right:.75rem}
 svg text,svg text.quiet{font-size:14.5px}
 """
 

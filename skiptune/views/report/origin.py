@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
@@ -60,7 +61,7 @@ def cost_section(found: Findings) -> Section:
 
 def use_section(found: Findings) -> Section:
     """Return the commands and the lines of Python that use the schedule."""
-    name = found.explanation.overview.study
+    name = shlex.quote(found.explanation.overview.study)
     if found.result is None:
         commands = [f"skiptune confirm {name}", *_commands(name)]
         blocks: list[Block] = [

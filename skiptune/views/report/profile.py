@@ -66,8 +66,10 @@ def profile_figure(
     parts.append(tag("line", x1=one, y1=TOP, x2=one, y2=bottom, class_="rule ink"))
     for place, address in enumerate(shown):
         if place:
-            y = TOP + row * place
-            parts.append(tag("line", x1=4, y1=y, x2=WIDTH - RIGHT, y2=y, class_="rule faint"))
+            under = TOP + row * place
+            parts.append(
+                tag("line", x1=4, y1=under, x2=WIDTH - RIGHT, y2=under, class_="rule faint")
+            )
         middle = TOP + row * (place + 0.5)
         parts.append(_address(address, left - 10, middle + 4))
         for number, key in enumerate(series):
