@@ -175,6 +175,7 @@ section{margin-top:2.5rem}
 .tiles{grid-template-columns:repeat(4,1fr)}
 table{font-size:.86rem}
 th,td{padding-right:.75rem}
+td.wraps{white-space:nowrap}
 svg text,svg text.quiet{font-size:14.5px}
 """
 
