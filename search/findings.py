@@ -26,7 +26,7 @@ from skiptune.storage.records import Spending, Study
 
 __all__ = ["Cost", "Findings", "FrontierPoint", "Origin", "Seeds", "find", "without_places"]
 
-MOST_STUDIES: Final = 50
+MOST_STUDIES: Final = 20
 """Studies of the same network, the newest first, that a frontier is looked for in."""
 
 PACKAGES: Final = ("skiptune", "python", "torch", "numpy", "diffusers", "transformers", "cuda")

@@ -188,7 +188,7 @@ def devices_used(database: Database, study_id: str) -> tuple[DeviceWork, ...]:
         select(
             ChunkRow.provenance,
             func.sum(ChunkRow.images),
-            func.coalesce(func.sum(ChunkRow.seconds), 0.0),
+            func.sum(ChunkRow.seconds),
         )
         .where(
             ChunkRow.state.in_(("done", "dropped")),
@@ -205,7 +205,7 @@ def devices_used(database: Database, study_id: str) -> tuple[DeviceWork, ...]:
             is_gpu = "gpu" in facts or device == "cuda"
             total = found.setdefault((device, is_gpu), [0, 0.0])
             total[0] += int(images)
-            total[1] += float(seconds)
+            total[1] += float(seconds or 0.0)
     return tuple(
         DeviceWork(device, int(images), seconds, is_gpu)
         for (device, is_gpu), (images, seconds) in sorted(found.items())

@@ -48,12 +48,18 @@ TORCH_FREE = (
     "skiptune.sampling.skips",
     "skiptune.search",
     "skiptune.search.diagnosis",
+    "skiptune.search.findings",
     "skiptune.search.pending",
     "skiptune.search.space",
     "skiptune.search.spec",
+    "skiptune.search.stored_result",
     "skiptune.search.tuned",
     "skiptune.views",
     "skiptune.views.diagnosis",
+    "skiptune.views.report.contents",
+    "skiptune.views.report.markdown",
+    "skiptune.views.report.page",
+    "skiptune.views.report.tiles",
 )
 
 FORBIDDEN_NAMES = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}

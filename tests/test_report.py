@@ -176,7 +176,12 @@ def test_it_is_shown_where_there_is_a_browser(
     searched(folder, tiny_study, 750)
     opened: list[str] = []
     answer = [True]
-    monkeypatch.setattr(webbrowser, "open", lambda url: bool(opened.append(url)) or answer[0])
+
+    def show(url: str) -> bool:
+        opened.append(url)
+        return answer[0]
+
+    monkeypatch.setattr(webbrowser, "open", show)
     words = ("report", "tiny", *where(folder), "--pictures", "none", "--open", "--force")
     assert "No browser" not in command(*words).err
     assert opened == [(tmp_path / "report.html").as_uri()]

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +40,33 @@ def print_json(value: Any) -> None:
 
 
 def print_text(*parts: RenderableType) -> None:
-    """Print tables and paragraphs on stdout."""
+    """Print tables and paragraphs on stdout; what is piped has no blanks at the ends of lines."""
     console = stdout_console()
-    for part in parts:
-        console.print(part)
+    if console.is_terminal:
+        for part in parts:
+            console.print(part)
+        return
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
 
 
 def print_hints(hints: Iterable[str]) -> None:
-    """Print next steps on stdout, a line each: a command that is pasted must not be broken."""
+    """Print next steps on stdout: a command that is pasted is never broken.
+
+    Each takes a line; where that is too long and the command is not, the command has its own.
+    """
+    width = stdout_console().width
     for number, hint in enumerate(hints):
-        print(f"hint: {hint}" if number else f"\nhint: {hint}", flush=True)
+        line = f"hint: {hint}"
+        words, colon, rest = line.rpartition(": skiptune ")
+        command = f"skiptune {rest}"
+        if colon and len(command) <= width < len(line):
+            wrapped = textwrap.wrap(f"{words}:", width, break_long_words=False)
+            line = "\n".join([*wrapped, command])
+        print(line if number else f"\n{line}", flush=True)
 
 
 def say(options: Options, text: str) -> None:

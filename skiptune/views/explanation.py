@@ -17,8 +17,8 @@ from skiptune.search.result import WIN, Measured
 from skiptune.search.sensitivities import LEAST_IMPORTANT, PART, Sensitivity
 from skiptune.views import numbers
 from skiptune.views.heat import spread_out
-from skiptune.views.study import confirm_text, other_text
-from skiptune.views.tables import listing, paragraph
+from skiptune.views.study import confirm_text, other_text, ranking_text
+from skiptune.views.tables import facts, listing, paragraph
 
 __all__ = [
     "RUNG_HEADS",
@@ -42,8 +42,7 @@ def explanation_view(found: Explanation) -> Iterator[RenderableType]:
     """Yield the parts of the page."""
     study = found.overview
     yield Text(f"{study.study}: {study.metric or 'nothing scored yet'}", style="bold")
-    yield paragraph(searched_text(found))
-    yield paragraph(_state_text(found))
+    yield facts(_standing(found))
     yield Text("")
     yield from _rungs_view(found)
     yield from _gain_view(found)
@@ -89,28 +88,36 @@ def explanation_hints(found: Explanation, *, source: str) -> Iterator[str]:
 
 def searched_text(found: Explanation) -> str:
     """Return what was searched, who proposed, and how images were made."""
-    setting = found.setting
-    return (
-        f"Searched: {found.space}, proposed by {found.sampler}; images by {setting['solver']}, "
-        f"{setting['steps']} steps"
-    )
+    return f"Searched: {found.space}, proposed by {found.sampler}; images by {_images_text(found)}"
 
 
-def _state_text(found: Explanation) -> str:
+def _standing(found: Explanation) -> Iterator[tuple[str, str]]:
+    """Yield what was searched and where it stands, each with its name."""
     study = found.overview
     states = ", ".join(f"{count} {state}" for state, count in sorted(study.states.items()))
-    text = (
-        f"So far: {study.state}; {study.evaluations} of {study.budget} schedules "
-        f"({states or 'none yet'}); {numbers.count(study.spending.images)} images in "
-        f"{numbers.duration(study.spending.seconds)} of sampling"
+    yield "searched", f"{found.space}, proposed by {found.sampler}"
+    yield "images by", _images_text(found)
+    yield "state", study.state
+    yield (
+        "schedules",
+        f"{study.evaluations} of {study.budget} ({states or 'none yet'})",
+    )
+    yield (
+        "spent",
+        f"{numbers.count(study.spending.images)} images, "
+        f"{numbers.duration(study.spending.seconds)} of sampling",
     )
     if study.baseline is not None:
         base = study.baseline
-        text += (
-            f"; untouched network {numbers.value(base.value)} "
-            f"{numbers.interval(*base.interval())} on {numbers.count(base.images)} images"
+        yield (
+            "untouched",
+            f"{numbers.value(base.value)} {numbers.interval(*base.interval())} on "
+            f"{numbers.count(base.images)} images",
         )
-    return text
+
+
+def _images_text(found: Explanation) -> str:
+    return f"{found.setting['solver']}, {found.setting['steps']} steps"
 
 
 def _rungs_view(found: Explanation) -> Iterator[RenderableType]:
@@ -118,7 +125,7 @@ def _rungs_view(found: Explanation) -> Iterator[RenderableType]:
     yield listing(RUNG_HEADS, rung_rows(found), right=RUNG_HEADS)
     ranking = found.overview.ranking
     if ranking is not None:
-        yield paragraph(f"The first rung ranks as the highest one does by {ranking} (Spearman)")
+        yield paragraph(f"The first rung {ranking_text(ranking)}")
     yield Text("")
 
 
@@ -176,8 +183,8 @@ def _scales_view(found: Explanation) -> Iterator[RenderableType]:
     yield paragraph(how_text(found))
     if found.parameters:
         what = "rank" if known.how == "ranks" else f"{PART:.0%} more"
-        heads = ("parameter", "best", what, "importance", "edge")
-        rows = [
+        heads: tuple[str, ...] = ("parameter", "best", what, "importance", "edge")
+        rows: list[tuple[str, ...]] = [
             (
                 one.name,
                 f"{one.value:.3g}",
@@ -187,7 +194,10 @@ def _scales_view(found: Explanation) -> Iterator[RenderableType]:
             )
             for one in found.parameters
         ]
-        yield listing(heads, rows, right=heads[1:4])
+        # A column in which nothing is known yet tells nothing.
+        told = [k for k in range(len(heads)) if k < 2 or any(row[k] for row in rows)]
+        heads, rows = tuple(heads[k] for k in told), [tuple(r[k] for k in told) for r in rows]
+        yield listing(heads, rows, right=[head for head in heads[1:] if head != "edge"])
     apart = [one for one in known.rows if one not in own.values()]
     if apart:
         what = "rank" if known.how == "ranks" else f"{PART:.0%} more"
@@ -252,7 +262,8 @@ def slice_text(found: Explanation) -> str:
     )
     prediction = found.prediction
     if prediction is None:
-        return f"{text} Measured points only: {found.no_prediction}."
+        why = f": {found.no_prediction}" if found.no_prediction else ""
+        return f"{text} Measured points only{why}."
     gain, place, error = max(
         zip(prediction.gains, prediction.places, prediction.errors, strict=True)
     )

@@ -78,6 +78,12 @@ def ask(driver: webdriver.Chrome, expression: str) -> Any:
     return found["result"].get("value")
 
 
+def logged(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+    """Return what was logged since this was asked last."""
+    entries: list[dict[str, Any]] = driver.execute("getLog", {"type": kind})["value"]
+    return entries
+
+
 def rgb(colour: str) -> str:
     return "rgb({}, {}, {})".format(*(int(colour[k : k + 2], 16) for k in (1, 3, 5)))
 
@@ -94,17 +100,17 @@ def tops(driver: webdriver.Chrome) -> tuple[float, float]:
 def test_nothing_is_asked_of_the_network_and_nothing_is_complained_of(
     chromium: webdriver.Chrome, address: str
 ) -> None:
-    chromium.get_log("performance")
-    chromium.get_log("browser")
+    logged(chromium, "performance")
+    logged(chromium, "browser")
     show(chromium, address)
-    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    events = [json.loads(entry["message"])["message"] for entry in logged(chromium, "performance")]
     asked = [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
     assert [url for url in asked if not url.startswith("data:")] == [address]
-    assert chromium.get_log("browser") == []
+    assert logged(chromium, "browser") == []
 
 
 def test_the_slider_moves_from_before_to_after(chromium: webdriver.Chrome, address: str) -> None:

@@ -29,7 +29,7 @@ from skiptune.views.report.blocks import (
     Section,
 )
 from skiptune.views.report.svg import SvgChart
-from skiptune.views.study import confirm_text
+from skiptune.views.study import confirm_text, ranking_text
 
 __all__ = ["landscape_section", "search_section"]
 
@@ -65,9 +65,7 @@ def search_section(found: Findings) -> Section:
     )
     ranking = told.overview.ranking
     if ranking is not None:
-        blocks.append(
-            Paragraph(f"The first rung ranks as the highest one does by {ranking} (Spearman).")
-        )
+        blocks.append(Paragraph(f"The first rung {ranking_text(ranking)}."))
     if told.overview.confirms:
         blocks.append(
             Bullets([f"Confirm {c.number}: {confirm_text(c)}" for c in told.overview.confirms])
