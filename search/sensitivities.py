@@ -71,17 +71,17 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class ByLevel:
-    """What a skip's scale does at each noise level, as `Sensitivity` says it.
+    """What each skip's scale does at each noise level alone, as `Sensitivity` counts it.
 
     Arguments:
-        name: The skip's address.
-        changes: One per noise level.
+        levels: The noise levels at which the network is evaluated, decreasing.
+        changes: By skip, deepest first, and level.
         errors: Their standard errors.
     """
 
-    name: str
-    changes: tuple[float, ...]
-    errors: tuple[float, ...]
+    levels: tuple[float, ...]
+    changes: tuple[tuple[float, ...], ...]
+    errors: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,13 @@ class Sensitivities:
         how: ``slopes``, ``regression``, ``ranks``, or ``nothing``: too little is known.
         of: What it was learnt from, in words.
         rows: One per skip or parameter, deepest first.
-        levels: The noise levels of `by_level`, decreasing.
-        by_level: One per skip, deepest first; slopes alone tell it.
+        by_level: Of slopes, for the first rows, which are the skips: level by level.
     """
 
     how: How
     of: str
     rows: tuple[Sensitivity, ...] = ()
-    levels: tuple[float, ...] = ()
-    by_level: tuple[ByLevel, ...] = ()
+    by_level: ByLevel | None = None
 
 
 def from_slopes(
@@ -135,17 +133,14 @@ def from_slopes(
             for place in range(len(bounds))
             for name, value, error in zip(names, values[:, place], errors[:, place], strict=True)
         )
-    cells, cell_errors = (part * times for part in slopes.map)
-    return Sensitivities(
-        "slopes",
-        f"slopes of {of}, {len(slopes.blocks)} blocks of seeds",
-        rows,
-        levels=slopes.levels,
-        by_level=tuple(
-            ByLevel(name, tuple(values.tolist()), tuple(errors.tolist()))
-            for name, values, errors in zip(names, cells, cell_errors, strict=True)
-        ),
+    changes, deviations = (part * times for part in slopes.map)
+    by_level = ByLevel(
+        slopes.levels,
+        tuple(tuple(row) for row in changes.tolist()),
+        tuple(tuple(row) for row in deviations.tolist()),
     )
+    said = f"slopes of {of}, {len(slopes.blocks)} blocks of seeds"
+    return Sensitivities("slopes", said, rows, by_level)
 
 
 def from_scores(logs: Array, gains: Array, names: Sequence[str]) -> Sensitivities:

@@ -28,13 +28,12 @@ def test_slopes_become_changes_of_a_tenth_more() -> None:
     # Of the mean of two: half of the difference.
     assert first.error == pytest.approx(1 * math.log(1.1) / 10)
     assert second.name == "y"
-    assert found.levels == (80.0, 1.0)
-    by_level = [(row.name, len(row.changes)) for row in found.by_level]
-    assert by_level == [("x", 2), ("y", 2)]
-    assert sum(found.by_level[0].changes) == pytest.approx(first.change)
+    cells = found.by_level
+    assert cells is not None and cells.levels == (80.0, 1.0)
+    assert [sum(row) for row in cells.changes] == pytest.approx([first.change, second.change])
     # Level by level 1 and 2, and 2 and 3.
-    assert found.by_level[0].changes[1] == pytest.approx(2.5 * math.log(1.1) / 10)
-    assert found.by_level[0].errors[1] == pytest.approx(0.5 * math.log(1.1) / 10)
+    assert cells.changes[0][1] == pytest.approx(2.5 * math.log(1.1) / 10)
+    assert cells.errors[0][1] == pytest.approx(0.5 * math.log(1.1) / 10)
     assert second.change == pytest.approx(-2 * math.log(1.1) / 10)
     assert "2 blocks" in found.of
 

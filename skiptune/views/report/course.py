@@ -96,30 +96,26 @@ def _sensitivity(found: Findings) -> Iterator[Block]:
     if known.how == "nothing":
         yield Paragraph(f"What each scale does is not known: {_no_place(known.of)}.", "quiet")
         return
-    if known.by_level:
-        shown = spread_out(len(known.levels), MOST_LEVELS)
-        widest = max(abs(row.changes[k]) for row in known.by_level for k in shown) or 1.0
+    cells = known.by_level
+    if cells is not None:
+        shown = spread_out(len(cells.levels), MOST_LEVELS)
+        widest = max(abs(row[k]) for row in cells.changes for k in shown) or 1.0
+        # The first rows are the skips'.
         rows = [
-            (
-                row.name,
-                [
-                    (_percent(row.changes[k], row.errors[k]), row.changes[k] / widest)
-                    for k in shown
-                ],
-            )
-            for row in known.by_level
+            (one.name, [(_percent(changes[k], errors[k]), changes[k] / widest) for k in shown])
+            for one, changes, errors in zip(known.rows, cells.changes, cells.errors, strict=False)
         ]
         yield HeatMap(
-            ("skip, by sigma", *(f"{known.levels[k]:.3g}" for k in shown)),
+            ("skip, by sigma", *(f"{cells.levels[k]:.3g}" for k in shown)),
             rows,
             f"Change of the objective, in % of the untouched network's value, where a scale is "
             f"{PART:.0%} larger at one noise level: blue is better, red worse; * from {CLEAR:g} "
             f"standard errors on. From {known.of}.",
         )
     ranks = known.how == "ranks"
-    cells = [(one.name, change_text(one, ranks=ranks).strip()) for one in known.rows]
+    lines = [(one.name, change_text(one, ranks=ranks).strip()) for one in known.rows]
     what = "rank" if ranks else f"{PART:.0%} more"
-    table = Listing(("scale", what), cells, right=(what,))
+    table = Listing(("scale", what), lines, right=(what,))
     yield Fold("What each scale does, all noise levels together", [Paragraph(how_text(
         found.explanation), "quiet"), table])  # fmt: skip
 

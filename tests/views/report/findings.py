@@ -91,10 +91,10 @@ EXPLANATION = Explanation(
         "slopes",
         "slopes of proposal 3, 8 blocks of seeds",
         (Sensitivity(SKIPS[0], -0.031, 0.004), Sensitivity(SKIPS[1], 0.002, 0.004)),
-        levels=(80.0, 3.0, 0.1),
-        by_level=(
-            ByLevel(SKIPS[0], (-0.001, -0.02, -0.01), (0.002, 0.003, 0.002)),
-            ByLevel(SKIPS[1], (0.0, 0.0, 0.002), (0.001, 0.001, 0.003)),
+        ByLevel(
+            (80.0, 3.0, 0.1),
+            changes=((-0.001, -0.02, -0.01), (0.0, 0.0, 0.002)),
+            errors=((0.002, 0.003, 0.002), (0.001, 0.001, 0.003)),
         ),
     ),
     parameters=(
