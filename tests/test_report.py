@@ -17,13 +17,17 @@ from typing import Any
 import pytest
 from torch import nn
 
+from skiptune.search.artifacts import bind_store
 from skiptune.search.course import whole_study
 from skiptune.search.study import open_study
 from skiptune.search.tune import run
 from skiptune.search.worker import Limits, Worker
+from skiptune.storage import ledger
+from skiptune.storage.database import open_database
 from skiptune.views.result import score_rows
 from tests.search import made_up
 from tests.views.report.parsed import parsed, tables
+from tests.views.report.test_kept import grid, made
 
 Command = Callable[..., Any]
 
@@ -38,6 +42,8 @@ def folder(
 ) -> Path:
     """A folder with the tiny study's files, and images that are made up."""
     made_up.replace(monkeypatch.setattr)
+    # What another study has brought here is no file of this one.
+    monkeypatch.setenv("SKIPTUNE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "study"
     folder.mkdir()
     write_checkpoint(tiny_network, folder / "tiny.safetensors")
@@ -119,6 +125,43 @@ def test_without_the_files_the_page_is_whole(
     assert [list(row) for row in score_rows(result)] in [rows[1:] for rows in tables(root)]
     assert "the study's files were not at hand where it was made" in root.text
     assert "Measured points only" in root.text
+    assert str(tmp_path) not in text
+
+
+def test_pictures_that_workers_have_kept_are_shown(
+    command: Command, folder: Path, tiny_study: ModuleType, tmp_path: Path
+) -> None:
+    searched(folder, tiny_study, 750)
+    with open_database(where(folder)[1]) as database:
+        study = ledger.require_study(database, "tiny")
+        store = bind_store(database, folder / "skiptune-artifacts")
+        kept = []
+        for number, one in enumerate(ledger.evaluations(database, study.id)):
+            data = grid(made(number), "1000000 to 1000015")
+            digest = store.write_bytes(data, ".png")
+            kept.append(digest)
+            name = f"{one.series}/{one.schedule}.png"
+            ledger.put_artifact(database, digest=digest, kind="grid", bytes=len(data), name=name)
+    done = command("report", "tiny", *where(folder))
+    assert done.code == 0 and "Sampling" not in done.err, done.err
+    root = parsed((tmp_path / "report.html").read_text())
+    words = [one.attributes["alt"] for one in root.every("img")]
+    assert len(words) == 32
+    assert (words[0], words[-1]) == ("seed 1000000, untouched", "seed 1000015, candidate")
+    assert "the search's first ones, not chosen" in root.text
+
+    # One is lost: it is said, and seeds are sampled instead; without the network there are none.
+    store.path(kept[0], suffix=".png").unlink()
+    lost = command("report", "tiny", *where(folder), "--force")
+    assert lost.code == 0 and "The kept pictures are not here" in lost.err
+    assert "Sampling 24 images" in lost.err
+    (folder / "tiny.safetensors").unlink()
+    for file in (folder / "skiptune-artifacts").rglob("*.safetensors"):
+        file.unlink()  # small networks are kept there as well
+    bare = command("report", "tiny", *where(folder), "--force")
+    assert bare.code == 0 and "No pictures" in bare.err, bare.err
+    text = (tmp_path / "report.html").read_text()
+    assert "the study's files were not at hand where it was made" in parsed(text).text
     assert str(tmp_path) not in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from skiptune.commands.output import print_hints
 from skiptune.search.course import whole_study
 from skiptune.search.study import open_study
 from skiptune.search.tune import run
@@ -112,3 +114,28 @@ def test_a_terminal_without_colour_shows_the_same_words(
         assert "\x1b" not in plain
         shown = [line.rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
         assert shown == piped.splitlines()
+
+
+def test_hints_fit_and_their_commands_can_be_pasted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    options = "-s study=fashion-wider -s space.low=0.47 -s space.high=2.1 -s search.evaluations=40"
+    path = "/".join(["folder"] * 15)
+    print_hints(
+        [
+            "short: skiptune status fashion",
+            f"a better schedule may lie beyond the range of three: skiptune tune fashion {options}",
+            f"what cannot be broken stays: skiptune tune {path}/study.yaml",
+        ]
+    )
+    out = capsys.readouterr().out
+    assert out.startswith("\nhint: short: skiptune status fashion\n")
+    lines = out.splitlines()
+    assert lines[-1] == f"hint: what cannot be broken stays: skiptune tune {path}/study.yaml"
+    assert max(map(len, lines[:-1])) <= 80
+    command = out[out.index("three:\n") + len("three:\n") : out.rindex("\nhint: ")]
+    # A shell joins lines at a backslash.
+    assert shlex.split(command.replace("\\\n", "")) == [
+        "skiptune", "tune", "fashion", *options.split(),
+    ]  # fmt: skip

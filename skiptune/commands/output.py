@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -54,19 +55,33 @@ def print_text(*parts: RenderableType) -> None:
 
 
 def print_hints(hints: Iterable[str]) -> None:
-    """Print next steps on stdout: a command that is pasted is never broken.
+    """Print next steps on stdout: each in a line, or the command in lines of its own.
 
-    Each takes a line; where that is too long and the command is not, the command has its own.
+    A command is broken before options alone, as a shell takes it when it is pasted.
     """
     width = stdout_console().width
     for number, hint in enumerate(hints):
         line = f"hint: {hint}"
         words, colon, rest = line.rpartition(": skiptune ")
-        command = f"skiptune {rest}"
-        if colon and len(command) <= width < len(line):
+        command = _broken(f"skiptune {rest}", width) if colon else []
+        if len(line) > width and command:
             wrapped = textwrap.wrap(f"{words}:", width, break_long_words=False)
-            line = "\n".join([*wrapped, command])
+            line = "\n".join([*wrapped, *command])
         print(line if number else f"\n{line}", flush=True)
+
+
+def _broken(command: str, width: int) -> list[str]:
+    """Return a command in lines that fit; none where it cannot be broken so."""
+    lines = [""]
+    for part in re.split(r" (?=--?[a-z])", command):
+        if not lines[-1]:
+            lines[-1] = part
+        elif len(lines[-1]) + len(part) + 3 <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"  {part}")
+    return lines if max(map(len, lines)) <= width else []
 
 
 def say(options: Options, text: str) -> None:

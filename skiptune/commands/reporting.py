@@ -12,6 +12,7 @@ from skiptune.commands.options import Options, device_option, pass_options, shar
 
 if TYPE_CHECKING:
     from skiptune.search.findings import Findings
+    from skiptune.storage.database import Database
     from skiptune.views.report.blocks import Pair
 
 __all__ = ["report"]
@@ -39,8 +40,8 @@ SUFFIXES = {".md": "md", ".markdown": "md"}
     type=click.Choice(["auto", "none"]),
     default="auto",
     show_default=True,
-    help="Sample a few seeds before and after, where the study's files are here; or leave them"
-    " out.",
+    help="A few seeds before and after: those that workers have kept, else sampled where the"
+    " study's files are here; or none.",
 )
 @click.option("--open", "opens", is_flag=True, help="Show it in the browser.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -83,6 +84,7 @@ def report(
     from datetime import UTC, datetime
 
     from skiptune.commands.output import check_writable, print_json, say
+    from skiptune.commands.studies import hush
     from skiptune.search.findings import find
     from skiptune.search.output import write_whole
     from skiptune.storage.database import open_database
@@ -91,10 +93,14 @@ def report(
     kind = kind or ("html" if output is None else SUFFIXES.get(output.suffix.lower(), "html"))
     path = output or Path(f"report.{kind}")
     check_writable(path, force=force)
+    hush(verbose=options.verbose)
     with open_database(options.url) as database:
         found = find(database, study, artifacts=artifacts)
-    pair, why = None, "Markdown holds none" if kind == "md" else "they were not asked for"
-    if pictures == "auto" and kind == "html":
+        pair = None
+        if pictures == "auto" and kind == "html":
+            pair = _kept(options, database, found, artifacts=artifacts)
+    why = "Markdown holds none" if kind == "md" else "they were not asked for"
+    if pictures == "auto" and kind == "html" and pair is None:
         found, pair, why = _sampled(options, found, artifacts=artifacts, device=device)
     else:
         found = _unasked(found)
@@ -119,6 +125,40 @@ def _unasked(found: Findings) -> Findings:
 
     why = found.explanation.unserved or "the model was not asked"
     return replace(found, explanation=found.explanation.with_prediction(None, why))
+
+
+def _kept(
+    options: Options, database: Database, found: Findings, *, artifacts: str | None
+) -> Pair | None:
+    """Return the pictures that workers have kept, None where there are none, or not here."""
+    from skiptune.commands.output import say
+    from skiptune.errors import StorageError
+    from skiptune.views.report.contents import schedule_of
+    from skiptune.views.report.kept import kept
+    from skiptune.views.report.tiles import pair_of
+
+    schedule = schedule_of(found)
+    if schedule is None:
+        return None
+    try:
+        images = kept(database, found.origin.study_id, schedule, artifacts=artifacts)
+    except StorageError as error:
+        problem = error.problems[0]
+        say(options, f"The kept pictures are not here ({problem.where}: {problem.found})")
+        return None
+    if images is None:
+        return None
+    seeds = images.seeds
+    caption = (
+        f"The same {len(seeds)} seeds, {seeds[0]:,} to {seeds[-1]:,}: the search's first ones, not"
+        " chosen, on which its schedules were compared."
+    )
+    return pair_of(images.before, images.after, seeds, names=_names(found), caption=caption)
+
+
+def _names(found: Findings) -> tuple[str, str]:
+    won = found.result is not None and found.result.verdict == "win"
+    return "untouched", "tuned" if won else "candidate"
 
 
 def _sampled(
@@ -176,12 +216,5 @@ def _sampled(
         f"The same {len(PICTURE_SEEDS)} seeds, {PICTURE_SEEDS[0]:,} to {PICTURE_SEEDS[-1]:,}: the"
         " first ones, not chosen, and none that anything was decided on."
     )
-    won = found.result is not None and found.result.verdict == "win"
-    pair = pair_of(
-        before,
-        after,
-        PICTURE_SEEDS,
-        names=("untouched", "tuned" if won else "candidate"),
-        caption=caption,
-    )
+    pair = pair_of(before, after, PICTURE_SEEDS, names=_names(found), caption=caption)
     return replace(found, explanation=told), pair, ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 from skiptune.sampling.schedule import Schedule, Term, place_name
@@ -42,7 +44,8 @@ def profile_figure(
     if not schedule.terms:
         return None
     shown = list(addresses) or deepest_first(schedule.addresses)
-    series = _series(schedule)
+    terms = _split(schedule.terms)
+    series = sorted({_key(term) for term in terms}, key=lambda key: (key[0], -key[2]))
     left = min(max(len(one) for one in shown), LONGEST) * LETTER + 14
     row = max(ROW * len(series), 22)
     bottom = TOP + row * len(shown)
@@ -76,7 +79,7 @@ def profile_figure(
             y = middle + ROW * (number - (len(series) - 1) / 2)
             parts += [
                 _stem(one, across(term.scale), y, number)
-                for term in schedule.terms
+                for term in terms
                 if term.address == address and _key(term) == key
             ]
     parts.append(
@@ -94,9 +97,20 @@ def profile_figure(
     )
 
 
-def _series(schedule: Schedule) -> list[Series]:
-    """Return what has scales of its own: parts of blocks, and noise levels, the noisiest first."""
-    return sorted({_key(term) for term in schedule.terms}, key=lambda key: (key[0], -key[2]))
+def _split(terms: Sequence[Term]) -> list[Term]:
+    """Return terms that are split wherever one of the same part of blocks begins or ends.
+
+    Adjoining windows of equal scales are one term; here each noise interval has its own mark.
+    """
+    ends: dict[str, set[float]] = {}
+    for term in terms:
+        ends.setdefault(term.part, set()).update((term.low, term.high))
+    return [
+        replace(term, low=low, high=high)
+        for term in terms
+        for low, high in pairwise(sorted(ends[term.part]))
+        if term.low <= low and high <= term.high
+    ]
 
 
 def _key(term: Term) -> Series:

@@ -68,11 +68,16 @@ def _address(pixels: NDArray[np.uint8], side: tuple[int, int]) -> str:
     )
     if picture.size != side:
         picture = picture.resize(side, Image.Resampling.LANCZOS)
+    kind, data = "png", _file(picture, "PNG")
+    if max(side) >= PNG_BELOW:
+        # Small images that were enlarged are smaller as PNG, photographs as JPEG.
+        other = _file(picture, "JPEG", quality=QUALITY)
+        if len(other) < len(data):
+            kind, data = "jpeg", other
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _file(picture: Image.Image, form: str, **options: int) -> bytes:
     data = io.BytesIO()
-    if max(side) < PNG_BELOW:
-        kind = "png"
-        picture.save(data, format="PNG", optimize=True)
-    else:
-        kind = "jpeg"
-        picture.save(data, format="JPEG", quality=QUALITY, optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    picture.save(data, format=form, optimize=True, **options)
+    return data.getvalue()

@@ -63,6 +63,18 @@ def test_noise_levels_and_parts_are_told_apart() -> None:
     assert len({one.name for one in marks(figure)}) == 2  # circle and polygons
 
 
+def test_joined_intervals_have_their_own_marks() -> None:
+    terms = [
+        Term(SKIPS[0], 1.2, 2.0),
+        Term(SKIPS[0], 0.9, high=2.0),
+        Term(SKIPS[1], 0.8),  # the same in both intervals, so it is one term
+    ]
+    figure = drawn(Schedule(terms))
+    assert [key.text for key in figure.keys[:2]] == ["at sigma 2 and above", "at sigma below 2"]
+    assert len(figure.keys) == 3  # with the range
+    assert len(marks(figure)) == 4
+
+
 def test_long_addresses_are_cut_and_told_in_whole() -> None:
     name = "decoder.up_blocks.1.resnets.0.<conv_shortcut>"
     found = profile_figure(

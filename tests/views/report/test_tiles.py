@@ -40,5 +40,12 @@ def test_large_images_are_made_smaller_and_it_is_said() -> None:
     assert pair.caption == "c. Shown at 192 x 96 of 512 x 256 pixels."
     picture = decoded(pair.before[0])
     assert picture.size == pair.side
+    # A photograph is smaller as JPEG, an enlarged small image as PNG.
+    noise = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
+    photograph = np.asarray(Image.fromarray(noise[0].transpose(1, 2, 0)).resize((160, 160)))
+    enlarged = noise.repeat(8, axis=2).repeat(8, axis=3)
+    for images, kind in ((photograph.transpose(2, 0, 1)[None], "JPEG"), (enlarged, "PNG")):
+        shown = pair_of(images, images, [0], names=("a", "b"), caption="c.").before[0]
+        assert decoded(shown).format == kind
     row = np.asarray(picture.convert("L"), dtype=float)[48]
     np.testing.assert_allclose(row, np.linspace(0, 255, LARGEST), atol=4)
