@@ -125,7 +125,7 @@ def test_hints_fit_and_their_commands_can_be_pasted(
     print_hints(
         [
             "short: skiptune status fashion",
-            f"a better schedule may lie beyond the range of three: skiptune tune fashion {options}",
+            f"a better one may lie beyond the range of three: skiptune tune fashion {options}",
             f"what cannot be broken stays: skiptune tune {path}/study.yaml",
         ]
     )
