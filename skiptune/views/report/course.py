@@ -36,6 +36,7 @@ __all__ = ["landscape_section", "search_section"]
 MOST_LEVELS: Final = 12  # columns of a heat map
 CLEAR: Final = 2.0  # standard errors from which on a change is marked
 ROOM: Final = 0.08  # of an axis beyond what is shown
+ASIDE: Final = 0.018  # of an axis between two marks of one place
 NOT_HERE: Final = " are not here ("  # what follows names a place of this machine
 
 
@@ -142,8 +143,8 @@ def _front(found: Findings) -> Figure | None:
         return None
     across, up = _axis_ends([p[0] for p in points]), _axis_ends([p[1] for p in points])
     chart = SvgChart(
-        Axis(*across, f"gain in {found.leaders[0].metric}, %", "{:+g}".format),
-        Axis(*up, f"better in {second}", "{:+g}".format),
+        Axis(*across, f"gain in {found.leaders[0].metric}, %", _signed),
+        Axis(*up, f"better in {second}", _signed),
         title="Pareto front of two objectives",
         keys=[Key("on the front", BEST), Key("dominated", GREY, filled=False)],
     )
@@ -167,7 +168,7 @@ def _frontier(found: Findings) -> Figure | None:
     low, high = _axis_ends([end for m in values for end in m.interval()])
     left, right = _axis_ends([m.nfe for m in values])
     chart = SvgChart(
-        Axis(left, right, "network evaluations per image (NFE)"),
+        Axis(left, right, "network evaluations per image (NFE)", _whole),
         Axis(low, high, found.explanation.overview.metric or "value"),
         title="Value against network evaluations",
         keys=[
@@ -176,19 +177,28 @@ def _frontier(found: Findings) -> Figure | None:
             Key("tuned, not confirmed", BEST, filled=False),
         ],
     )
+    beside = ASIDE * (right - left)  # of the untouched network at the same NFE
     for point in sorted(points, key=lambda point: point.baseline.nfe):
         base, tuned = point.baseline, point.tuned
         chart.bar(base.nfe, *base.interval(), GREY)
         chart.dot(base.nfe, base.value, GREY, radius=4)
         if tuned is not None:
             colour = PROVED if point.confirmed else BEST
-            chart.bar(tuned.nfe, *tuned.interval(), colour)
-            chart.dot(tuned.nfe, tuned.value, colour, radius=4.5, filled=point.confirmed)
+            chart.bar(tuned.nfe + beside, *tuned.interval(), colour)
+            chart.dot(tuned.nfe + beside, tuned.value, colour, radius=4.5, filled=point.confirmed)
     names = ", ".join(sorted({point.study for point in points}))
     return chart.figure(
         f"Value against network evaluations with 95 % intervals, of {len(points)} studies of this "
         f"network and measure in the same database: {names}. Numbers of images differ."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}" if value else "0"
+
+
+def _whole(value: float) -> str:
+    return f"{value:g}" if value == round(value) else ""
 
 
 def _axis_ends(values: list[float]) -> tuple[float, float]:
