@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from skiptune.search.promotion import WORSE, best
+from skiptune.search.result import HOPELESS
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.records import Evaluation, Score
 
 __all__ = ["HOPELESS", "Found", "begun_on", "candidates", "in_violation", "most_promising"]
-
-HOPELESS: Final = 1.0
-"""Standard errors by which a schedule may look worse than the baseline and still be tested. One
-that was found by a search looks better than it is, so an estimate beyond its own error on the
-wrong side leaves little: at most one chance in six that there is any gain, before that."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ def result_of(study: OpenStudy, number: int) -> Result:
     spending = ledger.spending(study.database, study.id)
     seen = None if winner is None or tuned is None else (winner, scores[winner.id])
     looks = {} if winner is None else other_looks(study.database, study.id, base, winner)
+    screened = study.spec.objective.projection is not None and len(study.rungs) > 1
     return Result(
         study=study.spec.study,
         metric=scores[base.id].metric,
@@ -173,8 +174,8 @@ def result_of(study: OpenStudy, number: int) -> Result:
         violated=violated,
         second=looks.pop(SECOND_PLACE, None),
         parts=tuple(looks.values()),
-        luck=None if seen is None else luck_of(study, *seen),
-        rankings=rankings(study, half_a.name),
+        luck=None if seen is None else luck_of(study.database, study.id, *seen, screened=screened),
+        rankings=rankings(study.database, study.id, half_a.name, rungs=study.rungs),
         unit=study.unit,
         prompts=_prompts(study, number).get(half_b.name),
     )

@@ -301,8 +301,11 @@ class _Reader:
         if bounds:  # one name for each interval, the noisiest first
             names = [name.removesuffix("@0") for name in names if name.endswith("@0")]
         if self._study.spec["space"]["kind"] != "per-skip" or len(names) != count:
-            # Which skips there are stands in the network, which is not loaded.
-            names = [f"skip {place} of {count}, deepest first" for place in range(1, count + 1)]
+            # Which parts of them are scaled stands in the space, which needs the network.
+            names = list(self._study.board.get("skips", ()))
+            if len(names) != count:
+                places = range(1, count + 1)
+                names = [f"skip {place} of {count}, deepest first" for place in places]
         of = chosen.label.removeprefix("slopes of ")
         return from_slopes(slopes, names, baseline=self._baseline.value, of=of, bounds=bounds)
 

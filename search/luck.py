@@ -13,8 +13,9 @@ from typing import Final
 
 from skiptune.objectives.ranks import rank_correlation
 from skiptune.search.result import Luck, Ranking
-from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.storage import ledger
+from skiptune.storage.budgets import SEARCH_BLOCK
+from skiptune.storage.database import Database
 from skiptune.storage.records import Evaluation, Score
 
 __all__ = ["FEWEST", "luck_of", "rankings"]
@@ -23,33 +24,38 @@ FEWEST: Final = 4
 """Schedules from which on an order says something: Fisher's interval needs as many."""
 
 
-def luck_of(study: OpenStudy, winner: Evaluation, fresh: Score) -> Luck | None:
+def luck_of(
+    database: Database, study_id: str, winner: Evaluation, fresh: Score, *, screened: bool
+) -> Luck | None:
     """Return how much of the winner's gain in the search was luck.
 
     Arguments:
-        study: The study.
+        database: Where the study lives.
+        study_id: The study.
         winner: The chosen schedule on block B.
         fresh: Its score there.
+        screened: Whether the search's first rung is a screen, in fewer features than the metric.
 
     Returns:
         None where the search holds no difference of the schedule in the same metric: a screen's
         is none.
     """
     found = ledger.find_evaluation(
-        study.database, study.id, block=SEARCH, schedule=winner.schedule
+        database, study_id, block=SEARCH_BLOCK, schedule=winner.schedule
     )
     if found is None or fresh.difference is None:
         return None
-    screened = study.spec.objective.projection is not None and len(study.rungs) > 1
     seen = [
         score
-        for score in ledger.scores(study.database, study.id, evaluation_id=found.id)
+        for score in ledger.scores(database, study_id, evaluation_id=found.id)
         if score.difference is not None and not (screened and score.level == 0)
     ]
     return Luck.between(seen[-1], fresh) if seen else None
 
 
-def rankings(study: OpenStudy, block: str) -> tuple[Ranking, ...]:
+def rankings(
+    database: Database, study_id: str, block: str, *, rungs: Sequence[int]
+) -> tuple[Ranking, ...]:
     """Return how the rungs of a search order schedules, and the search those of a fresh block.
 
     A rung is compared with the last rung of whatever went on from it, which holds the rung's own
@@ -57,30 +63,32 @@ def rankings(study: OpenStudy, block: str) -> tuple[Ranking, ...]:
     block A says, at equal images for all.
 
     Arguments:
-        study: The study.
+        database: Where the study lives.
+        study_id: The study.
         block: Name of the block on which candidates were compared.
+        rungs: Images of the search's rungs.
 
     Returns:
         Those with at least `FEWEST` schedules whose values differ, the lowest rung first.
     """
     scores: dict[str, dict[int, Score]] = {}
-    for score in ledger.scores(study.database, study.id):
+    for score in ledger.scores(database, study_id):
         if score.difference is not None:
             scores.setdefault(score.evaluation_id, {})[score.level] = score
     searched = {
         one.schedule: scores[one.id]
-        for one in ledger.evaluations(study.database, study.id, kind="proposal", block=SEARCH)
+        for one in ledger.evaluations(database, study_id, kind="proposal", block=SEARCH_BLOCK)
         if one.id in scores
     }
     found = []
-    for level in range(len(study.rungs) - 1):
+    for level in range(len(rungs) - 1):
         went_on = [
             (here[level], here[max(here)])
             for here in searched.values()
             if level in here and max(here) > level
         ]
         found.append(_ranking(went_on, "the search's last rung"))
-    fresh = ledger.evaluations(study.database, study.id, kind="confirm", block=block)
+    fresh = ledger.evaluations(database, study_id, kind="confirm", block=block)
     candidates = [
         (searched[one.schedule][max(searched[one.schedule])], scores[one.id][0])
         for one in fresh

@@ -390,10 +390,12 @@ class _Board:
 
     def ranking(self) -> RankCorrelation | None:
         """Return how alike the first rung and the highest one order those that went on."""
+        # Rounds of a confirm are rungs as well, on other seeds.
+        searched = {e.id for e in self._evaluations if e.kind == "proposal"}
         pairs = [
             (self._first[key].difference, score.difference)
             for key, score in self._scores.items()
-            if score.level > self._first[key].level
+            if key in searched and score.level > self._first[key].level
         ]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         first, last = ([pair[side] for pair in both] for side in (0, 1))

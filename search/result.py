@@ -8,17 +8,22 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Final
 
 from skiptune.objectives.catalogue import IMAGE, Better, Unit
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.storage.records import Score
 
-__all__ = ["Luck", "Measured", "Ranking", "Result", "SecondLook", "is_win"]
+__all__ = ["HOPELESS", "Luck", "Measured", "Ranking", "Result", "SecondLook", "is_win"]
 
 NO_GAIN = "no significant gain"
 WIN = "win"
+
+HOPELESS: Final = 1.0
+"""Standard errors by which a schedule may look worse than the baseline and still be tested. One
+that was found by a search looks better than it is, so an estimate beyond its own error on the
+wrong side leaves little: at most one chance in six that there is any gain, before that."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ COMMANDS = {
     "status": "reading",
     "doctor": "examining",
     "best": "reading",
+    "report": "reporting",
     "confirm": "tuning",
     "sensitivity": "differentiating",
     "explain": "explaining",

@@ -19,10 +19,12 @@ from skiptune.storage.tables import ChunkRow, EvaluationRow, RungRow, TurnRow, c
 
 __all__ = [
     "Abandoned",
+    "DeviceWork",
     "StoredArray",
     "abandoned",
     "arrays_of",
     "chunk_formats",
+    "devices_used",
     "poisoned_chunks",
     "sampled_arrays",
     "versions_used",
@@ -173,6 +175,54 @@ def versions_used(
                 if name in facts:
                     found.setdefault(name, Counter())[str(facts[name])] += chunks
     return {name: dict(sorted(counts.items())) for name, counts in sorted(found.items())}
+
+
+@dataclass(frozen=True)
+class DeviceWork:
+    """What one kind of device has done for a study.
+
+    Arguments:
+        device: Its name, e.g. ``NVIDIA H200``, or ``cpu``; empty where no chunk tells.
+        images: Images stored that it has sampled.
+        seconds: What that took, summed over workers.
+        is_gpu: Whether it is a GPU.
+    """
+
+    device: str
+    images: int
+    seconds: float
+    is_gpu: bool
+
+
+def devices_used(database: Database, study_id: str) -> tuple[DeviceWork, ...]:
+    """Return what each kind of device has done for a study that it has paid for, by name."""
+    wanted = wanted_chunks(study_id).subquery()
+    query = (
+        select(
+            ChunkRow.provenance,
+            func.sum(ChunkRow.images),
+            func.sum(ChunkRow.seconds),
+        )
+        .where(
+            ChunkRow.state.in_(("done", "dropped")),
+            ChunkRow.study_id == study_id,
+            ChunkRow.id.in_(select(wanted.c.id)),
+        )
+        .group_by(ChunkRow.provenance)
+    )
+    found: dict[tuple[str, bool], list[float]] = {}
+    with database.read() as session:
+        for text, images, seconds in session.execute(query):
+            facts: dict[str, Any] = {} if text is None else parse(str(text))
+            device = str(facts.get("gpu") or str(facts.get("device", "")).partition(":")[0])
+            is_gpu = "gpu" in facts or device == "cuda"
+            total = found.setdefault((device, is_gpu), [0, 0.0])
+            total[0] += int(images)
+            total[1] += float(seconds or 0.0)
+    return tuple(
+        DeviceWork(device, int(images), seconds, is_gpu)
+        for (device, is_gpu), (images, seconds) in sorted(found.items())
+    )
 
 
 def chunk_formats(database: Database, study_id: str) -> dict[int, int]:

@@ -58,8 +58,10 @@ TORCH_FREE = (
     "skiptune.search.diagnosis",
     "skiptune.search.launch_notes",
     "skiptune.search.pending",
+    "skiptune.search.findings",
     "skiptune.search.space",
     "skiptune.search.spec",
+    "skiptune.search.stored_result",
     "skiptune.search.tuned",
     "skiptune.views",
     "skiptune.views.dashboard.guard",
@@ -67,6 +69,11 @@ TORCH_FREE = (
     "skiptune.views.dashboard.served",
     "skiptune.views.dashboard.server",
     "skiptune.views.diagnosis",
+    "skiptune.views.report.contents",
+    "skiptune.views.report.kept",
+    "skiptune.views.report.markdown",
+    "skiptune.views.report.page",
+    "skiptune.views.report.tiles",
 )
 
 FORBIDDEN_NAMES = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}

@@ -69,11 +69,13 @@ def explain(
       skiptune explain fashion --json
     """
     from skiptune.commands.output import print_hints, print_json, print_text, say
+    from skiptune.commands.studies import hush
     from skiptune.search.explanation import explain as explained
     from skiptune.storage.database import open_database
 
     folder = output if output is not None else _beside(options.url)
     _check_output(folder)
+    hush(verbose=options.verbose)
     with open_database(options.url) as database:
         found = explained(database, study, artifacts=artifacts)
     found = _with_prediction(found, options, artifacts=artifacts, device=device, no_model=no_model)

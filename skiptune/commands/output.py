@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +41,47 @@ def print_json(value: Any) -> None:
 
 
 def print_text(*parts: RenderableType) -> None:
-    """Print tables and paragraphs on stdout."""
+    """Print tables and paragraphs on stdout; what is piped has no blanks at the ends of lines."""
     console = stdout_console()
-    for part in parts:
-        console.print(part)
+    if console.is_terminal:
+        for part in parts:
+            console.print(part)
+        return
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
 
 
 def print_hints(hints: Iterable[str]) -> None:
-    """Print next steps on stdout, a line each: a command that is pasted must not be broken."""
+    """Print next steps on stdout: each in a line, or the command in lines of its own.
+
+    A command is broken before options alone, as a shell takes it when it is pasted.
+    """
+    width = stdout_console().width
     for number, hint in enumerate(hints):
-        print(f"hint: {hint}" if number else f"\nhint: {hint}", flush=True)
+        line = f"hint: {hint}"
+        words, colon, rest = line.rpartition(": skiptune ")
+        command = _broken(f"skiptune {rest}", width) if colon else []
+        if len(line) > width and command:
+            wrapped = textwrap.wrap(f"{words}:", width, break_long_words=False)
+            line = "\n".join([*wrapped, *command])
+        print(line if number else f"\n{line}", flush=True)
+
+
+def _broken(command: str, width: int) -> list[str]:
+    """Return a command in lines that fit; none where it cannot be broken so."""
+    lines = [""]
+    for part in re.split(r" (?=--?[a-z])", command):
+        if not lines[-1]:
+            lines[-1] = part
+        elif len(lines[-1]) + len(part) + 3 <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"  {part}")
+    return lines if max(map(len, lines)) <= width else []
 
 
 def say(options: Options, text: str) -> None:

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -22,7 +22,9 @@ __all__ = [
     "MOST_COLOURS",
     "PROVED",
     "Axis",
+    "Canvas",
     "Chart",
+    "Colour",
     "Key",
     "ticks",
 ]
@@ -67,6 +69,30 @@ class Key:
     colour: Colour
     line: bool = False
     filled: bool = True
+
+
+class Canvas(Protocol):
+    """What a chart is drawn on, step by step; `Chart` says what each step does."""
+
+    def band(self, points: Sequence[tuple[float, float, float]], colour: Colour) -> None:
+        """Draw a band."""
+
+    def line(self, points: Sequence[tuple[float, float]], colour: Colour) -> None:
+        """Draw a line."""
+
+    def level(self, y: float, colour: Colour = INK) -> None:
+        """Draw a line over the whole width."""
+
+    def bar(self, x: float, low: float, high: float, colour: Colour) -> None:
+        """Draw an error bar."""
+
+    def dot(
+        self, x: float, y: float, colour: Colour, *, radius: float = 3.5, filled: bool = True
+    ) -> None:
+        """Draw a dot."""
+
+    def write(self, x: float, y: float, text: str, *, right: bool = True) -> None:
+        """Write beside a place."""
 
 
 class Chart:

@@ -17,10 +17,21 @@ from skiptune.search.result import WIN, Measured
 from skiptune.search.sensitivities import LEAST_IMPORTANT, PART, Sensitivity
 from skiptune.views import numbers
 from skiptune.views.heat import spread_out
-from skiptune.views.study import confirm_text, other_text
-from skiptune.views.tables import listing, paragraph
+from skiptune.views.study import confirm_text, other_text, ranking_text
+from skiptune.views.tables import facts, listing, paragraph
 
-__all__ = ["explanation_hints", "explanation_view"]
+__all__ = [
+    "RUNG_HEADS",
+    "change_text",
+    "explanation_hints",
+    "explanation_view",
+    "how_text",
+    "rung_rows",
+    "searched_text",
+    "slice_text",
+]
+
+RUNG_HEADS = ("rung", "schedules", "scored", "better", "went on", "images", "reused")
 
 MOST_STEPS = 10  # rows of the gain over images
 CLEAR = 2.0  # standard errors from which on a change is marked
@@ -31,8 +42,7 @@ def explanation_view(found: Explanation) -> Iterator[RenderableType]:
     """Yield the parts of the page."""
     study = found.overview
     yield Text(f"{study.study}: {study.metric or 'nothing scored yet'}", style="bold")
-    yield paragraph(_searched_text(found))
-    yield paragraph(_state_text(found))
+    yield facts(_standing(found))
     yield Text("")
     yield from _rungs_view(found)
     yield from _gain_view(found)
@@ -76,34 +86,52 @@ def explanation_hints(found: Explanation, *, source: str) -> Iterator[str]:
         yield f"prove it on fresh seeds: skiptune confirm {name}"
 
 
-def _searched_text(found: Explanation) -> str:
-    setting = found.setting
-    return (
-        f"Searched: {found.space}, proposed by {found.sampler}; images by {setting['solver']}, "
-        f"{setting['steps']} steps"
-    )
+def searched_text(found: Explanation) -> str:
+    """Return what was searched, who proposed, and how images were made."""
+    return f"Searched: {found.space}, proposed by {found.sampler}; images by {_images_text(found)}"
 
 
-def _state_text(found: Explanation) -> str:
+def _standing(found: Explanation) -> Iterator[tuple[str, str]]:
+    """Yield what was searched and where it stands, each with its name."""
     study = found.overview
     states = ", ".join(f"{count} {state}" for state, count in sorted(study.states.items()))
-    text = (
-        f"So far: {study.state}; {study.evaluations} of {study.budget} schedules "
-        f"({states or 'none yet'}); {numbers.count(study.spending.images)} images in "
-        f"{numbers.duration(study.spending.seconds)} of sampling"
+    yield "searched", f"{found.space}, proposed by {found.sampler}"
+    yield "images by", _images_text(found)
+    yield "state", study.state
+    yield (
+        "schedules",
+        f"{study.evaluations} of {study.budget} ({states or 'none yet'})",
+    )
+    yield (
+        "spent",
+        f"{numbers.count(study.spending.images)} images, "
+        f"{numbers.duration(study.spending.seconds)} of sampling",
     )
     if study.baseline is not None:
         base = study.baseline
-        text += (
-            f"; untouched network {numbers.value(base.value)} "
-            f"{numbers.interval(*base.interval())} on {numbers.count(base.images)} images"
+        yield (
+            "untouched",
+            f"{numbers.value(base.value)} {numbers.interval(*base.interval())} on "
+            f"{numbers.count(base.images)} images",
         )
-    return text
+
+
+def _images_text(found: Explanation) -> str:
+    return f"{found.setting['solver']}, {found.setting['steps']} steps"
 
 
 def _rungs_view(found: Explanation) -> Iterator[RenderableType]:
     yield Text("Images per rung", style="bold")
-    rows = [
+    yield listing(RUNG_HEADS, rung_rows(found), right=RUNG_HEADS)
+    ranking = found.overview.ranking
+    if ranking is not None:
+        yield paragraph(f"The first rung {ranking_text(ranking)}")
+    yield Text("")
+
+
+def rung_rows(found: Explanation) -> list[tuple[str, ...]]:
+    """Return the cells of `RUNG_HEADS`, a row for each rung."""
+    return [
         (
             numbers.count(rung.images),
             f"{rung.entered}",
@@ -115,12 +143,6 @@ def _rungs_view(found: Explanation) -> Iterator[RenderableType]:
         )
         for rung in found.rungs
     ]
-    heads = ("rung", "schedules", "scored", "better", "went on", "images", "reused")
-    yield listing(heads, rows, right=heads)
-    ranking = found.overview.ranking
-    if ranking is not None:
-        yield paragraph(f"The first rung ranks as the highest one does by {ranking} (Spearman)")
-    yield Text("")
 
 
 def _gain_view(found: Explanation) -> Iterator[RenderableType]:
@@ -158,32 +180,36 @@ def _scales_view(found: Explanation) -> Iterator[RenderableType]:
     own = {one.name: changes.get(one.name.removeprefix("skip/")) for one in found.parameters}
     own = {name: one or changes.get(name) for name, one in own.items()}
     yield Text("What each scale does", style="bold")
-    yield paragraph(_how_text(found))
+    yield paragraph(how_text(found))
     if found.parameters:
         what = "rank" if known.how == "ranks" else f"{PART:.0%} more"
-        heads = ("parameter", "best", what, "importance", "edge")
-        rows = [
+        heads: tuple[str, ...] = ("parameter", "best", what, "importance", "edge")
+        rows: list[tuple[str, ...]] = [
             (
                 one.name,
                 f"{one.value:.3g}",
-                _change_text(own[one.name], ranks=known.how == "ranks"),
+                change_text(own[one.name], ranks=known.how == "ranks"),
                 "" if one.importance is None else f"{one.importance:.2f}",
                 _edge_text(one),
             )
             for one in found.parameters
         ]
-        yield listing(heads, rows, right=heads[1:4])
+        # A column in which nothing is known yet tells nothing.
+        told = [k for k in range(len(heads)) if k < 2 or any(row[k] for row in rows)]
+        heads, rows = tuple(heads[k] for k in told), [tuple(r[k] for k in told) for r in rows]
+        yield listing(heads, rows, right=[head for head in heads[1:] if head != "edge"])
     apart = [one for one in known.rows if one not in own.values()]
     if apart:
         what = "rank" if known.how == "ranks" else f"{PART:.0%} more"
-        cells = [(one.name, _change_text(one, ranks=known.how == "ranks")) for one in apart]
+        cells = [(one.name, change_text(one, ranks=known.how == "ranks")) for one in apart]
         yield listing(("scale", what), cells, right=(what,))
     if found.parameters and all(one.importance is None for one in found.parameters):
         yield paragraph(f"Importances are told from {LEAST_IMPORTANT} schedules on.", style="dim")
     yield Text("")
 
 
-def _how_text(found: Explanation) -> str:
+def how_text(found: Explanation) -> str:
+    """Return how the sensitivities are to be read, and where they come from."""
     known = found.sensitivities
     if known.how == "nothing":
         return f"Not known yet: {known.of}."
@@ -202,7 +228,8 @@ def _how_text(found: Explanation) -> str:
     return text
 
 
-def _change_text(one: Sensitivity | None, *, ranks: bool) -> str:
+def change_text(one: Sensitivity | None, *, ranks: bool) -> str:
+    """Return a sensitivity with its error in percent, marked where it is clear; or of ranks."""
     if one is None:
         return ""
     if ranks:
@@ -222,6 +249,12 @@ def _slice_view(found: Explanation) -> Iterator[RenderableType]:
     if not found.points:
         return
     yield Text("A slice of the landscape", style="bold")
+    yield paragraph(slice_text(found))
+    yield Text("")
+
+
+def slice_text(found: Explanation) -> str:
+    """Return what the line to the best schedule tells; there are points beside it."""
     near = sum(point.away <= NEAR for point in found.points)
     text = (
         f"Along the line from the untouched network to the best schedule: {near} of "
@@ -229,19 +262,17 @@ def _slice_view(found: Explanation) -> Iterator[RenderableType]:
     )
     prediction = found.prediction
     if prediction is None:
-        yield paragraph(f"{text} Measured points only: {found.no_prediction}.")
-        yield Text("")
-        return
+        why = f": {found.no_prediction}" if found.no_prediction else ""
+        return f"{text} Measured points only{why}."
     gain, place, error = max(
         zip(prediction.gains, prediction.places, prediction.errors, strict=True)
     )
     where = "" if found.is_inside(place) else ", beyond the range that is searched"
-    yield paragraph(
+    return (
         f"{text} A model of {prediction.schedules} schedules' features predicts its highest gain, "
         f"{numbers.percent(gain)} ± {100 * error:.1f} %, at {place:.2f} of the way{where}. On "
         f"schedules that it was made without it is wrong by {100 * prediction.left_out:.1f} %."
     )
-    yield Text("")
 
 
 def _confirms_view(found: Explanation) -> Iterator[RenderableType]:

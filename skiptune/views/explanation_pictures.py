@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from skiptune.search.explanation import Explanation
 from skiptune.search.incumbents import Step
 from skiptune.search.line_slice import ENDS, NEAR, Point
-from skiptune.views.chart import BEST, GREY, INK, PROVED, Axis, Chart, Key
+from skiptune.views.chart import BEST, GREY, INK, PROVED, Axis, Canvas, Chart, Key
 
-__all__ = ["gain_picture", "slice_picture"]
+__all__ = ["draw_gain", "draw_slice", "gain_picture", "slice_picture"]
+
+C = TypeVar("C", bound=Canvas)
 
 HALF = 1.96  # standard errors of a 95 % interval
 ROOM = 1.15  # of an axis beyond what is shown
@@ -19,7 +22,27 @@ WORST = 3.0  # losses of so many best gains are shown; what is worse lies on the
 
 
 def gain_picture(found: Explanation) -> bytes | None:
-    """Return a PNG of the gain over images: every score, the best so far, and what was confirmed.
+    """Return a PNG of the gain over images, None before a schedule is scored."""
+    chart = draw_gain(found, Chart)
+    return None if chart is None else chart.png()
+
+
+def slice_picture(found: Explanation) -> bytes | None:
+    """Return a PNG of the landscape along the line from the baseline to the best schedule.
+
+    Returns:
+        None before there is a schedule whose scales are not all 1.
+    """
+    chart = draw_slice(found, Chart)
+    return None if chart is None else chart.png()
+
+
+def draw_gain(found: Explanation, make: Callable[..., C]) -> C | None:
+    """Draw the gain over images: every score, the best so far, and what was confirmed.
+
+    Arguments:
+        found: The explanation.
+        make: A class of charts, called as `Chart` is.
 
     Returns:
         None before a schedule is scored.
@@ -32,7 +55,7 @@ def gain_picture(found: Explanation) -> bytes | None:
     tops += [end for _, ends in confirmed for end in ends]
     spent = steps[-1].spent
     width = spent * (1.08 + 0.06 * len(confirmed))
-    chart = Chart(
+    chart = make(
         Axis(0, width, "images scored in the search, the baseline's included", _thousands),
         _gain_axis([step.gain for step in steps], tops),
         title=f"{found.overview.study}: gain over images, {found.overview.metric}",
@@ -56,11 +79,13 @@ def gain_picture(found: Explanation) -> bytes | None:
         across = spent * (1.04 + 0.06 * place)
         chart.bar(across, 100 * ends[0], 100 * ends[1], PROVED)
         chart.dot(across, 100 * gain, PROVED, radius=4.5)
-    return chart.png()
+    return chart
 
 
-def slice_picture(found: Explanation) -> bytes | None:
-    """Return a PNG of the landscape along the line from the baseline to the best schedule.
+def draw_slice(found: Explanation, make: Callable[..., C]) -> C | None:
+    """Draw the landscape along the line from the baseline to the best schedule.
+
+    Arguments are those of `draw_gain`.
 
     Returns:
         None before there is a schedule whose scales are not all 1.
@@ -79,7 +104,7 @@ def slice_picture(found: Explanation) -> bytes | None:
     if prediction is not None:
         keys.insert(0, Key("predicted, 95 %", BEST, line=True))
     lowest = [*near, *(prediction.gains if prediction is not None else ())]
-    chart = Chart(
+    chart = make(
         Axis(low, high, "from the untouched network (0) to the best schedule (1), in log scale"),
         _gain_axis(lowest, tops),
         title=f"{found.overview.study}: a slice of the landscape, {found.overview.metric}",
@@ -107,7 +132,7 @@ def slice_picture(found: Explanation) -> bytes | None:
     chart.write(0.0, 0.0, "untouched")
     if best is not None:
         chart.write(best.place, 100 * best.gain, "best")
-    return chart.png()
+    return chart
 
 
 def _confirmed(found: Explanation) -> list[tuple[float, tuple[float, float]]]:

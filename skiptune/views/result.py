@@ -14,7 +14,17 @@ from skiptune.views import numbers
 from skiptune.views.scales import scale_table
 from skiptune.views.tables import listing, paragraph
 
-__all__ = ["result_view", "setting_text", "verdict_text"]
+__all__ = [
+    "SCORE_HEADS",
+    "hindsight",
+    "notes",
+    "result_view",
+    "score_rows",
+    "setting_text",
+    "verdict_text",
+]
+
+SCORE_HEADS = ("", "value [95 %]", "gain % [95 %]", "NFE", "images")
 
 
 def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[RenderableType]:
@@ -59,7 +69,13 @@ def result_view(result: Result, *, addresses: Sequence[str]) -> Iterator[Rendera
 
 
 def score_table(result: Result) -> Table:
-    """Return the rows baseline, tuned and controls with intervals and gains.
+    """Return the rows baseline, tuned and controls with intervals and gains."""
+    # Five columns have to fit into 80.
+    return listing(SCORE_HEADS, score_rows(result), right=SCORE_HEADS[3:], gap=1)
+
+
+def score_rows(result: Result) -> list[tuple[str, ...]]:
+    """Return the cells of `SCORE_HEADS` for baseline, tuned and controls.
 
     The rows of other features, parts of joint ones and a second opinion, have the value in their
     own features, and the gain on the baseline's value there.
@@ -77,12 +93,7 @@ def score_table(result: Result) -> Table:
     rows += [
         _row(c.label.partition(": ")[2] or c.label, c, result.baseline) for c in result.controls
     ]
-    return listing(
-        ("", "value [95 %]", "gain % [95 %]", "NFE", "images"),
-        rows,
-        right=("NFE", "images"),
-        gap=1,  # five columns have to fit into 80
-    )
+    return rows
 
 
 def verdict_text(result: Result) -> str:

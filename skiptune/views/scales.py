@@ -12,11 +12,21 @@ from skiptune.search.address_order import deepest_first
 from skiptune.views import numbers
 from skiptune.views.tables import listing
 
-__all__ = ["scale_table"]
+__all__ = ["scale_rows", "scale_table", "window_text"]
+
+NUMBERS = ("scale", "change from 1")  # columns that are aligned to the right
 
 
 def scale_table(schedule: Schedule, *, addresses: Sequence[str] | None = None) -> Table:
-    """Return one row per skip: address, scale, change from 1, and where it acts.
+    """Return `scale_rows` as a table; arguments are the same."""
+    columns, rows = scale_rows(schedule, addresses=addresses)
+    return listing(columns, rows, right=NUMBERS)
+
+
+def scale_rows(
+    schedule: Schedule, *, addresses: Sequence[str] | None = None
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return columns, and one row per skip: address, scale, change from 1, and where it acts.
 
     The branch of guidance has a column where the schedule acts in one alone, and so has the part
     of the block where one is scaled alone; a skip then has a row for each of its parts. Numbers
@@ -34,7 +44,13 @@ def scale_table(schedule: Schedule, *, addresses: Sequence[str] | None = None) -
         if not terms:
             rows.append((address, "1", "untouched", "everywhere", ""))
         rows += [
-            (address, f"{t.scale:.3f}", numbers.change(t.scale), _window(t.low, t.high), t.part)
+            (
+                address,
+                f"{t.scale:.3f}",
+                numbers.change(t.scale),
+                window_text(t.low, t.high),
+                t.part,
+            )
             for t in sorted(terms, key=lambda term: (PARTS.index(term.part), term.low))
         ]
     rows += [
@@ -51,10 +67,11 @@ def scale_table(schedule: Schedule, *, addresses: Sequence[str] | None = None) -
     if schedule.branches != "both":
         columns.append("branch")
         rows = [(*row, schedule.branches) for row in rows]
-    return listing(columns, rows, right=("scale", "change from 1"))
+    return columns, rows
 
 
-def _window(low: float, high: float) -> str:
+def window_text(low: float, high: float) -> str:
+    """Return at which noise levels a scale acts, e.g. ``0.3 to 12``."""
     if low <= 0 and math.isinf(high):
         return "everywhere"
     if math.isinf(high):

@@ -10,23 +10,26 @@ from rich.table import Table
 from rich.text import Text
 
 from skiptune.objectives.catalogue import PROMPT
+from skiptune.objectives.ranks import RankCorrelation
 from skiptune.search.overview import Confirmed, Leader, Other, Overview
 from skiptune.search.result import WIN
 from skiptune.storage.crews import Member
 from skiptune.views import numbers
 from skiptune.views.scales import scale_table
-from skiptune.views.tables import listing, paragraph
+from skiptune.views.tables import facts, listing, paragraph
 
 __all__ = [
     "confirm_text",
     "leaders_view",
     "other_text",
     "overview_view",
+    "ranking_text",
     "standing_line",
     "studies_table",
 ]
 
 SHOWN_WORKERS = 8
+WIDE = 66  # letters beside the names of facts in 80 columns
 
 
 def studies_table(studies: Sequence[Overview]) -> Table:
@@ -90,16 +93,14 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
             )
         )
     if study.best is not None:
-        rows.append(("best so far", f"{_evidence(study.best)} ({study.best.measured.label})"))
+        word = "confirmed" if study.best.confirmed else "not confirmed"
+        rows.append(
+            ("best so far", f"{study.best.measured.label}: {_evidence(study.best)}, {word}")
+        )
     if study.ranking is not None:
-        rows.append(("first rung", f"ranks as the highest one does by {study.ranking} (Spearman)"))
+        rows.append(("first rung", ranking_text(study.ranking)))
     rows += [(f"confirm {c.number}", confirm_text(c)) for c in study.confirms]
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    for name, words in rows:
-        table.add_row(Text(name), Text(words))
-    yield table
+    yield facts(rows)
 
 
 def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
@@ -116,9 +117,9 @@ def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
         yield paragraph(
             f"{leader.metric} {numbers.value(leader.measured.value)} "
             f"{numbers.interval(*leader.measured.interval())}, baseline "
-            f"{numbers.value(base.value)} on {numbers.count(base.images)} images; "
-            f"{_evidence(leader)}"
+            f"{numbers.value(base.value)} on {numbers.count(base.images)} images"
         )
+        yield paragraph(f"Gain in the search: {_evidence(leader)}")
         for other in leader.others:
             yield paragraph(other_text(other))
         yield Text("")
@@ -145,11 +146,7 @@ def _evidence(leader: Leader) -> str:
     ends = leader.measured.gain_interval(leader.baseline.value)
     if fraction is None or ends is None:
         return "no paired difference"
-    word = "confirmed" if leader.confirmed else "not confirmed"
-    return (
-        f"gain {numbers.gain(fraction, *ends)} on {numbers.count(leader.measured.images)} images, "
-        f"{word}"
-    )
+    return f"{numbers.gain(fraction, *ends)} on {numbers.count(leader.measured.images)} images"
 
 
 def _short_gain(leader: Leader) -> str:
@@ -171,6 +168,11 @@ def confirm_text(confirmed: Confirmed) -> str:
         f"{confirmed.verdict}: gain {numbers.gain(fraction, *ends)} "
         f"({100 * level:g} % interval) on {numbers.count(confirmed.winner.images)} images"
     )
+
+
+def ranking_text(ranking: RankCorrelation) -> str:
+    """Return how alike the first rung and the highest one order schedules."""
+    return f"ranks like the highest: Spearman {ranking}"
 
 
 def _confirmed_word(confirms: Sequence[Confirmed]) -> str:
@@ -226,11 +228,18 @@ def _crew(study: Overview) -> str:
 
 
 def _member(member: Member) -> str:
+    """Return a worker in one line, in two where the name of its host is long."""
+    does = _doing(member)
+    line = f"{member.name}: {does}"
+    return line if len(line) <= WIDE else f"{member.name}:\n  {does}"
+
+
+def _doing(member: Member) -> str:
     seen = "" if member.seen_ago is None else f", seen {numbers.duration(member.seen_ago)} ago"
     if member.rate is None or member.stored_ago is None:
-        return f"{member.name}: nothing stored yet{seen}"
+        return f"nothing stored yet{seen}"
     device = f"{member.device} ({member.gpu})" if member.gpu else member.device
     return (
-        f"{member.name}: {device + ', ' if device else ''}{member.rate:.3g} images/s,"
+        f"{device + ', ' if device else ''}{member.rate:.3g} images/s,"
         f" stored {numbers.duration(member.stored_ago)} ago{seen}"
     )

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["listing", "paragraph"]
+__all__ = ["facts", "listing", "paragraph"]
 
 
 def listing(
@@ -43,6 +43,20 @@ def listing(
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return names and what is to be said of each, one below the other.
+
+    Arguments:
+        rows: A name, and words that may hold several lines.
+    """
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, words in rows:
+        table.add_row(Text(name), Text(words))
     return table
 
 

@@ -103,6 +103,23 @@ def test_what_the_search_may_still_spend(database: Database) -> None:
     assert re.search(r"left to spend +19,500 images, 59 min 00 s of sampling", page(found))
 
 
+def test_rounds_of_a_confirm_rank_nothing_of_the_search(database: Database) -> None:
+    for number, scale in enumerate((1.1, 1.2, 1.3)):
+        made = enter(database, scale)
+        ledger.promote(database, made.id, 2000)
+        for level in (0, 1):
+            score(database, made, -0.1 * (number + 1), level=level)
+    found = overview(database, "s").ranking
+    assert found is not None and found.pairs == 3 and found.value == pytest.approx(1)
+    for number, scale in enumerate((1.4, 1.5, 1.6)):
+        made = enter(database, scale, kind="confirm", label=f"candidate {number}",
+                     block="confirm-1/A", first_seed=2_100_000)  # fmt: skip
+        ledger.promote(database, made.id, 2000)
+        for level in (0, 1):
+            score(database, made, 0.1 * (-1) ** level * (number + 1), level=level)
+    assert overview(database, "s").ranking == found
+
+
 def test_who_works_on_it(database: Database) -> None:
     study = ledger.require_study(database, "s")
     assert re.search("workers now +none", page(overview(database, "s")))

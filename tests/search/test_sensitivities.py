@@ -28,6 +28,12 @@ def test_slopes_become_changes_of_a_tenth_more() -> None:
     # Of the mean of two: half of the difference.
     assert first.error == pytest.approx(1 * math.log(1.1) / 10)
     assert second.name == "y"
+    cells = found.by_level
+    assert cells is not None and cells.levels == (80.0, 1.0)
+    assert [sum(row) for row in cells.changes] == pytest.approx([first.change, second.change])
+    # Level by level 1 and 2, and 2 and 3.
+    assert cells.changes[0][1] == pytest.approx(2.5 * math.log(1.1) / 10)
+    assert cells.errors[0][1] == pytest.approx(0.5 * math.log(1.1) / 10)
     assert second.change == pytest.approx(-2 * math.log(1.1) / 10)
     assert "2 blocks" in found.of
 

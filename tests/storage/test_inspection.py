@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import update
 
 from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database
 from skiptune.storage.inspection import (
+    DeviceWork,
     StoredArray,
     abandoned,
     chunk_formats,
+    devices_used,
     poisoned_chunks,
     sampled_arrays,
     versions_used,
@@ -92,3 +96,28 @@ def test_versions_and_formats(database: Database, study: ledger.Study, add: Add)
     with database.write() as session:
         session.execute(update(ChunkRow).where(ChunkRow.state == "open").values(format=2))
     assert chunk_formats(database, study.id) == {1: 3, 2: 1}
+
+
+def test_what_each_device_has_done(database: Database, study: ledger.Study, add: Add) -> None:
+    add(1.0, images=1250)
+    told: list[dict[str, Any] | None] = [
+        {"device": "cuda:0", "gpu": "H200", "torch": "2.5"},
+        {"device": "cuda:1", "gpu": "H200", "torch": "2.6"},
+        {"device": "cpu"},
+        None,
+    ]
+    for number, facts in enumerate(told):
+        held = claim(database, study.id, "a", 60.0)
+        seconds = 1.0 + number
+        leases.commit_chunk(
+            database, held, array=f"{number:064x}", seconds=seconds, nfe=6.0, provenance=facts
+        )
+    assert devices_used(database, study.id) == (
+        DeviceWork("", 250, 4.0, is_gpu=False),
+        DeviceWork("H200", 500, 3.0, is_gpu=True),
+        DeviceWork("cpu", 250, 3.0, is_gpu=False),
+    )
+    # A study that takes them over has paid for none.
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+    add(1.0, images=1000, study_id=other.id)
+    assert devices_used(database, other.id) == ()

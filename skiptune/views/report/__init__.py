@@ -1,1 +1,1 @@
-"""A report of a study that one can send: one file that needs no network."""
+"""A report of a study: one HTML file that can be sent, or Markdown."""

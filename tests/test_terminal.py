@@ -1,0 +1,141 @@
+"""What `best`, `explain` and `status` look like in 80 columns, piped, and without colour."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torch import nn
+
+from skiptune.commands.output import print_hints
+from skiptune.search.course import whole_study
+from skiptune.search.study import open_study
+from skiptune.search.tune import run
+from skiptune.search.worker import Limits, Worker
+from tests.search import made_up
+
+WORDS = (("best", "tiny", "--top", "3"), ("explain", "tiny", "--no-model"), ("status", "tiny"),
+         ("status",))  # fmt: skip
+STATES = ("searching", "not confirmed", "finished")
+
+
+@pytest.fixture(params=STATES)
+def url(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_study: ModuleType,
+    tiny_network: nn.Module,
+    write_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """The database of a study at one time of its life; many of its scales touch their ends."""
+    made_up.replace(monkeypatch.setattr)
+    write_checkpoint(tiny_network, tmp_path / "tiny.safetensors")
+    made_up.write_reference(tmp_path, tiny_study)
+    controls = ["epsilon scale", "grid exponent"] if request.param == "finished" else False
+    spec = tiny_study.spec(
+        tmp_path, search__rungs=[250, 500], search__sampler="random", search__evaluations=4,
+        search__promote=1.0, space__intervals=3, space__low=0.99, space__high=1.3,
+        confirm__controls=controls,
+    )  # fmt: skip
+    database = f"sqlite:///{tmp_path / 'tiny.db'}"
+    study = open_study(spec, storage=database)
+    if request.param == "finished":
+        run(study)
+    else:
+        images = 1250 if request.param == "searching" else 2500
+        Worker(study, whole_study(study), limits=Limits(images=images)).run()
+    study.database.close()
+    return database
+
+
+def test_every_line_fits_and_none_ends_in_blanks(
+    command: Callable[..., Any], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in ("", "80"):
+        if columns:
+            monkeypatch.setenv("COLUMNS", columns)
+        for words in WORDS:
+            done = command(*words, "--storage", url)
+            assert done.code == 0, done.err
+            lines = done.out.splitlines()
+            assert lines
+            assert [line for line in lines if len(line) > 80] == []
+            assert [line for line in lines if line != line.rstrip()] == []
+            assert "\x1b" not in done.out
+
+
+def seen(words: tuple[str, ...], url: str, folder: Path, **environment: str) -> str:
+    """Return what a command writes to a terminal of 80 columns."""
+    leader, follower = pty.openpty()
+    names = {"NO_COLOR", "COLUMNS", "FORCE_COLOR", "TERM"}
+    bare = {key: value for key, value in os.environ.items() if key not in names}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skiptune", *words, "--storage", url],
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env={**bare, "TERM": "xterm-256color", "COLUMNS": "80", **environment},
+    )
+    os.close(follower)
+    parts: list[bytes] = []
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(leader)
+    assert process.wait(timeout=120) == 0
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize("url", ["finished"], indirect=True)
+def test_a_terminal_without_colour_shows_the_same_words(
+    command: Callable[..., Any], url: str, tmp_path: Path
+) -> None:
+    for words in WORDS:
+        piped = command(*words, "--storage", url).out
+        plain = seen(words, url, tmp_path, NO_COLOR="1")
+        # Bold is no colour: https://no-color.org
+        for code in ("\x1b[1m", "\x1b[2m", "\x1b[0m"):
+            plain = plain.replace(code, "")
+        assert "\x1b" not in plain
+        shown = [line.rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
+        assert shown == piped.splitlines()
+
+
+def test_hints_fit_and_their_commands_can_be_pasted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    options = "-s study=fashion-wider -s space.low=0.47 -s space.high=2.1 -s search.evaluations=40"
+    path = "/".join(["folder"] * 15)
+    print_hints(
+        [
+            "short: skiptune status fashion",
+            f"a better one may lie beyond the range of three: skiptune tune fashion {options}",
+            f"what cannot be broken stays: skiptune tune {path}/study.yaml",
+        ]
+    )
+    out = capsys.readouterr().out
+    assert out.startswith("\nhint: short: skiptune status fashion\n")
+    lines = out.splitlines()
+    assert lines[-1] == f"hint: what cannot be broken stays: skiptune tune {path}/study.yaml"
+    assert max(map(len, lines[:-1])) <= 80
+    command = out[out.index("three:\n") + len("three:\n") : out.rindex("\nhint: ")]
+    # A shell joins lines at a backslash.
+    assert shlex.split(command.replace("\\\n", "")) == [
+        "skiptune", "tune", "fashion", *options.split(),
+    ]  # fmt: skip
