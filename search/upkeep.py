@@ -17,6 +17,7 @@ from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore, StoredFile
 from skiptune.storage.database import Database
 from skiptune.storage.markers import marked
+from skiptune.storage.pictures import PNG
 from skiptune.storage.records import Turn
 from skiptune.storage.turns import end_turn, renew_turn, take_turn
 
@@ -61,10 +62,12 @@ def delete(database: Database, name: str, *, store: ArrayStore | None) -> int:
     """
     study = ledger.require_study(database, name)
     arrays = ledger.delete_study(database, study.id)
+    pictures = ledger.drop_pictures(database)
     delete_optuna_studies(database, board_names(study))
     if store is None or _is_shared(database, store):
         return 0
-    return sum(store.remove(array) for array in arrays)
+    removed = sum(store.remove(array) for array in arrays)
+    return removed + sum(store.remove(picture, suffix=PNG) for picture in pictures)
 
 
 def project(database: Database, name: str, *, rebuild: bool = False) -> None:
@@ -124,6 +127,9 @@ def collect(
         )
     chunks, images = ledger.droppable_arrays(database) if drop else (0, 0)
     dropped = set(ledger.drop_arrays(database)) if drop and not dry_run else set()
+    if not dry_run:
+        # Of studies whose deletion was cut short; their files go as all do that no row names.
+        ledger.drop_pictures(database)
     named = ledger.named_files(database)
     # What a worker has stored and could not deliver yet.
     pending = {str(note.get("values", {}).get("array")) for _, note in store.notes(PENDING)}

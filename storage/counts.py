@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from sqlalchemy import func, select
@@ -16,9 +17,17 @@ from skiptune.storage.records import (
     Progress,
     Spending,
 )
+from skiptune.storage.rows import same_images
 from skiptune.storage.tables import ChunkRow, EvaluationRow, clock
 
-__all__ = ["count_evaluations", "foreign_formats", "images_wanted", "progress", "spending"]
+__all__ = [
+    "count_evaluations",
+    "foreign_formats",
+    "images_wanted",
+    "network_images",
+    "progress",
+    "spending",
+]
 
 
 def count_evaluations(database: Database, study_id: str, *, kind: Kind, block: str) -> int:
@@ -42,6 +51,29 @@ def images_wanted(database: Database, study_id: str, *, block: str) -> tuple[int
     with database.read() as session:
         wanted, stored = session.execute(query).one()
     return int(wanted), int(stored)
+
+
+def network_images(database: Database, evaluations: Sequence[str]) -> dict[str, float]:
+    """Return the images through the network per image made, by evaluation.
+
+    Arguments:
+        database: Where they live.
+        evaluations: Their identities; those whose first chunk is not done are absent.
+    """
+    found: dict[str, float] = {}
+    with database.read() as session:
+        for first in range(0, len(evaluations), 1000):
+            query = (
+                select(EvaluationRow.id, ChunkRow.nfe)
+                .join(ChunkRow, same_images())
+                .where(
+                    EvaluationRow.id.in_(evaluations[first : first + 1000]),
+                    ChunkRow.first_seed == EvaluationRow.first_seed,
+                    ChunkRow.nfe.is_not(None),
+                )
+            )
+            found.update((key, float(nfe or 0.0)) for key, nfe in session.execute(query))
+    return found
 
 
 def foreign_formats(database: Database, study_id: str) -> tuple[int, ...]:
