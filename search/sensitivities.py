@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LEAST_IMPORTANT",
     "PART",
+    "ByLevel",
     "Sensitivities",
     "Sensitivity",
     "from_scores",
@@ -69,6 +70,21 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class ByLevel:
+    """What each skip's scale does at each noise level alone, as `Sensitivity` counts it.
+
+    Arguments:
+        levels: The noise levels at which the network is evaluated, decreasing.
+        changes: By skip, deepest first, and level.
+        errors: Their standard errors.
+    """
+
+    levels: tuple[float, ...]
+    changes: tuple[tuple[float, ...], ...]
+    errors: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Sensitivities:
     """What all scales do, in their order.
 
@@ -76,11 +92,13 @@ class Sensitivities:
         how: ``slopes``, ``regression``, ``ranks``, or ``nothing``: too little is known.
         of: What it was learnt from, in words.
         rows: One per skip or parameter, deepest first.
+        by_level: Of slopes, for the first rows, which are the skips: level by level.
     """
 
     how: How
     of: str
     rows: tuple[Sensitivity, ...] = ()
+    by_level: ByLevel | None = None
 
 
 def from_slopes(
@@ -115,7 +133,14 @@ def from_slopes(
             for place in range(len(bounds))
             for name, value, error in zip(names, values[:, place], errors[:, place], strict=True)
         )
-    return Sensitivities("slopes", f"slopes of {of}, {len(slopes.blocks)} blocks of seeds", rows)
+    changes, deviations = (part * times for part in slopes.map)
+    by_level = ByLevel(
+        slopes.levels,
+        tuple(tuple(row) for row in changes.tolist()),
+        tuple(tuple(row) for row in deviations.tolist()),
+    )
+    said = f"slopes of {of}, {len(slopes.blocks)} blocks of seeds"
+    return Sensitivities("slopes", said, rows, by_level)
 
 
 def from_scores(logs: Array, gains: Array, names: Sequence[str]) -> Sensitivities:

@@ -70,19 +70,25 @@ def delete(database: Database, name: str, *, store: ArrayStore | None) -> int:
     return removed + sum(store.remove(picture, suffix=PNG) for picture in pictures)
 
 
-def project(database: Database, name: str, *, rebuild: bool = False) -> None:
+def project(database: Database, name: str, *, rebuild: bool = False, patient: bool = True) -> bool:
     """Bring Optuna's studies of a study up to date with our rows.
 
     Arguments:
         database: Where both live.
         name: The study's name.
         rebuild: Delete them and make them anew.
+        patient: Wait for a worker that asks or tells at this moment; else leave it to him.
+
+    Returns:
+        Whether it was done.
 
     Raises:
         StorageError: There is no such study, or a worker has its turn for too long.
     """
     study = ledger.require_study(database, name)
-    turn = _turn(database, study.id, name)
+    turn = _turn(database, study.id, name) if patient else _turn_now(database, study.id)
+    if turn is None:
+        return False
     keep = partial(renew_turn, database, turn, seconds=TURN_SECONDS)
     try:
         board = Board(database, study)
@@ -101,6 +107,7 @@ def project(database: Database, name: str, *, rebuild: bool = False) -> None:
                 )
     finally:
         end_turn(database, turn)
+    return True
 
 
 def collect(
@@ -161,13 +168,17 @@ def _is_shared(database: Database, store: ArrayStore) -> bool:
     return bool(set(marked(store)) - {ledger.database_id(database)})
 
 
+def _turn_now(database: Database, study_id: str) -> Turn | None:
+    break_dead_leases(database, study_id)
+    return take_turn(
+        database, study_id, task="propose", worker=worker_name(), seconds=TURN_SECONDS
+    )
+
+
 def _turn(database: Database, study_id: str, name: str) -> Turn:
     """Return the study's turn, waiting for a worker that has it."""
     for _ in range(120):
-        break_dead_leases(database, study_id)
-        turn = take_turn(
-            database, study_id, task="propose", worker=worker_name(), seconds=TURN_SECONDS
-        )
+        turn = _turn_now(database, study_id)
         if turn is not None:
             return turn
         time.sleep(0.5)
