@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 
 from skiptune.errors import StorageError
+from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.explanation import explain
 from skiptune.search.overview import leaders, overview
@@ -465,15 +467,22 @@ def test_many_schedules_stay_small(tiny: Tiny, quick: None) -> None:
     assert all(len(json.dumps(t.user_attrs)) < 1000 for t in trials)
 
 
-def test_several_objectives_have_a_front(
-    tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_objectives_have_a_front(tiny: Tiny, quick: None, tiny_study: ModuleType) -> None:
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((1000, tiny_study.FEATURES)) + made_up.SHIFT
+    reference = reference_of(
+        features.astype(np.float32),
+        extractor=tiny_study._factory(weights=None, sha256=None),
+        name="made up",
+        keep=1000,
+    )
+    save_reference(tiny.folder / "reference.npz", reference)
     study = finished(
         tiny,
         search__rungs=[1000],
         search__evaluations=8,
         confirm__images=1000,
-        objective__metric=["fd", "kid"],
+        objective__metric=["fd", "maximize recall"],
     )
     shown(study)
     best = leaders(study.database, NAME, MOST_POINTS)
