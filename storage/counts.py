@@ -26,6 +26,7 @@ __all__ = [
     "images_wanted",
     "network_images",
     "progress",
+    "reused_chunks",
     "spending",
 ]
 
@@ -51,6 +52,38 @@ def images_wanted(database: Database, study_id: str, *, block: str) -> tuple[int
     with database.read() as session:
         wanted, stored = session.execute(query).one()
     return int(wanted), int(stored)
+
+
+def reused_chunks(database: Database, study_id: str, *, block: str) -> dict[str, list[int]]:
+    """Return which stored chunks of a study's proposals another study has paid for.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        block: Block of seeds of the proposals.
+
+    Returns:
+        By evaluation, where there are any: images of it before each such chunk, increasing.
+        Chunks that no rung of it asks for yet are among them.
+    """
+    query = (
+        select(EvaluationRow.id, ChunkRow.first_seed - EvaluationRow.first_seed)
+        .join(ChunkRow, same_images())
+        .where(
+            EvaluationRow.study_id == study_id,
+            EvaluationRow.kind == "proposal",
+            EvaluationRow.block == block,
+            ChunkRow.study_id.is_not(None),
+            ChunkRow.study_id != study_id,
+            ChunkRow.state.in_(("done", "dropped")),
+        )
+        .order_by(ChunkRow.first_seed)
+    )
+    found: dict[str, list[int]] = {}
+    with database.read() as session:
+        for key, before in session.execute(query):
+            found.setdefault(key, []).append(int(before))
+    return found
 
 
 def network_images(database: Database, evaluations: Sequence[str]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from skiptune.storage.counts import (
     images_wanted,
     network_images,
     progress,
+    reused_chunks,
     spending,
 )
 from skiptune.storage.evaluations import (
@@ -131,6 +132,7 @@ __all__ = [
     "reopen_chunks",
     "require_study",
     "retry_failed",
+    "reused_chunks",
     "rungs",
     "scored_count",
     "scores",
