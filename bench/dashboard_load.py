@@ -13,6 +13,7 @@ a picture that each trial has. Measured are
   ours: the note, the figures, the trials' attributes.
 
 Prints one table, writes `bench/results/dashboard_load.json`, and exits 1 when a bound is missed.
+Bounds of seconds are of processor time, which does not tell how busy the machine was.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ from skiptune.views.dashboard.content import refresh
 
 __all__ = ["main", "measure"]
 
+CLOCKS = ("wall", "cpu")
 UNCHANGED = 0.1  # seconds of a refresh when nothing has changed
-CHANGED = 10.0  # seconds of one that makes all anew
+CHANGED = 5.0  # seconds of one that makes all anew
 RATIO = 0.5  # an answer over the cached storage : over the bare one
 OURS = 100_000  # bytes of the note and the figures in an answer
 PER_TRIAL = 1_500  # bytes of a trial's attributes in it
@@ -79,24 +81,30 @@ def main() -> int:
     settings = {key: getattr(options, key) for key in ("evaluations", "parameters", "repeats")}
     found = measure(**settings)
     answer, took = found["bytes"], found["refresh"]
-    unchanged = statistics.median(took["unchanged"])
+    seconds = {
+        what: {clock: statistics.median(one[clock] for one in times) for clock in CLOCKS}
+        for what, times in took.items()
+    }
     print(f"{options.evaluations} evaluations of {options.parameters} scales")
     print_table(
-        ("", "median"),
+        ("median", *CLOCKS),
         [
-            ("refresh, first, s", f"{took['first']:.2f}"),
-            ("refresh, one more score, s", f"{took['changed']:.2f}"),
-            ("refresh, nothing changed, s", f"{unchanged:.4f}"),
-            *((f"answer, {name}, s", str(Spread.of(w))) for name, w in found["wall"].items()),
-            *((f"bytes, {name}", f"{count:,}") for name, count in answer.items()),
+            *(
+                (f"refresh, {what}, s", *(f"{times[clock]:.4f}" for clock in CLOCKS))
+                for what, times in seconds.items()
+            ),
+            *(
+                (f"answer, {name} storage, s", *(str(Spread.of(found[c][name])) for c in CLOCKS))
+                for name in found["wall"]
+            ),
+            *((f"bytes, {name}", f"{count:,}", "") for name, count in answer.items()),
         ],
     )
+    anew = max(seconds["first"]["cpu"], seconds["one more score"]["cpu"])
     bounds = [
-        Bound("refresh when nothing has changed, s", unchanged, UNCHANGED),
-        Bound("refresh that makes all anew, s", max(took["first"], took["changed"]), CHANGED),
-        Bound(
-            "answer, cached : bare storage, processor time", found["ratio"]["cpu"]["median"], RATIO
-        ),
+        Bound("refresh, nothing changed, processor s", seconds["unchanged"]["cpu"], UNCHANGED),
+        Bound("refresh that makes all anew, processor s", anew, CHANGED),
+        Bound("answer, cached : bare, processor time", found["ratio"]["cpu"]["median"], RATIO),
         Bound("bytes of note and figures", answer["note"] + answer["figures"], OURS),
         Bound("bytes of a trial's attributes", answer["largest attributes"], PER_TRIAL),
     ]
@@ -117,17 +125,19 @@ def measure(*, evaluations: int, parameters: int, repeats: int) -> dict[str, Any
             study = simulated_study(database, parameters=parameters)
             write_history(study, evaluations=evaluations)
             _write_pictures(study, store)
-            took = {"first": _seconds(lambda: refresh(database, store, NAME))}
+            took = {"first": [_seconds(lambda: refresh(database, store, NAME))]}
             _one_more(study)
-            took["changed"] = _seconds(lambda: refresh(database, store, NAME))
-            unchanged = [_seconds(lambda: refresh(database, store, NAME)) for _ in range(repeats)]
-            return {"refresh": {**took, "unchanged": unchanged}, **_answers(database, repeats)}
+            took["one more score"] = [_seconds(lambda: refresh(database, store, NAME))]
+            took["unchanged"] = [
+                _seconds(lambda: refresh(database, store, NAME)) for _ in range(repeats)
+            ]
+            return {"refresh": took, **_answers(database, repeats)}
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _seconds(call: Callable[[], object]) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - began
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
 def _answers(database: Database, repeats: int) -> dict[str, Any]:

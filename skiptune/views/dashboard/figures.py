@@ -7,12 +7,13 @@ all of them at every poll.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from skiptune.sampling.schedule import Schedule
+from skiptune.sampling.schedule import Schedule, place_name
 from skiptune.search.address_order import deepest_first
 from skiptune.search.explanation import Explanation
 from skiptune.search.line_slice import NEAR
@@ -34,7 +35,11 @@ MOST_SKIPS: Final = 64  # rows of it, and places of a profile
 BEST_FEW: Final = 5  # schedules whose gain is shown over images
 HALF: Final = 1.96  # standard errors of a 95 % interval
 
+MOST_WINDOWS: Final = 4  # noise intervals that have lines of their own
+EVERYWHERE: Final = (0.0, math.inf)
+
 BEST, GREY, INK, PROVED = "#285aaa", "#9a9a9a", "#282828", "#1e823c"
+SHADES: Final = (BEST, "#c8641e", "#1e8296", "#8c3c96")  # of the best, the noisiest first
 
 
 def figures(
@@ -61,12 +66,17 @@ def _profile(leaders: Sequence[Leader], addresses: Sequence[str]) -> go.Figure |
     """Scale over depth: the best schedule, those behind it, and the untouched network."""
     if not leaders:
         return None
-    scaled = {name for one in leaders for name, _, _ in _places(one.schedule)}
-    names = [*addresses, *deepest_first(scaled - set(addresses))][:MOST_SKIPS]
+    scaled = {place for one in leaders for place, _ in _scales(one.schedule)}
+    touched = {address for one in leaders for address in one.schedule.addresses}
+    places = list(addresses)
+    if not scaled <= {*addresses}:
+        places = deepest_first(scaled | ({*addresses} - touched))
+    places = places[:MOST_SKIPS]
+    spots = list(range(len(places)))
     traces = [
         go.Scatter(
-            x=names,
-            y=[1.0] * len(names),
+            x=spots,
+            y=[1.0] * len(spots),
             mode="lines",
             line={"color": INK, "dash": "dash", "width": 1},
             name="untouched",
@@ -74,47 +84,73 @@ def _profile(leaders: Sequence[Leader], addresses: Sequence[str]) -> go.Figure |
         )
     ]
     for rank in reversed(range(len(leaders))):
-        one = leaders[rank]
-        places = [place for place in _filled(one.schedule, addresses) if place[0] in names]
-        places.sort(key=lambda place: names.index(place[0]))
-        best = rank == 0
-        traces.append(
-            go.Scatter(
-                x=[name for name, _, _ in places],
-                y=[_short(scale) for _, scale, _ in places],
-                text=[window for _, _, window in places],
-                mode="lines+markers",
-                line={"color": BEST if best else GREY, "width": 3 if best else 1},
-                marker={"size": 7 if best else 4},
-                opacity=1.0 if best else 0.5,
-                name=f"best: {one.measured.label}" if best else one.measured.label,
-                legendrank=rank,
-            )
-        )
+        traces += _profile_lines(leaders[rank], rank, places)
     return _figure(
         traces,
         title=f"Scales over depth, the best {len(leaders)}",
-        x={"title": "skip, deepest first", "categoryarray": names, "categoryorder": "array"},
+        x={"title": "skip, deepest first", "tickvals": spots, "ticktext": places},
         y={"title": "scale"},
     )
 
 
-def _places(schedule: Schedule) -> list[tuple[str, float, str]]:
-    """Return what is scaled, by how much, and at which noise levels."""
-    found = []
-    for term in schedule.terms:
-        name = term.address if term.part == "both" else f"{term.address} ({term.part})"
-        everywhere = term.low <= 0 and term.high == float("inf")
-        where = "everywhere" if everywhere else f"sigma {term.low:.3g} to {term.high:.3g}"
-        found.append((name, term.scale, where))
-    return found
+def _profile_lines(leader: Leader, rank: int, places: Sequence[str]) -> list[go.Scatter]:
+    """Return a line for each noise interval; where these are many, points alone."""
+    scales = _scales(leader.schedule)
+    windows = sorted({window for _, window in scales}, reverse=True) or [EVERYWHERE]
+    label = f"best: {leader.measured.label}" if rank == 0 else leader.measured.label
+    look: dict[str, Any] = {
+        "line": {"color": GREY, "width": 1},
+        "marker": {"size": 4, "color": GREY},
+        "opacity": 0.5,
+        "legendgroup": label,
+        "legendrank": rank,
+    }
+    if len(windows) > MOST_WINDOWS:
+        found = [(places.index(at), scale) for (at, _), scale in scales.items() if at in places]
+        colour = BEST if rank == 0 else GREY
+        return [
+            go.Scatter(
+                x=[spot for spot, _ in found],
+                y=[_short(scale) for _, scale in found],
+                mode="markers",
+                **{**look, "marker": {"size": 6, "color": colour}, "opacity": 1.0},
+                name=f"{label}, in {len(windows)} noise intervals",
+            )
+        ]
+    lines = []
+    for place, window in enumerate(windows):
+        own = dict(look)
+        if rank == 0:
+            colour = SHADES[place]
+            own |= {"line": {"color": colour, "width": 3}, "opacity": 1.0}
+            own["marker"] = {"size": 7, "color": colour}
+        name = label if window == EVERYWHERE else f"{label}, sigma {_interval(window)}"
+        lines.append(
+            go.Scatter(
+                x=list(range(len(places))),
+                y=[_short(scales.get((at, window), 1.0)) for at in places],
+                mode="lines+markers",
+                **own,
+                name=name,
+                showlegend=rank == 0 or place == 0,
+            )
+        )
+    return lines
 
 
-def _filled(schedule: Schedule, addresses: Sequence[str]) -> list[tuple[str, float, str]]:
-    """Return the places of a schedule, and 1 for each skip that it does not touch."""
-    touched = set(schedule.addresses)
-    rest = [(name, 1.0, "untouched") for name in addresses if name not in touched]
-    return [*_places(schedule), *rest]
+def _scales(schedule: Schedule) -> dict[tuple[str, tuple[float, float]], float]:
+    """Return what a schedule multiplies by, by place and noise interval."""
+    return {
+        (place_name(term.address, term.part), (term.low, term.high)): term.scale
+        for term in schedule.terms
+    }
+
+
+def _interval(window: tuple[float, float]) -> str:
+    low, high = window
+    if math.isinf(high):
+        return f"{low:.3g} and above"
+    return f"below {high:.3g}" if low <= 0 else f"{low:.3g} to {high:.3g}"
 
 
 def _gain(found: Explanation, leaders: Sequence[Leader]) -> go.Figure | None:

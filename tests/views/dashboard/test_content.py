@@ -169,8 +169,10 @@ def test_plotted_numbers_are_those_of_the_tables(tiny: Tiny, quick: None) -> Non
         label = one.measured.label
         line = trace(profile, f"best: {label}" if one is best[0] else label)
         scales = {term.address: term.scale for term in one.schedule.terms}
-        assert line["x"] == study.row.board["skips"]
-        assert line["y"] == pytest.approx([scales.get(x, 1.0) for x in line["x"]], rel=1e-5)
+        skips = profile["layout"]["xaxis"]["ticktext"]
+        assert skips == study.row.board["skips"]
+        assert line["x"] == profile["layout"]["xaxis"]["tickvals"] == list(range(len(skips)))
+        assert line["y"] == pytest.approx([scales.get(skip, 1.0) for skip in skips], rel=1e-5)
 
     gain = drawn[f"{PREFIX}gain"]
     leading = trace(gain, "best: ")
