@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,20 +13,19 @@ import numpy as np
 import optuna
 import pytest
 import sqlalchemy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from optuna_dashboard import get_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 
 from skiptune.errors import StorageError
 from skiptune.objectives.reference import reference_of, save_reference
-from skiptune.sampling.schedule import Schedule
 from skiptune.search.explanation import explain
 from skiptune.search.overview import leaders, overview
 from skiptune.search.projection import SCHEDULE, Board, board_names
 from skiptune.search.proposals import propose
-from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
-from skiptune.search.upkeep import delete, project
+from skiptune.search.study import SEARCH, OpenStudy
+from skiptune.search.upkeep import delete
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
 from skiptune.storage.database import Database
@@ -43,40 +41,15 @@ from skiptune.views.dashboard.figures import MOST_POINTS, PREFIX
 from skiptune.views.dashboard.note import MOST_CHARACTERS
 from tests.search import made_up
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member, empty_database, tiny
+from tests.search.pictured import NAME, finished, quick, theirs
 
-__all__ = ["empty_database", "tiny"]
+__all__ = ["empty_database", "quick", "tiny"]
 
-NAME = "tiny"
 ALL_FIGURES = {f"{PREFIX}{name}" for name in ("profile", "gain", "slice", "sensitivity")}
-
-
-def with_images(study: OpenStudy, schedule: Schedule, *rest: Any, **named: Any) -> Any:
-    """Made-up features, and images whose grey is that of the schedule."""
-    made = made_up.sampled(study, schedule, *rest, **named)
-    if rest[1][0] != SEARCH_SEED:
-        return made
-    grey = int(schedule.digest[:2], 16)
-    return replace(made, images=np.full((16, 3, 8, 8), grey, dtype=np.uint8))
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    made_up.replace(monkeypatch.setattr, with_images)
-    monkeypatch.setattr("skiptune.search.worker.POLL_SECONDS", (0.01, 0.05))
-
-
-def finished(tiny: Tiny, **changes: Any) -> OpenStudy:
-    study = tiny.open(**changes)
-    assert crew_member(study, "a", limits=UNTIL_DONE).run() == "complete"
-    return study
 
 
 def shown(study: OpenStudy) -> None:
     refresh(study.database, study.arrays, study.row.name)
-
-
-def theirs(study: OpenStudy, name: str = NAME) -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=optuna_storage(study.database))
 
 
 def said(study: OpenStudy) -> dict[str, dict[str, Any]]:
@@ -95,9 +68,11 @@ def trace(figure: Any, name: str) -> Any:
     return next(one for one in figure["data"] if one.get("name", "").startswith(name))
 
 
-def artifacts(study: OpenStudy, trial: FrozenTrial, name: str = NAME) -> list[Any]:
+def pictures(study: OpenStudy, trial: FrozenTrial, name: str = NAME) -> dict[str, str]:
+    """What the dashboard shows at a trial: digests of PNGs by file name."""
     found = list_trial_artifacts(said(study)[name], trial.system_attrs, trial)
-    return [(one["artifact_id"], one["filename"], one["mimetype"]) for one in found]
+    assert {one["mimetype"] for one in found} == {"image/png"}
+    return {one["filename"]: one["artifact_id"] for one in found}
 
 
 @contextmanager
@@ -213,65 +188,36 @@ def test_plotted_numbers_are_those_of_the_tables(tiny: Tiny, quick: None) -> Non
         assert value == pytest.approx(unit * rows[name].change, rel=1e-5)
 
 
-def test_trials_speak_for_themselves(tiny: Tiny, quick: None) -> None:
-    study = finished(tiny)
-    full = ledger.baseline_score(study.database, study.id)
-    assert full is not None
-    scores = {(s.evaluation_id, s.level): s for s in ledger.scores(study.database, study.id)}
-    proposals = {
-        e.schedule: e for e in ledger.evaluations(study.database, study.id, kind="proposal")
-    }
-    for level, name in enumerate((NAME, f"{NAME}/500")):
-        trials = theirs(study, name).trials
-        assert theirs(study, name).metric_names == ["FD(pooled-pixels)"]
-        for trial in trials:
-            attributes = trial.user_attrs
-            assert attributes["NFE"] == made_up.NFE
-            assert attributes["feasible"] == "yes"
-            if attributes["kind"] == "baseline":
-                assert attributes["verdict"] == "baseline"
-                continue
-            score = scores[proposals[attributes[SCHEDULE]].id, level]
-            assert attributes["rung"] == level + 1
-            assert attributes["images"] == score.images
-            assert score.difference is not None and score.difference_error is not None
-            assert attributes["gain %"] == -100 * score.difference / full[1].value
-            clear = abs(score.difference) > 1.96 * score.difference_error
-            words = "better in the search, not confirmed" if score.difference < 0 else "worse"
-            assert attributes["verdict"] == (
-                words if clear else "not told apart from the baseline"
-            )
-
-
-def test_each_trial_has_the_picture_that_its_worker_kept(tiny: Tiny, quick: None) -> None:
+def test_the_best_trial_has_the_pair_beside_its_own_picture(tiny: Tiny, quick: None) -> None:
     study = finished(tiny)
     shown(study)
     best = leaders(study.database, NAME, 1)[0].schedule.digest
-    pairs = []
-    for name in (NAME, f"{NAME}/500", f"{NAME}/confirmed"):
+    paired = {}
+    for name in board_names(study.row):
         for trial in theirs(study, name).trials:
-            found = artifacts(study, trial, name)
-            digests = [one[0] for one in found if one[1] == "images.png"]
-            assert len(digests) == 1
-            assert found[0][2] == "image/png"
-            data = study.arrays.read_bytes(digests[0], ".png")
-            assert trial.user_attrs[SCHEDULE].encode() in data
-            if len(found) == 2:
-                pairs.append((name, trial.user_attrs[SCHEDULE], trial.user_attrs["kind"]))
-    assert pairs == [(NAME, best, "proposal")]
-    # A study that shares the evaluations shows the same files, though it samples nothing.
-    stored = {file.digest for file in study.arrays.files() if file.suffix == ".png"}
-    other = finished(tiny, study="other")
-    pictures = {
-        one[0]
-        for trial in theirs(other, "other").trials
-        for one in list_trial_artifacts({}, trial.system_attrs, trial) and artifacts_of(trial)
-    }
-    assert pictures <= stored
+            found = pictures(study, trial, name)
+            own = study.arrays.read_bytes(found.pop("images.png"), ".png")
+            assert trial.user_attrs[SCHEDULE].encode() in own
+            if found:
+                paired[name] = (trial.user_attrs[SCHEDULE], trial.user_attrs["kind"], *found)
+    assert paired == {NAME: (best, "proposal", "best-and-untouched.png")}
 
 
-def artifacts_of(trial: FrozenTrial) -> list[tuple[str]]:
-    return [(one["artifact_id"],) for one in list_trial_artifacts({}, trial.system_attrs, trial)]
+def test_ends_that_are_no_values_stand_in_the_note(tiny: Tiny, quick: None) -> None:
+    study = tiny.open()
+    crew_member(study, "a", limits=Limits(trials=1)).run()
+    board = Board(study.database, study.row)
+    board.refresh()
+    turn = take_turn(study.database, study.id, task="propose", worker="a:0:1:1", seconds=60.0)
+    assert turn is not None
+    made = propose(study, board, turn)
+    end_turn(study.database, turn)
+    assert made is not None
+    ledger.finish_evaluation(study.database, made.id, "diverged", "it diverged")
+    shown(study)
+    assert "1 diverged" in get_note(theirs(study))
+    (trial,) = [t for t in theirs(study).trials if t.user_attrs.get("reason")]
+    assert trial.user_attrs["feasible"] == "no"
 
 
 def test_nothing_is_written_when_nothing_has_changed(tiny: Tiny, quick: None) -> None:
@@ -378,30 +324,6 @@ def test_without_a_win_there_is_no_confirmed_study(tiny: Tiny, quick: None) -> N
     shown(study)
     assert set(said(study)) == {NAME, f"{NAME}/500"}
     assert "no significant gain" in get_note(theirs(study))
-
-
-def test_a_diverged_and_a_failed_trial_say_why(tiny: Tiny, quick: None) -> None:
-    study = tiny.open()
-    crew_member(study, "a", limits=Limits(trials=1)).run()
-    board = Board(study.database, study.row)
-    board.refresh()
-    turn = take_turn(study.database, study.id, task="propose", worker="a:0:1:1", seconds=60.0)
-    assert turn is not None
-    for state in ("diverged", "failed"):
-        made = propose(study, board, turn)
-        assert made is not None
-        ledger.finish_evaluation(study.database, made.id, state, f"it {state}")  # type: ignore[arg-type]
-    end_turn(study.database, turn)
-    project(study.database, NAME)
-    shown(study)
-    trials = {t.user_attrs.get("reason"): t for t in theirs(study).trials}
-    diverged, failed = trials["it diverged"], trials["it failed"]
-    assert diverged.state == TrialState.PRUNED
-    assert diverged.user_attrs["feasible"] == "no"
-    assert diverged.user_attrs["violated"] == ["diverged"]
-    assert diverged.user_attrs["verdict"] == "diverged"
-    assert failed.user_attrs["verdict"] == "failed"
-    assert "1 diverged, 1 failed" in get_note(theirs(study))
 
 
 def test_a_store_that_is_away_takes_only_the_pair(tiny: Tiny, quick: None) -> None:

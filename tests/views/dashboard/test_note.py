@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from skiptune.sampling.schedule import Schedule, Term
-from skiptune.search.overview import Confirmed, Other
+from skiptune.search.overview import Confirmed, Leader, Other
 from skiptune.search.result import Measured
 from skiptune.views.dashboard.note import (
     MOST_CHARACTERS,
@@ -62,11 +62,11 @@ def test_the_last_confirm_is_the_verdict() -> None:
 
 
 def test_a_front_has_a_table() -> None:
-    def on_front(number: int, value: float) -> object:
+    def on_front(number: int, value: float) -> Leader:
         return leader(number, others=(Other("recall", "objective", value, 0.01, 0.0, 0.0, False),))
 
     best = tuple(on_front(number, number / 100) for number in range(1, 16))
-    text = note(explanation(), best, addresses=SKIPS)  # type: ignore[arg-type]
+    text = note(explanation(), best, addresses=SKIPS)
     assert "### Pareto front: 15 schedules" in text
     assert "| schedule | FD | recall |" in text
     assert "| proposal 3 | 9.3 ± 0.98 | 0.03 ± 0.02 |" in text

@@ -37,7 +37,7 @@ def entered(database: Database) -> tuple[ledger.Study, list[ledger.Evaluation]]:
         ledger.add_evaluation(
             database,
             study.id,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             label=kind,
             block="search",
             series={"network": "n"},
