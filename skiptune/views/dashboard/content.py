@@ -46,6 +46,8 @@ __all__ = ["MARK", "refresh"]
 MARK: Final = "skiptune:content"
 """System attribute of Optuna's studies: of which rows their note and figures were made."""
 
+_FORM: Final = 1  # counts up where notes or figures of the same rows become others
+
 # Keys of the dashboard, version 0.21: of a study's note, its figures, and artifacts of trials
 # that are finished, which Optuna itself cannot add any more.
 _VERSION: Final = "dashboard:note_ver"
@@ -71,7 +73,7 @@ def refresh(database: Database, store: ArrayStore, study: str) -> None:
     row = ledger.require_study(database, study)
     if not row.board or _is_untold(database, row):
         project(database, study, patient=False)
-    made_of = digest([__version__, state_mark(database, row)])
+    made_of = digest([__version__, _FORM, state_mark(database, row)])
     there = optuna_studies(database, board_names(row))
     stored = study_attributes(database, list(there.values()))
     if there and _is_current(stored, there, made_of) and _pairs_are_there(store, stored):

@@ -19,6 +19,7 @@ from skiptune.search.explanation import Explanation
 from skiptune.search.line_slice import NEAR
 from skiptune.search.overview import Leader
 from skiptune.search.sensitivities import PART
+from skiptune.views import numbers
 from skiptune.views.heat import spread_out
 
 __all__ = ["MOST_POINTS", "PREFIX", "figures"]
@@ -189,11 +190,22 @@ def _gain(found: Explanation, leaders: Sequence[Leader]) -> go.Figure | None:
         )
     if not traces:
         return None
+    counts = sorted({int(images) for one in traces for images in one.x})
     return _figure(
         traces,
         title="Gain over images, 95 % intervals",
-        x={"title": "images behind the number", "type": "log"},
-        y={"title": "gain, % of the untouched network", "zeroline": True, "zerolinecolor": INK},
+        x={
+            "title": "images behind the number",
+            "type": "log",
+            "tickvals": counts,
+            "ticktext": [numbers.count(count) for count in counts],
+        },
+        y={
+            "title": "gain, % of the untouched network",
+            "rangemode": "tozero",
+            "zeroline": True,
+            "zerolinecolor": INK,
+        },
     )
 
 
@@ -212,8 +224,11 @@ def _sensitivity(found: Explanation) -> go.Figure | None:
             orientation="h",
             marker={"color": BEST},
         )
-        said = "rank correlation with the objective" if known.how == "ranks" else _more("%")
-        return _figure([bars], title=f"What each scale does ({known.of})", x={"title": said}, y={})
+        said = "rank correlation with the objective"
+        if known.how != "ranks":
+            said = f"% of change for {PART:.0%} more"
+        x = {"title": f"{said}; below 0 is better; {known.of}"}
+        return _figure([bars], title="What each scale does", x=x, y={})
     by_level = known.by_level
     shown = spread_out(len(by_level.levels), MOST_LEVELS)
     count = min(len(by_level.changes), MOST_SKIPS)
@@ -232,14 +247,10 @@ def _sensitivity(found: Explanation) -> go.Figure | None:
     )
     return _figure(
         [heat],
-        title=f"{_more('%')}: {known.of}",
-        x={"title": "noise level sigma", "type": "category"},
+        title=f"% of change for {PART:.0%} more of a scale",
+        x={"title": f"sigma; below 0 is better; {known.of}", "type": "category"},
         y={"autorange": "reversed", "type": "category"},
     )
-
-
-def _more(unit: str) -> str:
-    return f"Change in {unit} for {PART:.0%} more of a scale, below 0 is better"
 
 
 def _slice(found: Explanation) -> go.Figure | None:
@@ -323,14 +334,21 @@ def _figure(
 ) -> go.Figure:
     """Return a figure without the template, which is larger than all that is shown."""
     axes = [
-        {**axis, "title": {"text": axis.get("title", "")}, "automargin": True, "gridcolor": "#eee"}
+        {
+            "zeroline": False,
+            **axis,
+            "title": {"text": axis.get("title", "")},
+            "automargin": True,
+            "gridcolor": "#eee",
+        }
         for axis in (x, y)
     ]
     return go.Figure(
         data=list(traces),
         layout={
             "template": "none",
-            "title": {"text": title, "font": {"size": 15}},
+            # On the left: the page's own buttons lie over the right half.
+            "title": {"text": title, "font": {"size": 14}, "x": 0.02, "xanchor": "left"},
             "xaxis": axes[0],
             "yaxis": axes[1],
             "legend": {"font": {"size": 10}},

@@ -14,12 +14,13 @@ from skiptune.views.explanation import explanation_hints
 from skiptune.views.scales import scale_table
 from skiptune.views.study import confirm_text, other_text
 
-__all__ = ["MOST_CHARACTERS", "note", "note_of_rung", "note_of_the_confirmed"]
+__all__ = ["BLANK", "MOST_CHARACTERS", "note", "note_of_rung", "note_of_the_confirmed"]
 
 MOST_CHARACTERS: Final = 16_000
 """Of a note; the page reads it at every poll."""
 
 MOST_FRONT: Final = 10  # schedules of a Pareto front that have a row
+BLANK: Final = "&emsp;"
 REPLACED: Final = (
     "*Written by skiptune from its own tables after each change; what is typed here is replaced.*"
 )
@@ -198,10 +199,10 @@ def _markdown(table: Table) -> str:
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        f"| {' | '.join(_plain(cell).replace('|', '/') for cell in line)} |" for line in lines
-    )
+    # The page sets columns close together: a blank that Markdown keeps ends each cell.
+    cells = [[f"{_plain(cell).replace('|', '/')}{BLANK}" for cell in line] for line in rows]
+    lines = [[f"{_plain(head)}{BLANK}" for head in heads], ["---"] * len(heads), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _code(text: str) -> str:

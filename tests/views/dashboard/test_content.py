@@ -18,6 +18,7 @@ from optuna_dashboard import get_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 
+from bench.postgres import Server
 from skiptune.errors import StorageError
 from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.search.explanation import explain
@@ -38,7 +39,8 @@ from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.storage.turns import end_turn, take_turn
 from skiptune.views.dashboard.content import MARK, refresh
 from skiptune.views.dashboard.figures import MOST_POINTS, PREFIX
-from skiptune.views.dashboard.note import MOST_CHARACTERS
+from skiptune.views.dashboard.note import BLANK, MOST_CHARACTERS
+from tests.postgres import fresh_database
 from tests.search import made_up
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member, empty_database, tiny
 from tests.search.pictured import NAME, finished, quick, theirs
@@ -120,7 +122,7 @@ def test_the_note_says_what_the_tables_say(tiny: Tiny, quick: None) -> None:
     assert f"{now.baseline.value:.3f}"[:5] in note
     assert f"### Best schedule: {best.measured.label}" in note
     for term in best.schedule.terms:
-        assert f"| {term.address} | {term.scale:.3f} |" in note
+        assert f"| {term.address} | {term.scale:.3f} |" in note.replace(BLANK, "")
     confirmed = now.confirms[-1]
     assert f"**Verdict:** confirm 1: {confirmed.verdict}" in note
     assert confirmed.verdict == "win"
@@ -426,6 +428,22 @@ def test_several_objectives_have_a_front(tiny: Tiny, quick: None, tiny_study: Mo
         )
     if len(front) > 1:
         assert f"### Pareto front: {len(front)} schedules" in get_note(theirs(study))
+
+
+def test_it_is_the_same_on_postgresql(tiny: Tiny, quick: None, postgres_server: Server) -> None:
+    with fresh_database(postgres_server) as url, tiny.elsewhere(url) as there:
+        study = finished(there, search__evaluations=3)
+        shown(study)
+        before = said(study)
+        assert set(before) == set(board_names(study.row))
+        with writes(study.database) as found:
+            shown(study)
+        assert found == []
+        key = optuna_studies(study.database, [NAME])[NAME]
+        change_attributes(study.database, key, put={}, remove=list(before[NAME]))
+        shown(study)
+        again = {key for key in said(study)[NAME] if not key.startswith("study:")}
+        assert again == {key for key in before[NAME] if not key.startswith("study:")}
 
 
 def test_an_older_study_without_a_board_is_refused_with_a_hint(tiny: Tiny) -> None:
