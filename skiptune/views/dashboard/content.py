@@ -90,7 +90,7 @@ def refresh(database: Database, store: ArrayStore, study: str) -> None:
     for name, key in there.items():
         wanted = shown.attributes(database, name, key)
         mark = None
-        if shown.whole:
+        if not shown.missing:
             mark = {"rows": made_of, "studies": sorted(there), "written": digest(wanted)}
         _write(database, key, stored[key], wanted, mark)
 
@@ -104,14 +104,14 @@ class _Shown:
         found: Its explanation.
         best: Its best schedules.
         pair: Digest of the pair of pictures, None where there is none.
-        whole: Whether nothing failed that may succeed next time.
+        missing: Why there is no pair although there should be; it is tried again next time.
     """
 
     row: Study
     found: Explanation
     best: tuple[Leader, ...]
     pair: str | None
-    whole: bool
+    missing: str = ""
 
     @classmethod
     def of(cls, database: Database, store: ArrayStore, row: Study, found: Explanation) -> _Shown:
@@ -120,10 +120,10 @@ class _Shown:
         best = leaders(database, row.name, MOST_POINTS if several else MOST_LINES)
         try:
             pair = keep_pair(database, store, row.id, best[0]) if best else None
-        except StorageError:
-            # The page has to come up without the store, too; it is tried again.
-            return cls(row, found, best, None, whole=False)
-        return cls(row, found, best, pair, whole=True)
+        except StorageError as error:
+            # The page has to come up without the store, too.
+            return cls(row, found, best, None, error.problems[0].found)
+        return cls(row, found, best, pair)
 
     def attributes(self, database: Database, name: str, key: int) -> dict[str, Any]:
         """Return what one of Optuna's studies is to say.
@@ -137,7 +137,8 @@ class _Shown:
         names = board_names(self.row)
         skips = [str(address) for address in self.row.board.get("skips", ())]
         if name == names[0]:
-            save_note(written, note(self.found, self.best, addresses=skips))
+            text = note(self.found, self.best, addresses=skips, missing=self.missing)
+            save_note(written, text)
             for figure_id, figure in figures(self.found, self.best, skips).items():
                 save_plotly_graph_object(written, figure, graph_object_id=figure_id)
         elif name == names[-1]:

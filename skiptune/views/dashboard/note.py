@@ -26,19 +26,27 @@ REPLACED: Final = (
 )
 
 
-def note(found: Explanation, leaders: Sequence[Leader], *, addresses: Sequence[str]) -> str:
+def note(
+    found: Explanation,
+    leaders: Sequence[Leader],
+    *,
+    addresses: Sequence[str],
+    missing: str = "",
+) -> str:
     """Return the note of the study that is asked.
 
     Arguments:
         found: The explanation of the study.
         leaders: Its best schedules, the best first.
         addresses: All skips of the network, deepest first; empty where they are not known.
+        missing: Why the pair of pictures could not be made, or nothing.
     """
     parts = [
         _head(found),
         _searched(found),
         _baseline(found),
         *_best(leaders, addresses),
+        f"No picture beside the untouched network's: {_plain(missing)}." if missing else "",
         _confirms(found),
         _next(found),
         _reading(found),

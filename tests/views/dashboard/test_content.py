@@ -337,6 +337,7 @@ def test_a_store_that_is_away_takes_only_the_pair(tiny: Tiny, quick: None) -> No
     found = said(study)[NAME]
     assert not any(key.startswith("dashboard:artifacts:") for key in found)
     assert "### Best schedule" in get_note(theirs(study))
+    assert "No picture beside the untouched network's: No such file." in get_note(theirs(study))
     assert MARK not in found  # it is tried again
     with writes(study.database) as statements:
         shown(study)
