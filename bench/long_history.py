@@ -48,6 +48,7 @@ __all__ = ["NAME", "RUNGS", "attributes", "made_up", "simulated_study", "write_h
 NAME = "scale"
 RUNGS = (4 * CHUNK, 8 * CHUNK)  # four chunks for a proposal, four more for one that is promoted
 BASELINE = 10.0  # the baseline's value; those of the others are BASELINE + difference
+EVALUATIONS = 6.0  # of the network for an image
 ERROR = 0.5  # standard error of every difference
 BATCH = 1000  # evaluations that are written together
 LONG_AGO = datetime(2026, 1, 1)
@@ -256,7 +257,7 @@ def _write_ours(session: Session, entries: Sequence[dict[str, Any]]) -> None:
                 "fence": 1,
                 "attempts": 1,
                 "seconds": 15.0,
-                "nfe": 6.0,
+                "nfe": EVALUATIONS,
                 "array": digest([entry["schedule"], seed]),
                 "committed": 0.0,
             }
@@ -340,11 +341,20 @@ def attributes(kind: str, schedule: str, score: Mapping[str, Any]) -> dict[str, 
         SCHEDULE: schedule,
         "kind": kind,
         "images": score["images"],
+        "rung": 1 if kind == "baseline" else RUNGS.index(score["images"]) + 1,
         "raw": score["raw"],
         "corrected": score["value"],
         "standard error": score["standard_error"],
+        "NFE": EVALUATIONS,
+        "feasible": "yes",
+        "verdict": "baseline",
     }
-    if score["difference"] is not None:
-        given["difference to baseline"] = score["difference"]
+    difference = score["difference"]
+    if difference is not None:
+        given["difference to baseline"] = difference
         given["its standard error"] = score["difference_error"]
+        given["gain %"] = -100 * difference / BASELINE
+        words = "better in the search, not confirmed" if difference < 0 else "worse"
+        clear = abs(difference) > 1.96 * score["difference_error"]
+        given["verdict"] = words if clear else "not told apart from the baseline"
     return given

@@ -29,8 +29,9 @@ from skiptune.sampling.levels import grid_points
 from skiptune.sampling.noise import image_streams
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
+from skiptune.search.sample_grid import GRID_IMAGES
 from skiptune.search.second import SECOND
-from skiptune.search.study import OpenStudy
+from skiptune.search.study import SEARCH_SEED, OpenStudy
 from skiptune.storage.leases import Claim
 from skiptune.storage.records import CHUNK_FORMAT
 
@@ -55,10 +56,13 @@ class Sampled:
             opinion is asked for, ``finite`` [N] (1 or 0) and, where images are sampled and have
             labels, ``label`` [N].
         nfe: Images through the network per image made.
+        images: uint8 [n, C, H, W], the first images of the search's first seeds, for a picture;
+            None of other seeds and where none are sampled.
     """
 
     arrays: dict[str, NDArray[np.float32]]
     nfe: float
+    images: NDArray[np.uint8] | None = None
 
     @property
     def diverged(self) -> int:
@@ -148,6 +152,7 @@ def sampled(
     """
     objective, network, size = study.objective, study.checkpoint.network, study.spec.microbatch
     parts: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
+    shown: list[NDArray[np.uint8]] = []
     nfe, made = objective.loss_nfe, 0
     with scaled(network, schedule):
         if objective.samples:
@@ -163,6 +168,8 @@ def sampled(
                 if batch.labels is not None:
                     parts[LABEL].append(batch.labels.cpu().numpy())
                 nfe = batch.nfe
+                if seeds[0] == SEARCH_SEED and made < GRID_IMAGES:
+                    shown.append(batch.images[: GRID_IMAGES - made].cpu().numpy())
                 made += len(batch.seeds)
                 on_images(made)
         if objective.real is not None:
@@ -178,7 +185,7 @@ def sampled(
     finite = arrays.setdefault("finite", np.ones(len(seeds), dtype=np.float32))
     for name in LOSSES & arrays.keys():
         finite *= np.isfinite(arrays[name]).all(axis=1)
-    return Sampled(arrays, nfe)
+    return Sampled(arrays, nfe, np.concatenate(shown) if shown else None)
 
 
 @cache

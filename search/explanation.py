@@ -218,15 +218,7 @@ class _Reader:
         return [name for name in self._ranges() if not name.startswith(NO_SCALES)]
 
     def _rungs(self, sizes: Sequence[int]) -> tuple[RungCount, ...]:
-        reused = {
-            key: [
-                chunk.first_seed - one.first_seed
-                for chunk in ledger.chunks_of(self._database, key)
-                if chunk.study_id not in (None, self._study.id)
-                and chunk.state in ("done", "dropped")
-            ]
-            for key, one in self._proposals.items()
-        }
+        reused = ledger.reused_chunks(self._database, self._study.id, block=SEARCH_BLOCK)
         return rung_counts_of(
             sizes,
             ledger.rungs(self._database, self._study.id),

@@ -89,10 +89,13 @@ def steps_of(
         before = seen.get(score.evaluation_id)
         spent += score.images - (0 if before is None else before.images)
         seen[score.evaluation_id] = score
-        best = min(
-            seen,
-            key=lambda key: (-seen[key].level, seen[key].difference, proposals[key].number),
-        )
+        # A leader whose next rung is scored leads on: it alone has come so high.
+        best = score.evaluation_id
+        if leader is not None and leader != best:
+            best = min(
+                (leader, best),
+                key=lambda key: (-seen[key].level, seen[key].difference, proposals[key].number),
+            )
         gain, error = _gain(score, baseline.value)
         best_gain, best_error = _gain(seen[best], baseline.value)
         steps.append(

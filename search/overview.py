@@ -446,9 +446,11 @@ class _Board:
         finished = bool(here) and all(self._state(e) != OPEN for e in here)
         verdict = "running"
         if finished:
+            limits = () if chosen is None else self._others.get(chosen.id, ())
             won = (
                 winner is not None
                 and base is not None
+                and not any(limit.is_violated for limit in limits)
                 and is_win(winner, base, alpha=block.alpha, min_gain=self._min_gain)
             )
             verdict = WIN if won else NO_GAIN

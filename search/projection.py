@@ -12,7 +12,7 @@ so nobody else does it at the same time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ from skiptune.errors import StorageError, UnavailableError
 from skiptune.objectives.catalogue import Better
 from skiptune.search.bounded import BoundedStudy
 from skiptune.search.history import DIVERGED, History, directions, inside, told_values
-from skiptune.search.told import Scores, attributes_of, constraints_of
+from skiptune.search.told import Scores, attached, attributes_of, constraints_of
 from skiptune.storage import ledger
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
@@ -131,6 +131,9 @@ class Board:
         )
         self._opened: dict[str, optuna.Study] = {}
         self._seen: dict[str, _Seen] = {}  # by Optuna study
+        self._nfe: dict[str, float] = {}  # by evaluation, as `_note_facts` found it
+        self._pictures: dict[str, str] = {}
+        self._screened = study.meaning.get("objective.projection") is not None
         self._running: dict[str, int] = {}  # of the lowest: identities of trials by schedule
         self._fresh: tuple[Mark, ...] | None = None  # of the lowest: the last look, if it holds
 
@@ -260,6 +263,7 @@ class Board:
         if found is None:
             return  # without it no value is on the common scale
         baseline, full = found[0], Scores(found[1])
+        self._note_facts([baseline, *(item.evaluation for item in items)])
         with self.explained():
             names = _rung_names(self._study)
             for item in items:
@@ -287,6 +291,7 @@ class Board:
         for evaluation in (baseline, winner):
             first = ledger.scores(database, study.id, evaluation_id=evaluation.id)[0]
             found[evaluation.id] = self._scores(evaluation, first)
+        self._note_facts([baseline, winner])
         with self.explained():
             name = f"{study.name}/confirmed"
             self._look(name)
@@ -324,6 +329,12 @@ class Board:
                 trial = self._running_trial(evaluation.params, evaluation.schedule)
                 self.lowest.add_trial(trial)
             self._look(self._study.name)
+
+    def _note_facts(self, evaluations: Sequence[Evaluation]) -> None:
+        """Look up what is told beside the scores: network evaluations, and the pictures."""
+        keys = [evaluation.id for evaluation in evaluations]
+        self._nfe = ledger.network_images(self._database, keys)
+        self._pictures = ledger.grids(self._database, evaluations)
 
     def _forget(self) -> None:
         self._opened.clear()
@@ -442,21 +453,13 @@ class Board:
             opened.add_trial(self._trial(evaluation, scores, full))
         else:
             # Not through `optuna.Trial`, which reads the whole trial at each step.
-            storage = self._storage
-            for key, item in attributes_of(evaluation, scores).items():
-                if key not in _KIND:
+            storage, trial = self._storage, self._trial(evaluation, scores, full)
+            for key, item in trial.user_attrs.items():
+                if key not in (SCHEDULE, *_KIND):
                     storage.set_trial_user_attr(running, key, item)
-            constraints = constraints_of(evaluation, scores)
-            if constraints:
-                trial = Trial(opened, running)
-                for key, gap in constraints.items():
-                    if key not in trial.constraints:
-                        trial.set_constraint(key, gap)
-            if scores is not None:
-                values = self._told(scores, full)
-                storage.set_trial_state_values(running, TrialState.COMPLETE, values)
-            else:
-                storage.set_trial_state_values(running, ENDS[evaluation.state])
+            for key, item in trial.system_attrs.items():  # constraints and the picture
+                storage.set_trial_system_attr(running, key, item)
+            storage.set_trial_state_values(running, trial.state, trial.values)
         seen.finished.add(evaluation.schedule)
 
     def _told(self, scores: Scores, full: Scores) -> list[float]:
@@ -474,12 +477,15 @@ class Board:
         if not inside(params, distributions):
             # A space may leave the baseline out; then its trial carries the value alone.
             params, distributions = {}, {}
+        nfe = self._nfe.get(evaluation.id)
+        told = attributes_of(evaluation, scores, full, nfe=nfe, screened=self._screened)
         return optuna.trial.create_trial(
             state=ENDS[evaluation.state] if scores is None else TrialState.COMPLETE,
             values=None if scores is None else self._told(scores, full),
             params=dict(params),
             distributions=distributions,
-            user_attrs={SCHEDULE: evaluation.schedule, **attributes_of(evaluation, scores)},
+            user_attrs={SCHEDULE: evaluation.schedule, **told},
+            system_attrs=attached(self._pictures.get(evaluation.id)),
             constraints=constraints_of(evaluation, scores) or None,
         )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 
 from skiptune.search.history import DIVERGED
 from skiptune.storage.records import (
@@ -14,7 +17,9 @@ from skiptune.storage.records import (
     Score,
 )
 
-__all__ = ["Scores", "attributes_of", "constraints_of"]
+__all__ = ["Scores", "attached", "attributes_of", "constraints_of"]
+
+_INTERVAL: Final = 1.96  # standard errors of a 95 % interval
 
 
 class Scores:
@@ -45,8 +50,23 @@ def constraints_of(evaluation: Evaluation, scores: Scores | None) -> dict[str, f
     return found
 
 
-def attributes_of(evaluation: Evaluation, scores: Scores | None) -> dict[str, Any]:
-    """Return what a person reads at a trial: images, errors, differences, other metrics."""
+def attributes_of(
+    evaluation: Evaluation,
+    scores: Scores | None,
+    full: Scores | None = None,
+    *,
+    nfe: float | None = None,
+    screened: bool = False,
+) -> dict[str, Any]:
+    """Return what a person reads at a trial: images, errors, differences, other metrics.
+
+    Arguments:
+        evaluation: Whose trial it is.
+        scores: Of the trial's rung, None where the evaluation has ended without.
+        full: Of the baseline, of whose value gains are parts.
+        nfe: Images through the network per image made, where known.
+        screened: Whether the lowest rung is measured in other features than the baseline's value.
+    """
     score = None if scores is None else scores.first
     attributes: dict[str, Any] = {"kind": evaluation.kind}
     if evaluation.reason:
@@ -54,15 +74,62 @@ def attributes_of(evaluation: Evaluation, scores: Scores | None) -> dict[str, An
     if score is not None:
         attributes |= {
             "images": score.images,
+            "rung": score.level + 1,
             "raw": score.raw,
             "corrected": score.value,
             "standard error": score.standard_error,
         }
+    if nfe is not None:
+        attributes["NFE"] = nfe
     if score is not None and score.difference is not None:
         attributes |= {
             "difference to baseline": score.difference,
             "its standard error": score.difference_error,
         }
+        other_unit = screened and evaluation.kind == "proposal" and score.level == 0
+        if full is not None and full.first.value > 0 and not other_unit:
+            attributes["gain %"] = -100 * score.difference / full.first.value
     for other in scores.others if scores is not None else ():
         attributes[other.metric] = [other.value, other.standard_error]
-    return attributes
+    # The dashboard does not know Optuna 5's constraints: an infeasible trial has to say so.
+    violated = [name for name, gap in constraints_of(evaluation, scores).items() if gap > 0]
+    attributes["feasible"] = "no" if violated else "yes"
+    if violated:
+        attributes["violated"] = violated
+    return {**attributes, "verdict": _verdict(evaluation, score, violated)}
+
+
+def _verdict(evaluation: Evaluation, score: Score | None, violated: Sequence[str]) -> str:
+    """Return in words what is known; a search alone proves nothing."""
+    if score is None:
+        return evaluation.state
+    if evaluation.kind == "baseline":
+        return "baseline"
+    if evaluation.kind == "confirm":
+        return "win on fresh seeds"
+    if violated:
+        return "infeasible"
+    if score.difference is None:
+        return "no paired difference"
+    half = _INTERVAL * (score.difference_error or 0.0)
+    if abs(score.difference) <= half:
+        return "not told apart from the baseline"
+    return "better in the search, not confirmed" if score.difference < 0 else "worse"
+
+
+def attached(digest: str | None, name: str = "images.png") -> dict[str, str]:
+    """Return Optuna's note of a PNG that belongs to a trial: its artifact id is its digest.
+
+    Arguments:
+        digest: SHA-256 of the file in our store; None has no note.
+        name: Shown to people.
+    """
+    if digest is None:
+        return {}
+    meta = {
+        "artifact_id": digest,
+        "filename": name,
+        "mimetype": "image/png",
+        "encoding": None,
+    }
+    return {f"{ARTIFACTS_ATTR_PREFIX}{digest}": json.dumps(meta)}

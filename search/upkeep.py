@@ -15,6 +15,7 @@ from skiptune.search.result import WIN
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import Database
+from skiptune.storage.pictures import PNG
 from skiptune.storage.records import Turn
 from skiptune.storage.turns import end_turn, renew_turn, take_turn
 
@@ -39,25 +40,33 @@ def delete(database: Database, name: str, *, store: ArrayStore | None) -> int:
     """
     study = ledger.require_study(database, name)
     arrays = ledger.delete_study(database, study.id)
+    pictures = ledger.drop_pictures(database)
     delete_optuna_studies(database, board_names(study))
     if store is None or is_shared(database, store):
         return 0
-    return sum(store.remove(array) for array in arrays)
+    removed = sum(store.remove(array) for array in arrays)
+    return removed + sum(store.remove(picture, suffix=PNG) for picture in pictures)
 
 
-def project(database: Database, name: str, *, rebuild: bool = False) -> None:
+def project(database: Database, name: str, *, rebuild: bool = False, patient: bool = True) -> bool:
     """Bring Optuna's studies of a study up to date with our rows.
 
     Arguments:
         database: Where both live.
         name: The study's name.
         rebuild: Delete them and make them anew.
+        patient: Wait for a worker that asks or tells at this moment; else leave it to him.
+
+    Returns:
+        Whether it was done.
 
     Raises:
         StorageError: There is no such study, or a worker has its turn for too long.
     """
     study = ledger.require_study(database, name)
-    turn = _turn(database, study.id, name)
+    turn = _turn(database, study.id, name) if patient else _turn_now(database, study.id)
+    if turn is None:
+        return False
     keep = partial(renew_turn, database, turn, seconds=TURN_SECONDS)
     try:
         board = Board(database, study)
@@ -76,15 +85,20 @@ def project(database: Database, name: str, *, rebuild: bool = False) -> None:
                 )
     finally:
         end_turn(database, turn)
+    return True
+
+
+def _turn_now(database: Database, study_id: str) -> Turn | None:
+    break_dead_leases(database, study_id)
+    return take_turn(
+        database, study_id, task="propose", worker=worker_name(), seconds=TURN_SECONDS
+    )
 
 
 def _turn(database: Database, study_id: str, name: str) -> Turn:
     """Return the study's turn, waiting for a worker that has it."""
     for _ in range(120):
-        break_dead_leases(database, study_id)
-        turn = take_turn(
-            database, study_id, task="propose", worker=worker_name(), seconds=TURN_SECONDS
-        )
+        turn = _turn_now(database, study_id)
         if turn is not None:
             return turn
         time.sleep(0.5)

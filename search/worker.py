@@ -33,6 +33,7 @@ from skiptune.search.events import ChunkDone, ImagesMade, Listener, Notice, Scor
 from skiptune.search.liveness import break_dead_leases, worker_name
 from skiptune.search.projection import Board
 from skiptune.search.renewal import Renewal
+from skiptune.search.sample_grid import keep_grid
 from skiptune.search.scoring import NotSampledError, score_ready
 from skiptune.search.slopes import sloped_chunk
 from skiptune.search.stopping import Stop
@@ -322,6 +323,11 @@ class Worker:
             array = self._patience(
                 lambda: stored(study, made, wait=self._wait, on_event=self._on_event)
             )
+            if made.images is not None:
+                keep_grid(
+                    study.database, study.arrays, claim, made.images, made.arrays["finite"],
+                    on_event=self._on_event,
+                )  # fmt: skip
         return made, array
 
     def _within_memory(self, action: Callable[[], T]) -> T:

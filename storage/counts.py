@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from sqlalchemy import func, select
@@ -16,9 +17,18 @@ from skiptune.storage.records import (
     Progress,
     Spending,
 )
+from skiptune.storage.rows import same_images
 from skiptune.storage.tables import ChunkRow, EvaluationRow, clock
 
-__all__ = ["count_evaluations", "foreign_formats", "images_wanted", "progress", "spending"]
+__all__ = [
+    "count_evaluations",
+    "foreign_formats",
+    "images_wanted",
+    "network_images",
+    "progress",
+    "reused_chunks",
+    "spending",
+]
 
 
 def count_evaluations(database: Database, study_id: str, *, kind: Kind, block: str) -> int:
@@ -42,6 +52,61 @@ def images_wanted(database: Database, study_id: str, *, block: str) -> tuple[int
     with database.read() as session:
         wanted, stored = session.execute(query).one()
     return int(wanted), int(stored)
+
+
+def reused_chunks(database: Database, study_id: str, *, block: str) -> dict[str, list[int]]:
+    """Return which stored chunks of a study's proposals another study has paid for.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study.
+        block: Block of seeds of the proposals.
+
+    Returns:
+        By evaluation, where there are any: images of it before each such chunk, increasing.
+        Chunks that no rung of it asks for yet are among them.
+    """
+    query = (
+        select(EvaluationRow.id, ChunkRow.first_seed - EvaluationRow.first_seed)
+        .join(ChunkRow, same_images())
+        .where(
+            EvaluationRow.study_id == study_id,
+            EvaluationRow.kind == "proposal",
+            EvaluationRow.block == block,
+            ChunkRow.study_id.is_not(None),
+            ChunkRow.study_id != study_id,
+            ChunkRow.state.in_(("done", "dropped")),
+        )
+        .order_by(ChunkRow.first_seed)
+    )
+    found: dict[str, list[int]] = {}
+    with database.read() as session:
+        for key, before in session.execute(query):
+            found.setdefault(key, []).append(int(before))
+    return found
+
+
+def network_images(database: Database, evaluations: Sequence[str]) -> dict[str, float]:
+    """Return the images through the network per image made, by evaluation.
+
+    Arguments:
+        database: Where they live.
+        evaluations: Their identities; those whose first chunk is not done are absent.
+    """
+    found: dict[str, float] = {}
+    with database.read() as session:
+        for first in range(0, len(evaluations), 1000):
+            query = (
+                select(EvaluationRow.id, ChunkRow.nfe)
+                .join(ChunkRow, same_images())
+                .where(
+                    EvaluationRow.id.in_(evaluations[first : first + 1000]),
+                    ChunkRow.first_seed == EvaluationRow.first_seed,
+                    ChunkRow.nfe.is_not(None),
+                )
+            )
+            found.update((key, float(nfe or 0.0)) for key, nfe in session.execute(query))
+    return found
 
 
 def foreign_formats(database: Database, study_id: str) -> tuple[int, ...]:

@@ -13,7 +13,9 @@ from skiptune.storage.counts import (
     count_evaluations,
     foreign_formats,
     images_wanted,
+    network_images,
     progress,
+    reused_chunks,
     spending,
 )
 from skiptune.storage.evaluations import (
@@ -31,6 +33,7 @@ from skiptune.storage.evaluations import (
     rungs,
 )
 from skiptune.storage.launches import add_launch, forget_launch, launches
+from skiptune.storage.pictures import drop_pictures, grids, put_grid, put_pair
 from skiptune.storage.poisoning import retry_failed
 from skiptune.storage.projections import Untold, forget_told, mark_told, untold
 from skiptune.storage.ranking import Standing, leading, promotable, scored_count, standings
@@ -97,6 +100,7 @@ __all__ = [
     "delete_study",
     "description",
     "drop_arrays",
+    "drop_pictures",
     "droppable_arrays",
     "evaluation",
     "evaluations",
@@ -106,24 +110,29 @@ __all__ = [
     "foreign_formats",
     "forget_launch",
     "forget_told",
+    "grids",
     "images_wanted",
     "launches",
     "leading",
     "list_studies",
     "mark_told",
     "named_files",
+    "network_images",
     "newest_array",
     "open_rungs",
     "progress",
     "promotable",
     "promote",
     "put_artifact",
+    "put_grid",
+    "put_pair",
     "put_score",
     "put_scores",
     "ready_rungs",
     "reopen_chunks",
     "require_study",
     "retry_failed",
+    "reused_chunks",
     "rungs",
     "scored_count",
     "scores",

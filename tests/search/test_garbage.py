@@ -10,7 +10,7 @@ import pytest
 from skiptune.search.confirm import result_of
 from skiptune.search.delivery import PENDING
 from skiptune.search.garbage import ORPHAN_SECONDS, Collected, collect
-from skiptune.search.upkeep import project
+from skiptune.search.upkeep import delete, project
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
 from skiptune.storage.arrays import ArrayStore
@@ -71,3 +71,27 @@ def test_dropped_arrays_go_and_scores_stay(
     assert result_of(study, 1) == result
     project(study.database, "tiny", rebuild=True)
     assert collect(study.database, study.arrays, drop=True).chunks == 0
+
+
+def test_pictures_go_with_the_studies_that_need_them(tiny: Tiny, quick: None) -> None:
+    study = finished(tiny)
+    store, database = study.arrays, study.database
+    base = ledger.evaluations(database, study.id, kind="baseline", block="search")[0]
+    kept = store.write_bytes(b"a picture", ".png")
+    ledger.put_grid(database, digest=kept, bytes=9, series=base.series, schedule=base.schedule)
+    left = store.write_bytes(b"one of a study that is gone", ".png")
+    ledger.put_grid(database, digest=left, bytes=27, series="0" * 64, schedule="0" * 64)
+    aged(store, kept, ".png", 2 * ORPHAN_SECONDS)
+    aged(store, left, ".png", 2 * ORPHAN_SECONDS)
+    # Trying only, nothing is forgotten.
+    collect(database, store, dry_run=True)
+    assert {kept, left} <= ledger.named_files(database)
+    found = collect(database, store)
+    assert (found.files, found.bytes) == (1, 27)
+    assert store.exists(kept, suffix=".png")
+    assert not store.exists(left, suffix=".png")
+    # Dropped arrays leave the pictures where they are: they are small.
+    collect(database, store, drop=True)
+    assert store.exists(kept, suffix=".png")
+    delete(database, "tiny", store=store)
+    assert not store.exists(kept, suffix=".png")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from skiptune.search.incumbents import rung_counts_of, steps_of
 from skiptune.storage.records import Evaluation, Rung, Score
@@ -60,6 +63,31 @@ def test_a_schedule_that_is_no_better_does_not_lead() -> None:
     steps = steps_of(PROPOSALS, worse, baseline=BASELINE)
     assert [s.leads for s in steps] == [True, True, False]
     assert steps[-1].best_label == "proposal 2"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_at_each_step_the_best_of_all_leads(seed: int) -> None:
+    """Against a look at all schedules at each step."""
+    draw = random.Random(seed)
+    proposals = {one.id: one for one in map(evaluation, range(1, 13))}
+    waiting, scores, levels = list(range(1, 13)), [], dict.fromkeys(range(1, 13), 0)
+    for after in range(24):
+        number = draw.choice(waiting)
+        images = (250, 500)[levels[number]]
+        scores.append(score(number, images, draw.choice([-2.0, -1.0, 0.0, 1.0]), after=after))
+        levels[number] += 1
+        if levels[number] == 2:
+            waiting.remove(number)
+    steps = steps_of(proposals, scores, baseline=BASELINE)
+    seen: dict[int, tuple[int, float, int]] = {}
+    before = None
+    for step, one in zip(steps, scores, strict=True):
+        again = step.number in seen
+        seen[step.number] = (-one.level, one.difference or 0.0, step.number)
+        best = min(seen.values())[2]
+        assert step.best_label == f"proposal {best}"
+        assert step.leads == (best == step.number and (best != before or again))
+        before = best
 
 
 def test_rungs_are_counted() -> None:

@@ -234,3 +234,38 @@ def test_a_confirm_runs_until_its_second_half_is_scored(
     assert leaders(database, "s")[0].confirmed == (verdict == "win")
     # The confirm's own rows are no leaders of the search.
     assert len(leaders(database, "s")) == 1
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.5, "no significant gain"), (0.1, "win")])
+def test_a_gain_that_violates_a_constraint_is_no_win(
+    database: Database, gap: float, verdict: str
+) -> None:
+    board = {"places": 2, "metrics": [{"name": "FD(e)"}], "constraints": ["recall >= 0.4"]}
+    ledger.create_study(database, name="t", spec=SPEC, meaning=MEANING, board=board)
+    study = ledger.require_study(database, "t")
+    block = ledger.spend_block(database, study.id, block="confirm-1", images=100_000, alpha=0.05)
+    rows: tuple[tuple[Kind, str, float], ...] = (
+        ("baseline", "baseline", 1.0), ("confirm", "tuned", 1.5),
+    )  # fmt: skip
+    for kind, label, scale in rows:
+        made = ledger.add_evaluation(
+            database,
+            study.id,
+            kind=kind,
+            label=label,
+            block="confirm-1/B",
+            series={"network": "n"},
+            measure={"extractor": "e"},
+            schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
+            first_seed=block.first_seed + 50_000,
+            images=500,
+            params={},
+        )
+        score(database, made, None if kind == "baseline" else -0.5)
+        if kind == "confirm":
+            ledger.put_score(
+                database, made.id, level=0, metric="recall >= 0.4", reference="0" * 64,
+                images=500, value=gap, standard_error=0.1, place=100,
+            )  # fmt: skip
+    (found,) = confirms(database, "t")
+    assert found.verdict == verdict

@@ -125,3 +125,12 @@ def test_files_stay_where_their_owners_are_not_known(tiny: Tiny, quick: None, ke
     assert {file.digest for file in study.arrays.files()} == before
     with pytest.raises(StorageError, match="2 databases share"):
         collect(study.database, study.arrays)
+
+
+def test_who_is_not_patient_leaves_it_to_the_worker(tiny: Tiny, quick: None) -> None:
+    study = finished(tiny)
+    turn = take_turn(study.database, study.id, task="propose", worker="b:0:1:1", seconds=60.0)
+    assert turn is not None
+    assert not project(study.database, "tiny", patient=False)
+    end_turn(study.database, turn)
+    assert project(study.database, "tiny", patient=False)

@@ -74,3 +74,30 @@ def test_progress(database: Database, study: ledger.Study, add: Add, work: Work)
         chunks={"done": 3, "leased": 3, "open": 2},
         workers=("node1:4", "node2:5"),
     )
+
+
+def test_what_was_reused_is_told_by_evaluation(
+    database: Database, study: ledger.Study, add: Add, work: Work
+) -> None:
+    first = add(0.8)
+    work()
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+    shared = add(0.8, study_id=other.id, images=750)
+    own = add(0.9, study_id=other.id)
+    work(study_id=other.id)
+    assert ledger.reused_chunks(database, other.id, block="search") == {shared.id: [0, 250]}
+    # The chunk that the other one has paid for is at hand, should it be asked for.
+    assert ledger.reused_chunks(database, study.id, block="search") == {first.id: [500]}
+    assert ledger.reused_chunks(database, other.id, block="c/A") == {}
+    assert own.id not in ledger.reused_chunks(database, other.id, block="search")
+
+
+def test_network_images_are_those_of_the_first_chunk(
+    database: Database, add: Add, work: Work
+) -> None:
+    done, waiting = add(0.8), add(0.9)
+    work(2)
+    assert ledger.network_images(database, [done.id, waiting.id]) == {done.id: 6.0}
+    assert ledger.network_images(database, []) == {}
+    many = [*(f"{i:032x}" for i in range(1500)), done.id]
+    assert ledger.network_images(database, many) == {done.id: 6.0}
