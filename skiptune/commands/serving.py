@@ -98,9 +98,10 @@ def dashboard(
     from skiptune.storage import ledger
     from skiptune.storage.database import open_database
     from skiptune.views.dashboard.complaints import LogLines, Once
+    from skiptune.views.dashboard.content import refresh
     from skiptune.views.dashboard.files import StoredFiles
     from skiptune.views.dashboard.guard import Guard
-    from skiptune.views.dashboard.refreshing import Refreshing, untouched
+    from skiptune.views.dashboard.refreshing import Refreshing
     from skiptune.views.dashboard.served import Served, study_path
     from skiptune.views.dashboard.server import listen, resolve
 
@@ -134,7 +135,7 @@ def dashboard(
             bound = int(server.server_port)
             server.set_app(Guard(served, access.at(bound), healthy=served.is_healthy))
             refreshing = Refreshing(
-                untouched, behind, store, names=names, say=complain, after=served.look
+                refresh, behind, store, names=names, say=complain, after=served.look
             )
             refreshing.once()
             shown = None if study is None else served.find(study)

@@ -10,7 +10,7 @@ from skiptune.errors import SkiptuneError
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import Database
 
-__all__ = ["SECONDS", "Refresh", "Refreshing", "untouched"]
+__all__ = ["SECONDS", "Refresh", "Refreshing"]
 
 SECONDS: Final = 10.0
 """Between two looks; Optuna's page asks anew after as long."""
@@ -94,7 +94,3 @@ class Refreshing:
             # Whatever it is: what is shown is older than it could be, and no less true.
             reason = error.problems[0] if isinstance(error, SkiptuneError) else repr(error)
             self._say(f"Not up to date: {what}: {reason}")
-
-
-def untouched(database: Database, store: ArrayStore, study: str) -> None:
-    """Leave Optuna's side of a study as the workers have told it."""

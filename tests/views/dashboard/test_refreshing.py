@@ -6,8 +6,7 @@ from skiptune.errors import StorageError
 from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.database import Database
 from skiptune.views.dashboard.complaints import Once
-from skiptune.views.dashboard.refreshing import Refreshing, untouched
-from tests.dashboards import content
+from skiptune.views.dashboard.refreshing import Refreshing
 from tests.views.dashboard.conftest import Studied
 
 
@@ -47,8 +46,11 @@ def test_what_cannot_even_be_listed_is_said_and_tried_again(studied: Studied) ->
     def names() -> tuple[str, ...]:
         raise RuntimeError("gone")
 
+    def refresh(database: Database, store: ArrayStore, study: str) -> None:
+        raise AssertionError("there is no study to refresh")
+
     refreshing = Refreshing(
-        untouched, studied.database, studied.store, names=names, say=Once(said.append)
+        refresh, studied.database, studied.store, names=names, say=Once(said.append)
     )
     refreshing.once()
     refreshing.once()
@@ -79,9 +81,3 @@ def test_the_thread_goes_on_until_it_is_stopped(studied: Studied) -> None:
     assert set(done) == {"refreshing"}
     refreshing.stop()
     assert len(done) == count
-
-
-def test_a_study_can_be_left_as_it_is(studied: Studied) -> None:
-    before = content(studied.database)
-    untouched(studied.database, studied.store, "tiny")
-    assert content(studied.database) == before
