@@ -10,14 +10,15 @@ What reads a skip decides whether that is all (`skips`):
 - One linear layer alone (U-ViT), or convolutions that read the block's input itself (lucidrains):
   exact, whatever the scale.
 - A shortcut, and a branch behind group normalisation whose groups hold channels of one path each:
-  the normalisation divides the scale out, so the shortcut's columns are all. The eps in its
-  square root is not scaled along: a group of variance v is off by the relative
-  eps (1 / s^2 - 1) / (2 v). A scale of 0 is no limit of small ones: the branch then sees the
-  normalisation's bias, so its gain for these channels becomes 0, which is exact.
+  the normalisation divides the scale out, so the shortcut's columns are all. This is exact up to
+  the eps in its square root, which is not scaled along: a group of variance v is off by the
+  relative eps (1 / s^2 - 1) / (2 v). A scale of 0 is no limit of small ones: the branch then sees
+  the normalisation's bias, so its gain for these channels becomes 0, which is exact.
 - The same with one group that holds channels of both paths (a *mixed* block): its mean and
   variance depend on the scale and on the image, so no weights do it exactly. The shortcut is
-  folded, and gain and bias of the mixed group's channels may be fitted to what the sampler meets
-  (`mixed_group`).
+  folded, and the branch is near.
+- What eps and mixed groups leave, `norm_fit` makes smaller: it fits the normalisation's gain and
+  bias to what a sampler meets.
 - One part of a block alone (`schedule.PARTS`): exact, whatever the groups.
 
 Weights that are computed on every call, as EDM2's, cannot be folded: the normalisation of a row
@@ -53,7 +54,7 @@ _HINT = "install these scales at run time instead: skiptune.load(FILE).apply(net
 
 @dataclass(frozen=True)
 class Affine:
-    """What makes of a mixed group's normalised channels those of the scaled skip, nearly.
+    """What makes of a block's normalised channels those of the block with a scaled skip, nearly.
 
     Arguments:
         start: First of the channels of the block's input.
@@ -139,10 +140,12 @@ class Fold:
         Tensors of half precision are changed in float32 and rounded once.
 
         Arguments:
-            tensors: A network's state, or at least `keys` of it; it stays as it is.
+            tensors: A network's state or a part of it, which stays as it is.
         """
         made: dict[str, Tensor] = {}
         for edit in (edit for block in self.blocks for edit in block.edits):
+            if edit.key not in tensors:
+                continue
             if edit.key not in made:
                 tensor = tensors[edit.key].detach()
                 computing = torch.promote_types(tensor.dtype, torch.float32)
@@ -165,8 +168,8 @@ def fold(
         schedule: Scales that are the same for every noise level, image and branch of guidance.
             Its knobs are numbers of the setting and stay that.
         mixed: One of `MIXED`.
-        fitted: What mixed groups' gain and bias are multiplied by and added to, by address
-            (`mixed_group.fit_mixed`); without it, such a branch sees an unscaled skip.
+        fitted: How gain and bias of normalisations change, by address (`norm_fit.fit_norms`);
+            without it, a branch behind one sees an unscaled skip.
 
     Raises:
         NetworkError: With every reason why these scales on this network are not weights.
@@ -298,7 +301,7 @@ class _Layers:
                 found = "none: the block adds its input as it is, or reads it in another way"
                 raise _refused(place, f"a {what} with weights for main path and skip", found)
             edits.append(self._columns(place, layer, scale))
-        if groups > 0 and fitted is not None and place.skip.mixed:
+        if groups > 0 and fitted is not None:
             edits += self._fitted(place, fitted)
         elif groups > 0 and scale == 0 and not place.skip.mixed:
             # Normalised, a group of zeros is 0, and the bias alone is left of it.

@@ -1,13 +1,16 @@
-"""What a scale does to a normalisation group that holds channels of main path and skip.
+"""What the scale of a skip leaves behind a group normalisation, fitted to what a sampler meets.
 
 With z the block's input, k the skip in it and N the normalisation without gain and bias, the
-branch would see N([x, s k]) and a folded network shows it N([x, k]). In the mixed group, whose
-mean and variance both depend on the image, the first is about
+branch would see N([x, s k]) and a folded network shows it N([x, k]). Channel by channel the first
+is about
 
     N([x, s k])_c = a_c N([x, k])_c + b_c
 
-with a_c and b_c by least squares over the pixels of all states that a sampler goes through. They
-go into the normalisation's own gain and bias. In all other groups a is 1 and b is 0.
+with a_c and b_c by least squares over the pixels of all states that a sampler goes through; they
+go into the normalisation's own gain and bias. In a group of the skip's channels alone b is 0, and
+a is 1 but for the eps in the square root: sqrt((v + eps) / (v + eps / s^2)) for a variance v. In
+one that also holds channels of the main path both depend on the image, so the fit is near, not
+exact. Groups of the main path alone are as they were.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.sampling.skips import SkipPlace, find_places
 
-__all__ = ["fit_mixed"]
+__all__ = ["fit_norms"]
 
 
-def fit_mixed(
+def fit_norms(
     network: nn.Module,
     schedule: Schedule,
     setting: Setting,
@@ -38,23 +41,23 @@ def fit_mixed(
     *,
     device: torch.device | str | None = None,
 ) -> dict[str, Affine]:
-    """Sample images with a schedule's hooks and fit every mixed group that it scales.
+    """Sample images with a schedule's hooks and fit the normalisation of every scaled skip.
 
     Arguments:
         network: A denoiser of a known family without a schedule installed.
-        schedule: The scales, in every part alike over the noise levels.
+        schedule: The scales, one per skip for all noise levels.
         setting: How the images are made.
         seeds: One per image; all go through the network at once.
         device: Where to sample; by default where the network's parameters are.
 
     Returns:
-        One fit per mixed block whose skip itself is scaled, by address.
+        By address, for blocks with group normalisation whose skip itself is scaled.
     """
     scales = {term.address: term.scale for term in schedule.terms if term.part == "both"}
     fits = {
         place.skip.address: _Fit(place, scales[place.skip.address])
         for place in find_places(network)
-        if place.skip.address in scales and place.skip.groups > 0 and place.skip.mixed
+        if place.skip.address in scales and place.skip.groups > 0
     }
     if not fits:
         return {}
@@ -64,7 +67,7 @@ def fit_mixed(
         for fit in fits.values():
             module = fit.place.site.module
             hooks.append(module.register_forward_pre_hook(fit))
-        with scaled(network, schedule), torch.inference_mode():
+        with scaled(network, schedule.scales_alone), torch.inference_mode():
             sample_float(network, setting, seeds, device=device)
     finally:
         for hook in hooks:
@@ -73,25 +76,26 @@ def fit_mixed(
 
 
 class _Fit:
-    """Sums over what one block has received; a line through each channel of the mixed group."""
+    """Sums over what one block has received, for a line through each channel of such groups."""
 
     def __init__(self, place: SkipPlace, scale: float) -> None:
         skip = place.skip
-        width = (skip.main_channels + skip.skip_channels) // skip.groups
+        channels = skip.main_channels + skip.skip_channels
+        width = channels // skip.groups
         self.place, self.scale = place, scale
         self.start = skip.main_channels // width * width
-        self.width = width
+        self.channels = channels - self.start
+        self.groups = self.channels // width
         # Of 1, u, v, u u and u v, u being the folded network's channel and v the hooked one's.
-        self.sums = torch.zeros(5, width, dtype=torch.float64)
+        self.sums = torch.zeros(5, self.channels, dtype=torch.float64)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        z: Tensor = args[0].detach().float().narrow(1, self.start, self.width)
-        inside = self.place.skip.main_channels - self.start
+        z: Tensor = args[0].detach().double().narrow(1, self.start, self.channels)
         eps = float(getattr(self.place.norm, "eps", 1e-5))
-        by_skip = torch.ones(self.width, device=z.device)
-        by_skip[inside:] = self.scale
-        u = F.group_norm(z, 1, eps=eps).double()
-        v = F.group_norm(z * by_skip.reshape(1, -1, 1, 1), 1, eps=eps).double()
+        factor = torch.ones(self.channels, dtype=torch.float64, device=z.device)
+        factor[self.place.skip.main_channels - self.start :] = self.scale
+        u = F.group_norm(z, self.groups, eps=eps)
+        v = F.group_norm(z * factor.reshape(1, -1, 1, 1), self.groups, eps=eps)
         sums = [torch.ones_like(u), u, v, u * u, u * v]
         self.sums += torch.stack([each.sum((0, 2, 3)) for each in sums]).cpu()
 
