@@ -28,10 +28,13 @@ def save_tensors(
     Raises:
         OSError: It cannot be written.
     """
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    os.chmod(path, mode)  # it makes files that nobody else may read
     _in_order(path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -19,6 +19,7 @@ __all__ = ["Luck", "Measured", "Ranking", "Result", "SecondLook", "is_win"]
 
 NO_GAIN = "no significant gain"
 WIN = "win"
+NOT_CONFIRMED = "not confirmed"
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Result:
         evaluations: Schedules evaluated in the search.
         images: Images sampled for the study in all.
         seconds: Worker seconds spent on them.
-        verdict: ``win`` or ``no significant gain``.
+        verdict: ``win``, ``no significant gain``, or ``not confirmed`` where there was no confirm.
         better: Which way the metric is better.
         violated: Constraints that the chosen schedule violates on block B: it is no win then.
         tested: False where no candidate was better than the baseline in the search: no image was

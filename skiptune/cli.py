@@ -36,7 +36,7 @@ COMMANDS = {
     "confirm": "tuning",
     "sensitivity": "differentiating",
     "explain": "explaining",
-    "export": "exporting",
+    "export": "delivering",
     "sample": "exporting",
     "score": "scoring",
     "ref": "scoring",
