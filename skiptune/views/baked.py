@@ -44,8 +44,8 @@ def baked_view(fold: Fold, found: Deviations) -> Iterator[RenderableType]:
     )
     yield Text("")
     yield paragraph(
-        f"Baked against hooked on {found.images} images, {found.evaluations} evaluations: off by at"
-        f" most {found.whole.output:.1e} of the output and {100 * found.whole.effect:.2g} % of"
+        f"Baked against hooked on {found.images} images, {found.evaluations} evaluations: off by"
+        f" at most {found.whole.output:.1e} of the output and {100 * found.whole.effect:.2g} % of"
         f" what the scales change; images by {found.levels:.2g} grey levels of 255, where the"
         f" scales move them by {found.moved:.2g}."
     )
