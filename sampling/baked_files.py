@@ -129,7 +129,7 @@ def write_baked(
     with safe_open(checkpoint.path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     tensors |= fold.apply(tensors)
-    path = folder / f"{checkpoint.path.stem}.safetensors"
+    path = folder / f"{checkpoint.name}.safetensors"
     save_tensors(path, tensors, {**source_metadata(checkpoint), **metadata})
     suffix = _UPSTREAM.get(str(checkpoint.config.get("model_type")))
     if suffix is None:

@@ -45,7 +45,8 @@ _CARD = "BAKED.md"
 _BAKED_KEY = "skiptune.baked"
 _LICENCE_KEY = "skiptune.licence"
 _NOTICES = ("LICENSE", "LICENCE", "NOTICE")
-_MOST_CARD = 1 << 20  # bytes of a card that is looked through for a licence
+_MOST_CARD = 1 << 20  # characters of a card that is looked through for a licence
+_LONGEST_TITLE = 1000
 _NVIDIAS = ("SongUNet", "DhariwalUNet")
 
 
@@ -207,7 +208,8 @@ def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:
 def _licence(checkpoint: Checkpoint) -> str:
     """Return what the source says of its licence, in one sentence."""
     for card in _cards(checkpoint):
-        text = card.read_text(encoding="utf-8", errors="replace")[:_MOST_CARD]
+        with open(card, encoding="utf-8", errors="replace") as file:
+            text = file.read(_MOST_CARD)
         row = re.search(r"^\| licence \| (.+) \|$", text, re.MULTILINE)
         front = re.search(r"\A---\n.*?^license: *(\S+)", text, re.MULTILINE | re.DOTALL)
         if row or front:
@@ -233,9 +235,11 @@ def _cards(checkpoint: Checkpoint) -> list[Path]:
     if own.is_file():
         return [own]
     card = path.with_name("README.md")
-    if card.is_file() and path.name in card.read_text(errors="replace").split("\n", 1)[0]:
-        return [card]
-    return []
+    if not card.is_file():
+        return []
+    with open(card, encoding="utf-8", errors="replace") as file:
+        title = file.readline(_LONGEST_TITLE)
+    return [card] if path.name in title else []
 
 
 def _notices(checkpoint: Checkpoint) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Files of baked networks: what upstream's code is given has upstream's names, shapes and types."""
+"""Files of baked networks: upstream is given its own names, shapes and types."""
 
 from __future__ import annotations
 
