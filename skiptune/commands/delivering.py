@@ -274,7 +274,8 @@ def _deliver(
         decide = "" if study is None else f": `skiptune confirm {study}` decides on fresh ones"
         say(
             options,
-            "caution: not confirmed: the best of the search, on the seeds it was chosen by" + decide,
+            "caution: not confirmed: the best of the search, on the seeds it was chosen by"
+            + decide,
         )
     say(options, f"Wrote {path}: {verdict}")
     if following:

@@ -18,29 +18,31 @@ __all__ = ["baked_view"]
 
 
 def baked_view(fold: Fold, found: Deviations) -> Iterator[RenderableType]:
-    """Yield the parts of the page: one row per scaled skip, then how far all of them are.
+    """Yield the parts of the page: a row per scale, then how far all of them are together.
 
     Arguments:
         fold: What became of the scales.
         found: How far that is from scaling the skips themselves.
     """
-    rows = [
-        (
-            block.address,
-            ", ".join(
-                f"{scale:.3f}" if part == "both" else f"{part} {scale:.3f}"
-                for part, scale in block.terms.items()
-            ),
-            _how(block),
-            *_numbers(found.blocks.get(block.address)),
-        )
-        for block in fold.blocks
-    ]
-    rows.append(("all together", "", "", *_numbers(found.whole)))
+    rows: list[tuple[str, ...]] = []
+    for block in fold.blocks:
+        for part, scale in block.terms.items():
+            whole = part == "both"
+            name = block.address if not rows or rows[-1][0] != block.address else ""
+            rows.append(
+                (
+                    name,
+                    f"{scale:.3f}" if whole else f"{part} {scale:.3f}",
+                    _how(block) if whole else "exactly",
+                    *_numbers(found.blocks.get(block.address) if whole else None),
+                )
+            )
+    rows.append(("all", "", "", *_numbers(found.whole)))
     yield listing(
         ("skip", "scale", "folded", "off, of output", "of effect"),
         rows,
         right=("scale", "off, of output", "of effect"),
+        gap=1,  # addresses of diffusers have to fit into 80
     )
     yield Text("")
     yield paragraph(
