@@ -26,12 +26,11 @@ def baked_view(fold: Fold, found: Deviations) -> Iterator[RenderableType]:
     """
     rows: list[tuple[str, ...]] = []
     for block in fold.blocks:
-        for part, scale in block.terms.items():
+        for place, (part, scale) in enumerate(block.terms.items()):
             whole = part == "both"
-            name = block.address if not rows or rows[-1][0] != block.address else ""
             rows.append(
                 (
-                    name,
+                    "" if place else block.address,
                     f"{scale:.3f}" if whole else f"{part} {scale:.3f}",
                     _how(block) if whole else "exactly",
                     *_numbers(found.blocks.get(block.address) if whole else None),
