@@ -6,7 +6,10 @@
 images at dpmpp_2m, 6 steps, with hooks; every evaluation is repeated with weights into which the
 same scales were folded: without looking at an image; with normalisations fitted to images of
 other seeds, as `skiptune export --format baked` does; and with the two mixed blocks left at 1.
-Weights are float32, but for the last column's: those that a float16 file would hold.
+Weights are float32; in the last column, those that a float16 file would hold.
+
+A cell: error of the denoiser's output, the largest of all evaluations, relative to it; the error
+relative to what the scales change; and that of the images in grey levels of 255.
 """
 
 from __future__ import annotations

@@ -245,8 +245,12 @@ def test_a_pipeline_is_the_same_but_for_the_weights_of_its_unet(
     (source / "LICENSE.txt").write_text("terms")
     (source / "unet" / "extra.json").write_text("{}")
     # What would still hold the network as it was.
-    stale = ("v1-5.ckpt", "unet/diffusion_pytorch_model.bin", "unet/model.onnx")
-    stale += ("unet/diffusion_pytorch_model.non_ema.safetensors",)
+    stale = (
+        "v1-5.ckpt",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/model.onnx",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+    )
     for name in stale:
         (source / name).write_bytes(b"old")
     schedule, folded = exactly_folded(checkpoint)
@@ -268,9 +272,10 @@ def test_a_pipeline_is_the_same_but_for_the_weights_of_its_unet(
         for k, v in folded.apply({f"unet.{k}": v for k, v in unet.state_dict().items()}).items()
     )
     if kind == "UNet2DModel":
-        pipe: Any = DDIMPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+        pipelines: Any = DDIMPipeline
+        pipe = pipelines.from_pretrained(tmp_path / "out", local_files_only=True)
         pipe.set_progress_bar_config(disable=True)
-        plain: Any = DDIMPipeline.from_pretrained(source, local_files_only=True)
+        plain = pipelines.from_pretrained(source, local_files_only=True)
         plain.set_progress_bar_config(disable=True)
         first, second = torch.randn(1, 1, 8, 8), torch.tensor([300])
         with torch.no_grad():
