@@ -149,8 +149,9 @@ def write_baked(
         with open(upstream, "wb") as opened:
             torch.save(held, opened)
     except RuntimeError as error:
-        # How torch says that a file could not be written.
-        raise OSError(str(error).splitlines()[0]) from error
+        # How torch says that a file could not be written; the reason is what it met before.
+        met = error.__context__
+        raise met if isinstance(met, OSError) else OSError(str(error).splitlines()[0]) from error
     return path, upstream
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skiptune.sampling.decoder import Decoder
-from skiptune.sampling.fold import Fold, replaced
+from skiptune.sampling.fold import Fold, FoldedBlock, replaced
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float
 from skiptune.sampling.schedule import Schedule
@@ -49,6 +49,8 @@ class Deviations:
 
     Arguments:
         whole: Of the network with all scales folded, its tensors as they were rounded.
+        exact: Of the network in which the blocks that fold exactly are folded, and mixed ones are
+            hooked: eps and rounding, where these blocks are what they seem.
         blocks: Of networks in which one mixed block is folded (or left at 1) and all else is
             hooked, by address.
         levels: Root mean square over pixels of the difference of the images that both sample from
@@ -59,6 +61,7 @@ class Deviations:
     """
 
     whole: Deviation
+    exact: Deviation
     blocks: Mapping[str, Deviation]
     levels: float
     moved: float
@@ -117,19 +120,23 @@ def deviations(
         hooked = _outputs(network, states)
     with torch.inference_mode():
         plain, plain_images = _outputs(network, states), images()
-    blocks = {}
-    for block in fold.blocks:
-        if not block.mixed:
-            continue
-        rest = Schedule(term for term in schedule.terms if term.address != block.address)
-        own = Fold((block,)).apply(tensors)
-        with replaced(network, own), torch.inference_mode(), scaled(network, rest):
-            blocks[block.address] = _deviation(_outputs(network, states), hooked, plain)
+
+    def partly(blocks: tuple[FoldedBlock, ...]) -> Deviation:
+        """Fold these blocks and hook all others."""
+        own = {block.address for block in blocks}
+        rest = Schedule(term for term in schedule.terms if term.address not in own)
+        changed = Fold(blocks).apply(tensors)
+        with replaced(network, changed), torch.inference_mode(), scaled(network, rest):
+            return _deviation(_outputs(network, states), hooked, plain)
+
+    blocks = {block.address: partly((block,)) for block in fold.blocks if block.mixed}
+    exact = partly(tuple(block for block in fold.blocks if not block.mixed))
     with replaced(network, folded), torch.inference_mode():
         whole = _deviation(_outputs(network, states), hooked, plain)
         folded_images = images()
     return Deviations(
         whole=whole,
+        exact=exact,
         blocks=blocks,
         levels=_levels(folded_images, hooked_images),
         moved=_levels(hooked_images, plain_images),

@@ -51,13 +51,14 @@ def fit_norms(
         device: Where to sample; by default where the network's parameters are.
 
     Returns:
-        By address, for blocks with group normalisation whose skip itself is scaled.
+        By address, for blocks whose skip itself is scaled and goes through a group normalisation
+        with a gain and a bias of its own.
     """
     scales = {term.address: term.scale for term in schedule.terms if term.part == "both"}
     fits = {
         place.skip.address: _Fit(place, scales[place.skip.address])
         for place in find_places(network)
-        if place.skip.address in scales and place.skip.groups > 0
+        if place.skip.address in scales and place.skip.groups > 0 and _has_gain(place.norm)
     }
     if not fits:
         return {}
@@ -73,6 +74,11 @@ def fit_norms(
         for hook in hooks:
             hook.remove()
     return {address: fit.result() for address, fit in fits.items()}
+
+
+def _has_gain(norm: nn.Module | None) -> bool:
+    own = {} if norm is None else norm._parameters
+    return own.get("weight") is not None and own.get("bias") is not None
 
 
 class _Fit:

@@ -47,6 +47,8 @@ _LICENCE_KEY = "skiptune.licence"
 _NOTICES = ("LICENSE", "LICENCE", "NOTICE")
 _MOST_CARD = 1 << 20  # characters of a card that is looked through for a licence
 _LONGEST_TITLE = 1000
+# What eps, and rounding to half precision, leave of blocks that fold exactly is far below.
+_MOST_OFF, _MOST_LOST = 1e-3, 0.1
 _NVIDIAS = ("SongUNet", "DhariwalUNet")
 
 
@@ -161,7 +163,8 @@ def measured_fold(
             the two are compared (seeds from 0 on).
 
     Raises:
-        NetworkError: The scales cannot be weights, or there are none.
+        NetworkError: The scales cannot be weights, or there are none; or blocks that should fold
+            exactly do not.
     """
     schedule = document.schedule
     if not schedule.terms:
@@ -185,6 +188,14 @@ def measured_fold(
         tensors=stored_tensors(checkpoint, folded.keys),
         decoder=checkpoint.decoder,
     )
+    if found.exact.output > _MOST_OFF and found.exact.effect > _MOST_LOST:
+        raise NetworkError(
+            f"scales of {document.study}",
+            expected="skips that only the blocks' shortcuts and a normalisation read",
+            found=f"blocks that make something else of them: folded, {found.exact.effect:.0%} of"
+            " the scales' effect is lost",
+            hint="install these scales at run time instead: skiptune.load(FILE).apply(network)",
+        )
     return folded, found
 
 
@@ -199,6 +210,7 @@ def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:
     return {
         "blocks": blocks,
         "deviation": asdict(found.whole),
+        "deviation_of_exact_blocks": asdict(found.exact),
         "grey_levels": found.levels,
         "grey_levels_of_the_scales": found.moved,
         "images": found.images,

@@ -36,6 +36,8 @@ def baked_view(fold: Fold, found: Deviations) -> Iterator[RenderableType]:
                     *_numbers(found.blocks.get(block.address) if whole else None),
                 )
             )
+    if 0 < len(found.blocks) < len(fold.blocks):
+        rows.append(("all exact ones", "", "", *_numbers(found.exact)))
     rows.append(("all", "", "", *_numbers(found.whole)))
     yield listing(
         ("skip", "scale", "folded", "off, of output", "of effect"),

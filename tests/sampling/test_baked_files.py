@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
+from skiptune.sampling import baked_files
 from skiptune.sampling.baked_files import check_original, stored_tensors, write_baked
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.fold import Fold, fold
@@ -348,7 +350,16 @@ def test_a_full_disk_under_torch_save_is_an_os_error(
     def full(*values: Any) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="failed writing"):
-        written(checkpoint, folded, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="failed writing"):
+            written(checkpoint, folded, tmp_path / "out")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(baked_files, "save_tensors", lambda path, *rest: None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            written(checkpoint, folded, tmp_path / "again")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert find_skips(checkpoint.network) == checkpoint.skips

@@ -42,6 +42,7 @@ def test_in_every_family_hooked_and_baked_agree_to_1e_5_on_a_sampler_s_way(name:
     assert found.whole.output < 1e-5
     assert found.whole.effect < 1e-2
     assert found.blocks == {}
+    assert found.exact == found.whole
     assert (found.images, found.evaluations) == (2, 5)
 
 
@@ -75,6 +76,7 @@ def test_numbers_are_what_two_ways_of_sampling_show() -> None:
     assert found.moved == pytest.approx(float(mean), rel=0.05)
     clipped = baked.clip(-1, 1) - images.clip(-1, 1)
     assert found.levels == pytest.approx(127.5 * float(clipped.pow(2).mean().sqrt()), rel=1e-2)
+    assert found.exact.output < 1e-4 < found.whole.output
     # One block alone is nearer than all of them.
     mixed = [s.address for s in find_skips(network) if s.mixed]
     assert list(found.blocks) == mixed

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from skiptune.sampling.fold import fold
@@ -94,6 +95,9 @@ def test_only_scaled_skips_behind_a_normalisation_are_fitted(network: Any) -> No
     uvit = network_of(FAMILIES["uvit"])
     whole = Schedule.uniform({skip.address: 0.8 for skip in find_skips(uvit)})
     assert fit_norms(uvit, whole, SETTING, SEEDS) == {}
+    plain = network_of(FAMILIES["adm-edm"])
+    decoder_blocks(plain)[two].norm0 = nn.GroupNorm(32, 192, affine=False)
+    assert fit_norms(plain, schedule, SETTING, SEEDS) == {}
 
 
 def test_a_dropped_skip_leaves_the_bias_alone(network: Any) -> None:

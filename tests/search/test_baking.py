@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float
 from skiptune.sampling.official import LICENCE_NOTE
 from skiptune.sampling.schedule import Schedule, Term
+from skiptune.sampling.skips import decoder_blocks
 from skiptune.sampling.tensor_files import save_tensors
 from skiptune.search.baking import MARKER, bake, measured_fold
 from skiptune.search.evidence import Verdict
@@ -146,6 +148,47 @@ def test_a_target_that_exists_needs_force_and_a_full_disk_leaves_it(
     bake(document, checkpoint, path, images=1, force=True)
     assert (path / MARKER).read_bytes() != before
     assert sorted(os.listdir(tmp_path)) == ["baked", "source"]
+
+
+def test_a_disk_that_is_full_indeed(
+    checkpoint: Any, schedule: Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uvit = FAMILIES["uvit"]
+    (tmp_path / "uvit").mkdir()
+    other = load_checkpoint(uvit.write(network_of(uvit), tmp_path / "uvit", {}))
+    scales = Schedule.uniform({skip.address: 0.8 for skip in other.skips})
+    size = other.path.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The second lets the first of the two files of a U-ViT pass.
+    for document, loaded, most in (
+        (tuned_for(checkpoint, schedule), checkpoint, 50_000),
+        (tuned_for(other, scales), other, size + 2_500),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        try:
+            with pytest.raises(OutputError, match="room for the files"):
+                bake(document, loaded, tmp_path / "baked", images=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert sorted(os.listdir(tmp_path)) == ["source", "uvit"]
+
+
+def test_a_block_that_makes_something_else_of_its_skip_is_refused(
+    checkpoint: Any, schedule: Schedule, tmp_path: Path
+) -> None:
+    skip = next(s for s in checkpoint.skips if not s.mixed)
+    block: Any = decoder_blocks(checkpoint.network)[skip.address]
+    own = block.forward
+
+    def forward(x: Any, emb: Any) -> Any:
+        rest = x[:, skip.main_channels :].mean(1, keepdim=True)
+        return own(x, emb) + 3 * rest
+
+    vars(block)["forward"] = forward
+    one = Schedule.uniform({skip.address: 0.6})
+    with pytest.raises(NetworkError, match="make something else of them"):
+        bake(tuned_for(checkpoint, one), checkpoint, tmp_path / "baked", images=1)
+    assert not (tmp_path / "baked").exists()
 
 
 def test_licences_travel(checkpoint: Any, schedule: Schedule, tmp_path: Path) -> None:

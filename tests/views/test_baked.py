@@ -10,6 +10,7 @@ from skiptune.views.baked import baked_view
 EDIT = Edit("key", 1, 0, torch.ones(2, dtype=torch.float64))
 FOUND = Deviations(
     whole=Deviation(2e-4, 0.005),
+    exact=Deviation(3e-7, 2e-5),
     blocks={"8x8_block1": Deviation(1e-4, 0.004)},
     levels=0.081,
     moved=16.2,
@@ -36,6 +37,7 @@ def test_every_block_has_a_row_and_the_near_ones_their_deviation() -> None:
     assert "8x8_block0 0.750 exactly" in lines
     assert "residual 1.100 exactly" in lines
     assert "8x8_block1 0.900 nearly, mixed group 1.0e-04 0.4 %" in lines
+    assert "all exact ones 3.0e-07 0.002 %" in lines
     assert "all 2.0e-04 0.5 %" in lines
     words = " ".join(text.split())
     assert "0.5 % of what the scales change" in words
