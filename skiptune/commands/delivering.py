@@ -122,7 +122,7 @@ def export(
     force: bool,
     group_writable: bool,
 ) -> None:
-    """Write tuned scales with their evidence, or the network with them in it.
+    """Write tuned scales, or networks baked with them.
 
     Of a study, what its last confirm found, also where that is `no significant gain`; before a
     confirm, the best of the search, marked `not confirmed`. Of a TUNED.json, what it says. json
