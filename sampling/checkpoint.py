@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINTS",
     "METADATA_KEY",
+    "SOURCE_KEY",
     "Checkpoint",
     "differences",
     "is_pickle",
@@ -38,6 +39,8 @@ __all__ = [
 
 CHECKPOINTS = ("fashion",)
 METADATA_KEY = "skiptune.network"
+SOURCE_KEY = "skiptune.source"
+"""Metadata entry of a converted file: name, size and SHA-256 of the original, as JSON."""
 
 _ASSETS = Path(__file__).parent / "assets"
 # torch.save writes zip files or, of old, bare pickles, which begin with protocol 2 or later.

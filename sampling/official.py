@@ -25,10 +25,16 @@ from skiptune.errors import NetworkError
 from skiptune.sampling.storages import Tensors, number
 from skiptune.sampling.unpickling import Call, Record, read_records
 
-__all__ = ["LICENCE", "Official", "read_official"]
+__all__ = ["LICENCE", "LICENCE_NOTE", "Official", "read_official"]
 
 LICENCE = "CC BY-NC-SA 4.0"
 """Of the weights that NVIDIA publishes with EDM and EDM2."""
+
+LICENCE_NOTE = (
+    f"{LICENCE} where the file is one of NVIDIA's EDM or EDM2: non-commercial use; copies and"
+    " changed weights keep this licence"
+)
+"""What a card of such weights says."""
 
 # Class of the preconditioner: our word for it, and the attribute that holds the model.
 _PRECONDS = {
@@ -86,10 +92,7 @@ class Official:
     parameters: int
     sha256: str
     source: str
-    licence: str = (
-        f"{LICENCE} where the file is one of NVIDIA's EDM or EDM2: non-commercial use; copies and"
-        " changed weights keep this licence"
-    )
+    licence: str = LICENCE_NOTE
     cautions: tuple[str, ...] = ()
 
     @property

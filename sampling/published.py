@@ -30,7 +30,7 @@ from skiptune.sampling.networks import build_denoiser
 from skiptune.sampling.official import Official
 from skiptune.sampling.options import config_of
 
-__all__ = ["SUFFIXES", "options_file", "read_options", "read_published"]
+__all__ = ["SUFFIXES", "options_file", "read_file", "read_options", "read_published"]
 
 SUFFIXES = (".pt", ".pth", ".ckpt")
 """Of the files that are read here."""
@@ -43,6 +43,7 @@ _LDM_UNET = "model.diffusion_model."
 _LDM_AVERAGED = "model_ema.diffusion_model"
 _LDM_CLASSES = "cond_stage_model.embedding.weight"
 _OUR_CLASSES = "model.class_embedding.weight"
+_CONTENT = "a file of torch.save that holds tensors and plain data alone"
 _HINT = "give the file as its authors publish it, with the options it was trained with"
 
 
@@ -126,12 +127,15 @@ def read_published(path: str | Path, options: Mapping[str, Any], *, where: str) 
     )
 
 
-def _tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a file by name, and the key under which they were."""
-    expected = "a file of torch.save that holds tensors and plain data alone"
+def read_file(path: Path) -> Any:
+    """Return all that a file of torch.save holds: tensors, and plain data around them.
+
+    Raises:
+        NetworkError: For a file that cannot be read, is damaged, or holds anything else.
+    """
     try:
         # Never without `weights_only`, whatever the file holds.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise NetworkError(
             str(path),
@@ -143,11 +147,16 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise NetworkError(
             str(path),
-            expected=expected,
+            expected=_CONTENT,
             found=f"something else: {reason}",
             hint="in an environment that trusts the file, save its state_dict alone with"
             " torch.save(model.state_dict(), FILE); NVIDIA's pickles are converted as .pkl",
         ) from None
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file by name, and the key under which they were."""
+    content = read_file(path)
     source = "state"
     for key in ("state_dict", "ema", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -155,7 +164,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             break
     if not isinstance(content, Mapping):
         raise NetworkError(
-            str(path), expected=expected, found=f"a {type(content).__name__}", hint=_HINT
+            str(path), expected=_CONTENT, found=f"a {type(content).__name__}", hint=_HINT
         )
     found = {
         str(name): value

@@ -105,6 +105,9 @@ class SkipPlace:
         residual: The branch's first convolution, of the same channels; None likewise.
         residual_shared: Whether that reads the block's input itself, as the shortcut does, not
             what a normalisation or an activation has made of it.
+        norm: The group normalisation that reads the block's input before the branch, if any.
+        joint: The one layer that reads main path and skip, concatenated in the order of their
+            channels, where nothing else reads the skip (U-ViT's `skip_linear`).
     """
 
     skip: Skip
@@ -112,6 +115,8 @@ class SkipPlace:
     shortcut: nn.Module | None = None
     residual: nn.Module | None = None
     residual_shared: bool = False
+    norm: nn.Module | None = None
+    joint: nn.Module | None = None
 
 
 @dataclass(frozen=True)

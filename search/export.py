@@ -1,4 +1,8 @@
-"""From a study's result to `tuned.json`: the scales with everything that speaks for them."""
+"""From a study's result to `tuned.json`: the scales with everything that speaks for them.
+
+Before a confirm there is no result, only what the search has seen: its best evaluation, on the
+seeds it was chosen by. Such a file says ``not confirmed`` and claims no gain.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,29 @@ from importlib.metadata import version
 
 from skiptune import __version__
 from skiptune.canonical import digest
-from skiptune.errors import OutputError
+from skiptune.errors import OutputError, StorageError
+from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
-from skiptune.search.result import Measured, Result
+from skiptune.search.overview import leaders
+from skiptune.search.result import NOT_CONFIRMED, Measured, Result
 from skiptune.search.study import SEARCH_SEED, OpenStudy
 from skiptune.search.tuned import Tuned
 from skiptune.search.tuned_network import TunedDecoder, TunedNetwork, TunedPrompts
+from skiptune.storage import ledger
 
-__all__ = ["tuned_of"]
+__all__ = ["best_so_far", "tuned_of"]
 
 # What a score may depend on beyond the stored arrays' own identity.
 PACKAGES = ("torch", "numpy", "optuna")
 
 
 def tuned_of(study: OpenStudy, result: Result) -> Tuned:
-    """Return the document of a confirmed study.
+    """Return the document of a study's result.
 
     Arguments:
         study: The study.
-        result: What one of its confirms found, a win or not: the verdict says which.
+        result: What one of its confirms found, a win or not: the verdict says which; or
+            `best_so_far`.
 
     Raises:
         OutputError: No candidate could be measured, so there are no scales to hand over.
@@ -40,6 +48,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
     gain = result.winner.gain(result.baseline.value)
     ends = result.winner.gain_interval(result.baseline.value, 1 - result.alpha)
     images = result.baseline.images
+    confirmed = result.verdict != NOT_CONFIRMED
     return Tuned.of(
         result.schedule,
         skips=study.checkpoint.skips,
@@ -60,7 +69,9 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             gain=None if gain is None else 100 * gain,
             interval=None if ends is None else (100 * ends[0], 100 * ends[1]),
             alpha=result.alpha,
-        ),
+        )
+        if confirmed
+        else Verdict(verdict="not confirmed"),
         measure=Measure(
             metric=result.metric,
             better=result.better,
@@ -77,7 +88,9 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             "search": SeedBlock(first=SEARCH_SEED, images=study.rungs[-1]),
             "confirm A": SeedBlock(first=result.seeds[0], images=images),
             "confirm B": SeedBlock(first=result.seeds[1], images=images),
-        },
+        }
+        if confirmed
+        else {"search": SeedBlock(first=SEARCH_SEED, images=images)},
         provenance=Provenance(
             skiptune=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,6 +100,45 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             device=str(next(study.checkpoint.network.parameters()).device),
             versions={package: version(package) for package in PACKAGES},
         ),
+    )
+
+
+def best_so_far(study: OpenStudy) -> Result:
+    """Return the best evaluation of a search as a result that is not confirmed.
+
+    Raises:
+        StorageError: No evaluation is scored yet.
+    """
+    first = next(iter(leaders(study.database, study.spec.study, 1)), None)
+    if first is None:
+        raise StorageError(
+            f"study {study.spec.study}",
+            expected="a finished confirm, or at least one scored schedule of the search",
+            found="none",
+            hint=f"go on with `skiptune worker {study.spec.study}`",
+        )
+    spending = ledger.spending(study.database, study.id)
+    return Result(
+        study=study.spec.study,
+        metric=first.metric,
+        setting=study.setting,
+        confirm=0,
+        alpha=study.spec.confirm.alpha,
+        min_gain=study.spec.confirm.min_gain,
+        seeds=(SEARCH_SEED, SEARCH_SEED),
+        baseline=first.baseline,
+        winner=first.measured,
+        controls=(),
+        schedule=first.schedule,
+        params=dict(first.params),
+        edges=(),
+        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
+        images=spending.images,
+        seconds=spending.seconds,
+        verdict=NOT_CONFIRMED,
+        better=CATALOGUE[study.spec.objective.keys[0]].better,
+        tested=False,
+        unit=study.unit,
     )
 
 

@@ -19,6 +19,7 @@ __all__ = ["HOPELESS", "Luck", "Measured", "Ranking", "Result", "SecondLook", "i
 
 NO_GAIN = "no significant gain"
 WIN = "win"
+NOT_CONFIRMED = "not confirmed"
 
 HOPELESS: Final = 1.0
 """Standard errors by which a schedule may look worse than the baseline and still be tested. One
@@ -187,7 +188,7 @@ class Result:
         evaluations: Schedules evaluated in the search.
         images: Images sampled for the study in all.
         seconds: Worker seconds spent on them.
-        verdict: ``win`` or ``no significant gain``.
+        verdict: ``win``, ``no significant gain``, or ``not confirmed`` where there was no confirm.
         better: Which way the metric is better.
         violated: Constraints that the chosen schedule violates on block B: it is no win then.
         tested: False where no candidate was better than the baseline in the search: no image was

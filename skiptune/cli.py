@@ -38,7 +38,7 @@ COMMANDS = {
     "sensitivity": "differentiating",
     "explain": "explaining",
     "dashboard": "serving",
-    "export": "exporting",
+    "export": "delivering",
     "sample": "exporting",
     "score": "scoring",
     "ref": "scoring",

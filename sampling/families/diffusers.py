@@ -63,6 +63,7 @@ def _find(network: nn.Module, size: int) -> list[SkipPlace] | None:
                     structure=_STRUCTURE,
                     shortcut=getattr(resnet, "conv_shortcut", None),
                     residual=getattr(resnet, "conv1", None),
+                    norm=getattr(resnet, "norm1", None),
                 )
             )
             main = count(resnet, "out_channels", address, _STRUCTURE)

@@ -52,6 +52,7 @@ def _find(network: nn.Module, size: int) -> list[SkipPlace] | None:
                     structure=_STRUCTURE,
                     shortcut=_convolution(module, _SHORTCUTS, received),
                     residual=_convolution(module, _RESIDUALS, received),
+                    norm=getattr(module, "norm0", None),
                 )
             )
         main = count(module, "out_channels", name, _STRUCTURE)

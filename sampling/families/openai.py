@@ -51,6 +51,7 @@ def _find(network: nn.Module, size: int) -> list[SkipPlace] | None:
                 structure=_STRUCTURE,
                 shortcut=first.skip_connection,
                 residual=conv,
+                norm=norm,
             )
         )
         main = _made(block, address)

@@ -52,6 +52,7 @@ def concatenated(
     shortcut: Any = None,
     residual: Any = None,
     residual_shared: bool = False,
+    norm: nn.Module | None = None,
 ) -> SkipPlace:
     """Return the place of a skip concatenated behind the main path, in a block's argument 0.
 
@@ -68,6 +69,7 @@ def concatenated(
         shortcut: The block's shortcut, if it may be a convolution.
         residual: The first convolution of its branch.
         residual_shared: See `SkipPlace`.
+        norm: See `SkipPlace`.
 
     Raises:
         NetworkError: The channels do not add up.
@@ -90,6 +92,7 @@ def concatenated(
         shortcut=reads(shortcut, received),
         residual=reads(residual, received),
         residual_shared=residual_shared,
+        norm=norm,
     )
 
 

@@ -37,6 +37,7 @@ def _find(network: nn.Module, size: int) -> list[SkipPlace] | None:
                 # All that reads the skip is one linear layer: nothing normalises it.
                 skip=Skip(address, index, size // patch, width, width, groups=0, mixed=True),
                 site=SkipSite(block, "skip", dim=-1),
+                joint=linear,
             )
         )
     return places

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Converted", "check_free", "convert", "convert_file"]
 
-SOURCE_KEY = "skiptune.source"
-"""Metadata entry of the converted file: name, size and SHA-256 of the original, as JSON."""
-
 _SHOWN = 3
 
 
@@ -163,7 +160,7 @@ def convert_file(
     """
     import json
 
-    from skiptune.sampling.checkpoint import METADATA_KEY
+    from skiptune.sampling.checkpoint import METADATA_KEY, SOURCE_KEY
     from skiptune.search.output import write_whole
 
     target, *others = check_free(folder, stem or network.stem, force=force)
@@ -275,49 +272,27 @@ def _write_tensors(
     Raises:
         OutputError: It cannot be written, or a file has appeared in its place.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from skiptune.sampling.tensor_files import save_tensors
 
     # Beside the target, so that the last step stays on one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        _in_order(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        save_tensors(temporary, tensors, metadata)
         if force:
             os.replace(temporary, path)
         else:
             # Unlike a rename, a link fails where a file has appeared in the meantime.
             os.link(temporary, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OutputError(
             str(path),
             expected="a folder with room for the file, and none of its name yet",
-            found=getattr(error, "strerror", None) or str(error),
+            found=error.strerror or str(error),
             hint="choose another folder, or free some space in this one",
         ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _in_order(path: Path) -> None:
-    """Put the metadata of a safetensors file into the order of its keys.
-
-    safetensors writes it in an order of chance, and a file's hash is what a study knows it by.
-    """
-    import json
-
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length)
-        header = json.loads(text)
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(ordered) <= length
-        file.seek(8)
-        file.write(ordered.ljust(length))  # spaces fill it up, as the format has it
 
 
 def _card(

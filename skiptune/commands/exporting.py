@@ -1,4 +1,4 @@
-"""Commands that hand results over: tuned.json, pictures."""
+"""Pictures with tuned scales, and where the networks of a tuned.json are."""
 
 from __future__ import annotations
 
@@ -13,82 +13,17 @@ from skiptune.commands.options import (
     device_option,
     pass_options,
     shared,
-    store_options,
 )
-from skiptune.errors import NetworkError, SpecError, StorageError
+from skiptune.errors import NetworkError, SpecError
 from skiptune.sampling.pipeline_files import vae_folder
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.search.tuned import Tuned
 
-__all__ = ["export", "sample"]
+__all__ = ["sample"]
 
 MOST_IMAGES = 10_000  # a picture of more is not looked at
-
-
-@click.command()
-@click.argument("study")
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    default=Path("tuned.json"),
-    show_default=True,
-    help="The file to write.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing file.")
-@store_options
-@shared
-@pass_options
-def export(
-    options: Options,
-    study: str,
-    output: Path,
-    artifacts: str | None,
-    *,
-    force: bool,
-    group_writable: bool,
-) -> None:
-    """Write the confirmed schedule with its evidence.
-
-    The file holds one scale per skip, the setting, scores with intervals, seeds, and the verdict,
-    also where that is `no significant gain`.
-
-    \b
-    Examples:
-      skiptune export fashion -o tuned.json
-      skiptune export fashion -o tuned.json --force
-      skiptune export fashion --storage sqlite:////scratch/studies.db
-    """
-    from skiptune.commands.output import check_writable, print_json, say
-    from skiptune.commands.studies import stored_spec, stored_study
-    from skiptune.search.overview import confirms
-    from skiptune.storage.database import open_database
-
-    spec = stored_spec(options, study)
-    check_writable(output, force=force)
-    with open_database(options.url) as database:
-        finished = [c.number for c in confirms(database, spec.study) if c.finished]
-    if not finished:
-        raise StorageError(
-            f"study {spec.study}",
-            expected="a finished confirm",
-            found="none",
-            hint=f"finish it with `skiptune tune {study}` or `skiptune confirm {study}`",
-        )
-    from skiptune.search.confirm import result_of
-    from skiptune.search.export import tuned_of
-
-    with stored_study(options, spec.study, artifacts=artifacts) as opened:
-        # A finished confirm is read, not run.
-        result = result_of(opened, finished[-1])
-        tuned_of(opened, result).write(output, force=force)
-    if options.json:
-        print_json({"written": output, "verdict": result.verdict, "confirm": result.confirm})
-    say(options, f"Wrote {output}: {result.verdict}")
-    say(options, f"Next: skiptune sample {output} --compare -o grid.png")
 
 
 @click.command()
