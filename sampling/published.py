@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ _OUR_CLASSES = "model.class_embedding.weight"
 _LDM_ASIDE = ("loss.", "model_ema.")
 # What Lightning kept of its callbacks it kept by their classes, of which nothing but the name is
 # read: in their place stand classes without content. Nothing of Lightning's is imported.
-_CALLBACKS = [
+_CALLBACKS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (type(name.rsplit(".", 1)[-1], (), {}), f"pytorch_lightning.callbacks.{name}")
     for name in ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
 ]

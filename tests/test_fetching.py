@@ -237,7 +237,8 @@ def test_what_makes_images_of_latents_comes_with_the_network(
     study.write_text(yaml.safe_dump(spec))
     other = command("fetch", study)
     assert other.code == 2 and "network.decoder.sha256" in other.err
-    config.unlink(), weights.unlink()
+    config.unlink()
+    weights.unlink()
     spec["network"]["decoder"]["sha256"] = digest
     study.write_text(yaml.safe_dump(spec))
     assert command("fetch", study).code == 0

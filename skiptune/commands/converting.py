@@ -184,7 +184,7 @@ def convert_file(
     official = _read(network, described, options)
     cautions = [*official.cautions, *_cautions(official)]
     stage = official.stage if with_stage else None
-    stage_paths = stage_files(target) if stage is not None else ()
+    stage_paths: tuple[Path, ...] = stage_files(target) if stage is not None else ()
     for path in stage_paths:
         if path.parent.exists():
             check_writable(path, force=force, option="DIR")

@@ -57,9 +57,9 @@ def test_diffusers_decodes_and_encodes_what_compvis_does(
     x = latents(2, 3, 16, 16)
     with torch.no_grad():
         vq = whole(stage)
-        near = {"atol": 1e-5, "rtol": 1e-4}
-        torch.testing.assert_close(vq.decode(z).sample, own.decode(z), **near)
-        torch.testing.assert_close(vq.encode(x).latents, own.encode(x), **near)
+        pairs = [(vq.decode(z).sample, own.decode(z)), (vq.encode(x).latents, own.encode(x))]
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert stage.parameters == sum(t.numel() for t in own.state_dict().values())
 
 
