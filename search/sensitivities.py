@@ -115,7 +115,9 @@ def from_slopes(
             for place in range(len(bounds))
             for name, value, error in zip(names, values[:, place], errors[:, place], strict=True)
         )
-    return Sensitivities("slopes", f"slopes of {of}, {len(slopes.blocks)} blocks of seeds", rows)
+    counted = "" if slopes.units is None else f", errors of {slopes.units.count} prompts"
+    told = f"slopes of {of}, {len(slopes.blocks)} blocks of seeds{counted}"
+    return Sensitivities("slopes", told, rows)
 
 
 def from_scores(logs: Array, gains: Array, names: Sequence[str]) -> Sensitivities:
