@@ -220,6 +220,8 @@ def _latent_diffusion(model: Mapping[str, Any]) -> Described:
             )
         ),
     }
+    if "first_stage_config" in params:
+        config["latents"] = True  # three channels may be a latent's too
     unet("legacy", True)
     unet.stop()
     stage, cautions = _first_stage(params, int(config["img_channels"]))

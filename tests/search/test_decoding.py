@@ -208,6 +208,8 @@ def test_a_file_of_latent_diffusion_is_converted_checked_tuned_and_sampled(
     plain["setting"] |= {"sigma_min": 0.04, "labels": "random", "guidance": 1.5}
     plain["search"]["rungs"] = [250]
     study.write_text(yaml.safe_dump(plain))
+    bare = command("check", study, "-s", "network.decoder=null")
+    assert bare.code == 2 and "network.decoder expected: what makes" in " ".join(bare.err.split())
     checked = command("check", study)
     assert checked.code == 0, checked.err
     assert "decoder vqvae" in checked.out and "images of 8x8" in checked.out
