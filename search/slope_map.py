@@ -5,8 +5,8 @@ these, so what is common to the images of a prompt hardly shows between them. Th
 multiplied by the design effect of what each image adds to the slope (`objectives.units`). In a
 made-up world of Gaussian features this gives 0.8 to 1.3 of the true spread over fresh prompts,
 where blocks of seeds alone give 0.3 to 0.9 (`tests/search/test_slope_map.py` has a part of it).
-Blocks of prompts instead of seeds would be independent, but moments of few prompts bend the slopes
-themselves.
+Blocks of prompts instead of seeds would be independent, but a metric of few prompts has other
+slopes.
 """
 
 from __future__ import annotations

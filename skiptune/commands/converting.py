@@ -80,7 +80,6 @@ def convert(
       skiptune convert edm2-img64-s-1073741-0.075.pkl edm2-s --json
       skiptune convert https://example.org/edm-cifar10-32x32-cond-vp.pkl cifar10
       skiptune convert 64x64_diffusion.pt adm64 --options adm64.yaml
-      skiptune convert model.ckpt cin256 --options cin256-v2.yaml
     """
     from skiptune.commands.output import print_json, say
 

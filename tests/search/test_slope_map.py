@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from skiptune.objectives.cotangents import teacher_cotangents
+from skiptune.objectives.cotangents import (
+    frechet_cotangents,
+    kid_cotangents,
+    teacher_cotangents,
+)
+from skiptune.objectives.kid import KernelReference
+from skiptune.objectives.reference import reference_of
 from skiptune.objectives.units import Units, design_effect
 from skiptune.search.sensitivities import from_slopes
 from skiptune.search.slope_map import Slopes
@@ -90,6 +97,43 @@ def test_errors_hold_for_a_metric_that_is_differentiated() -> None:
         means.append(found.skips[0][0])
         errors.append(found.skips[1][0])
     assert np.sqrt(np.square(errors).mean()) / np.std(means) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("prompts", [20, 60])
+@pytest.mark.parametrize("key", ["fd", "kid"])
+def test_errors_hold_where_cotangents_are_moments_of_all_images(key: str, prompts: int) -> None:
+    """Features of Gaussian prompts and images; what single images add is a part of it alone."""
+    dim, each, repeats = 8, 64, 60
+    rng = np.random.default_rng(0)
+    turned = 0.5 * np.random.default_rng(5).standard_normal((dim, dim)) / math.sqrt(dim)
+    real = 0.5 + math.sqrt(2.4) * np.random.default_rng(9).standard_normal((800, dim))
+    extractor: Any = SimpleNamespace(name="x", dim=dim, sha256="0" * 64, preprocess="p")
+    reference, kernel = reference_of(real, extractor=extractor, name="r"), KernelReference(real)
+    means, counted, blocks = [], [], []
+    for _ in range(repeats):
+        labels = rng.integers(prompts, size=CHUNKS * each)
+        shift, moved = (rng.standard_normal((prompts, dim))[labels] for _ in range(2))
+        features = shift + rng.standard_normal((len(labels), dim))
+        tangents = features @ turned.T + 0.3 * moved
+        tangents += 0.5 * rng.standard_normal(features.shape)
+        rows = []
+        for block in np.split(np.arange(len(labels)), CHUNKS):
+            some = features[block]
+            cotangents = (
+                frechet_cotangents(some, reference)
+                if key == "fd"
+                else kid_cotangents(some, kernel)
+            )
+            rows.append((cotangents * tangents[block]).sum(axis=1))
+        values = np.concatenate(rows)[:, None, None] * np.ones((1, 1, len(LEVELS)))
+        own = Slopes.of_chunks(chunks(values, labels), together=1, nfe=0.0)
+        plain = Slopes.of_chunks(chunks(values, None), together=1, nfe=0.0)
+        means.append(own.skips[0][0])
+        counted.append(own.skips[1][0])
+        blocks.append(plain.skips[1][0])
+    seen, unseen = (math.sqrt(np.square(found).mean()) for found in (counted, blocks))
+    assert 0.7 < seen / np.std(means) < 1.4
+    assert unseen / np.std(means) < 0.75
 
 
 def test_every_view_of_the_slopes_counts_prompts() -> None:
