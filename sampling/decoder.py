@@ -28,6 +28,7 @@ from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError, Problem
 from skiptune.sampling.checkpoint import is_pickle
 from skiptune.sampling.diffusers_weights import read_tensors, refuse_misfit
+from skiptune.sampling.gradient_range import in_range, needs_range
 from skiptune.sampling.latents import (
     CONFIG_FILE,
     DECODED_AT_ONCE,
@@ -136,7 +137,12 @@ class Decoder:
             the device of the VAE.
         """
         low, high = self.latents.low, self.latents.high
-        pixels = torch.cat(list(self._pixels(latents))).to(torch.float64)
+
+        def decoded(latents: Tensor) -> Tensor:
+            return torch.cat(list(self._pixels(latents)))
+
+        half = latents.requires_grad and needs_range(self.vae)
+        pixels = (in_range(decoded, latents) if half else decoded(latents)).to(torch.float64)
         return (pixels - low) * (2 / (high - low)) - 1
 
     def images(self, latents: Tensor) -> tuple[Tensor, Tensor]:

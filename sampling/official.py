@@ -22,6 +22,7 @@ from torch import Tensor
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
+from skiptune.sampling.first_stage import FirstStage
 from skiptune.sampling.storages import Tensors, number
 from skiptune.sampling.unpickling import Call, Record, read_records
 
@@ -83,6 +84,7 @@ class Official:
             else.
         licence: Of the weights, as a card says it.
         cautions: What the network cannot be used for, in sentences.
+        stage: What makes images of its latents, where the file holds that too.
     """
 
     config: dict[str, Any]
@@ -94,6 +96,7 @@ class Official:
     source: str
     licence: str = LICENCE_NOTE
     cautions: tuple[str, ...] = ()
+    stage: FirstStage | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skiptune.errors import NetworkError
+from skiptune.sampling.first_stage import vq_config
 
 __all__ = ["FAMILIES", "Described", "config_of"]
 
@@ -51,11 +52,14 @@ class Described:
         kind: Of the file: one of `FAMILIES`, ldm, or own.
         config: For `networks.build_denoiser`.
         cautions: What the network cannot be used for yet, in sentences.
+        stage: Of what makes images of its latents, where its file holds that: the configuration
+            of diffusers' `VQModel`, whose ``scaling_factor`` is None where the file says it.
     """
 
     kind: str
     config: dict[str, Any]
     cautions: tuple[str, ...] = field(default=())
+    stage: dict[str, Any] | None = None
 
 
 def config_of(options: Mapping[str, Any], *, where: str) -> Described:
@@ -216,18 +220,37 @@ def _latent_diffusion(model: Mapping[str, Any]) -> Described:
             )
         ),
     }
+    if "first_stage_config" in params:
+        config["latents"] = True  # three channels may be a latent's too
     unet("legacy", True)
     unet.stop()
-    cautions: tuple[str, ...] = ()
-    if "first_stage_config" in params:
-        stage = str(params["first_stage_config"].get("target", "")).rsplit(".", 1)[-1]
-        if not stage.startswith("AutoencoderKL"):
-            cautions = (
-                f"The network makes latents of a {stage or 'first stage'}, which is not in this"
-                " checkpoint: name its VQModel in diffusers' layout as `network.decoder`, with"
-                f" the scaling_factor {params.get('scale_factor', 1.0)} in its config.json.",
-            )
-    return Described("ldm", config, cautions)
+    stage, cautions = _first_stage(params, int(config["img_channels"]))
+    return Described("ldm", config, cautions, stage)
+
+
+def _first_stage(
+    params: Mapping[str, Any], channels: int
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Return the first stage with a codebook that the file holds, or why there is none."""
+    stage = params.get("first_stage_config", {})
+    kind = str(stage.get("target", "")).rsplit(".", 1)[-1]
+    if "first_stage_config" not in params or kind.startswith("AutoencoderKL"):
+        return None, ()
+    scale = None if params.get("scale_by_std", False) else float(params.get("scale_factor", 1.0))
+    try:
+        if not kind.startswith("VQModel"):
+            raise ValueError("no VQModel")
+        made = vq_config(stage.get("params", {}), scale=scale)
+        if made["vq_embed_dim"] != channels:
+            raise ValueError(f"embed_dim {made['vq_embed_dim']} of {channels} channels")
+        return made, ()
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return None, (
+        f"The network makes latents of a {kind or 'first stage'}, which is not converted"
+        f" ({reason}): name its VQModel in diffusers' layout as `network.decoder`, with"
+        f" the scaling_factor {'of its file' if scale is None else scale} in its config.json.",
+    )
 
 
 def _latent_classes(stage: Any) -> dict[str, Any]:

@@ -10,13 +10,17 @@ options: a mapping, as YAML or JSON, in the words of the code that trained it (`
     lucidrains          the arguments of its `Unet` and `GaussianDiffusion`, ``family: lucidrains``
     any                 skiptune's own words, with ``precond`` (`networks.build_denoiser`)
 
+A file of latent diffusion also holds what makes images of its latents, which is read too where it
+has a codebook (`first_stage`).
+
 Files are read with `torch.load(weights_only=True)` and never otherwise.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from torch import Tensor
 
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
+from skiptune.sampling.diffusers_weights import refuse_misfit
+from skiptune.sampling.first_stage import PREFIX, FirstStage, tensor_names
 from skiptune.sampling.networks import build_denoiser
 from skiptune.sampling.official import Official
 from skiptune.sampling.options import config_of
@@ -44,6 +50,18 @@ _LDM_AVERAGED = "model_ema.diffusion_model"
 _LDM_CLASSES = "cond_stage_model.embedding.weight"
 _OUR_CLASSES = "model.class_embedding.weight"
 _CONTENT = "a file of torch.save that holds tensors and plain data alone"
+# Of training, and no part of what makes images.
+_LDM_ASIDE = ("loss.", "model_ema.")
+# What Lightning kept of its callbacks it kept by their classes, of which nothing but the name is
+# read: in their place stand classes without content. Nothing of Lightning's is imported.
+_CALLBACKS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (type(name.rsplit(".", 1)[-1], (), {}), f"pytorch_lightning.callbacks.{name}")
+    for name in ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
+]
+_NO_STAGE = (
+    "The network makes latents, and what makes images of them is not in this file: name its"
+    " VQModel in diffusers' layout as `network.decoder`."
+)
 _HINT = "give the file as its authors publish it, with the options it was trained with"
 
 
@@ -104,8 +122,12 @@ def read_published(path: str | Path, options: Mapping[str, Any], *, where: str) 
     with torch.device("meta"):
         build_denoiser(made.config)
     held, source = _tensors(path)
+    cautions, stage = made.cautions, None
     if made.kind == "ldm":
         state, source = _of_latent_diffusion(held, source)
+        if made.stage is not None:
+            stage = _first_stage(path, held, made.stage)
+            cautions += () if stage is not None else (_NO_STAGE,)
     elif made.kind == "lucidrains":
         state = _of_lucidrains(held)
     else:
@@ -123,7 +145,8 @@ def read_published(path: str | Path, options: Mapping[str, Any], *, where: str) 
         sha256=file_digest(path),
         source=source,
         licence="as where the file is from: this file does not say",
-        cautions=made.cautions,
+        cautions=cautions,
+        stage=stage,
     )
 
 
@@ -135,7 +158,8 @@ def read_file(path: Path) -> Any:
     """
     try:
         # Never without `weights_only`, whatever the file holds.
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_CALLBACKS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise NetworkError(
             str(path),
@@ -204,3 +228,42 @@ def _of_latent_diffusion(held: Mapping[str, Tensor], source: str) -> tuple[dict[
     if _LDM_CLASSES in held:
         state[_OUR_CLASSES] = held[_LDM_CLASSES]
     return state, source
+
+
+def _first_stage(
+    path: Path, held: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> FirstStage | None:
+    """Return what makes images of latents, by diffusers' names; None where the file has none."""
+    inside = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in held.items()
+        if name.startswith(PREFIX)
+    }
+    found = {name: t for name, t in inside.items() if not name.startswith(_LDM_ASIDE)}
+    if not found:
+        return None
+    names = list(tensor_names(config))
+    refuse_misfit(
+        path,
+        {theirs: torch.empty(shape, device="meta") for theirs, _, shape, _ in names},
+        found,
+        of=f"behind `{PREFIX}` that `first_stage_config` describes",
+        hint=_HINT,
+    )
+    scale = config["scaling_factor"]
+    if scale is None:
+        number = held.get("scale_factor")
+        scale = number.item() if number is not None and number.numel() == 1 else math.nan
+    if not 0 < scale < math.inf:
+        raise NetworkError(
+            f"{path}: scale_factor",
+            expected="one number above 0, by which the latents were scaled",
+            found=str(scale) if "scale_factor" in held else "none in the file",
+            hint=_HINT,
+        )
+    return FirstStage(
+        config={**config, "scaling_factor": scale},
+        tensors={
+            ours: found[theirs].reshape(shape).contiguous() for theirs, ours, _, shape in names
+        },
+    )

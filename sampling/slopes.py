@@ -5,7 +5,8 @@ One backward pass through the sampler gives, for every image, the derivative of
 evaluated; `call_slopes` gives the same of any number that is made with a denoiser. Every call of
 the network is checkpointed (Chen et al. 2016, arXiv 1604.06174): memory is that of one call with
 gradients, however many steps there are, at the price of computing each call twice. Gradients are
-taken in the scales alone, never in weights.
+taken in the scales alone, never in weights. Through a network in half precision they are those of
+float32 but for its rounding (`gradient_range`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from skiptune.errors import NetworkError
 from skiptune.sampling.decoder import Decoder
+from skiptune.sampling.gradient_range import SIZE, in_range, needs_range
 from skiptune.sampling.hooks import Handle, apply
 from skiptune.sampling.images import sample_float
 from skiptune.sampling.schedule import Schedule, place_name, place_of
@@ -32,6 +34,10 @@ __all__ = ["PASSES", "ImageSlopes", "call_slopes", "image_slopes"]
 PASSES: Final = 4
 """What a call costs here in calls without gradient: itself, once more when it is differentiated,
 and twice its arithmetic for the derivative itself (in the inputs and in the products)."""
+
+# What is sent into a network in float16: where sums over large feature maps are beyond its largest
+# number, all is done once more with less.
+_SIZES = (SIZE, SIZE * 2.0**-12)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,19 +126,25 @@ def call_slopes(
     _refuse(schedule, parts)
     skips = find_skips(network)
     places = [place_name(skip.address, part) for part in parts for skip in skips]
+    sizes = _SIZES if needs_range(network) else (None,)
     handle = apply(network, {place: torch.ones(()) for place in places})
+    evaluations = 0
     try:
-        sloped = _Sloped(network, handle, schedule, places).eval()
-        with torch.enable_grad():
-            found = total(sloped)
-        levels = tuple(dict.fromkeys(level for level, _ in sloped.calls))
-        grads = torch.autograd.grad(found, [shift for _, shift in sloped.calls])
+        for size in sizes:
+            sloped = _Sloped(network, handle, schedule, places, size=size).eval()
+            with torch.enable_grad():
+                found = total(sloped)
+            grads = torch.autograd.grad(found, [shift for _, shift in sloped.calls])
+            evaluations += len(sloped.calls)
+            if all(bool(grad.isfinite().all()) for grad in grads):
+                break
     finally:
         handle.remove()
+    levels = tuple(dict.fromkeys(level for level, _ in sloped.calls))
     values = torch.zeros(count, len(places), len(levels), dtype=torch.float64)
     for (level, _), grad in zip(sloped.calls, grads, strict=True):
         values[:, :, levels.index(level)] += grad.to("cpu", torch.float64)
-    return ImageSlopes(values, levels, float(PASSES * len(sloped.calls)))
+    return ImageSlopes(values, levels, float(PASSES * evaluations))
 
 
 class _Sloped(nn.Module):
@@ -143,10 +155,17 @@ class _Sloped(nn.Module):
         handle: Of the scales installed on it.
         schedule: The scales' values.
         places: What they multiply (`schedule.place_name`).
+        size: Of what is sent back into the network, where that computes in float16.
     """
 
     def __init__(
-        self, network: nn.Module, handle: Handle, schedule: Schedule, places: Sequence[str]
+        self,
+        network: nn.Module,
+        handle: Handle,
+        schedule: Schedule,
+        places: Sequence[str],
+        *,
+        size: float | None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -154,6 +173,7 @@ class _Sloped(nn.Module):
         self._handle = handle
         self._schedule = schedule
         self._places = places
+        self._size = size
 
     def __getattr__(self, name: str) -> Any:
         # What sampling asks of a denoiser besides calling it: its shape, its range of levels.
@@ -169,10 +189,16 @@ class _Sloped(nn.Module):
         base = torch.tensor(logs, dtype=torch.float64, device=x.device)
         shift = x.new_zeros(len(x), len(logs), dtype=torch.float64, requires_grad=True)
         self.calls.append((level, shift))
-        estimate: Tensor = checkpoint(
-            self._call, x, sigma, class_labels, base, shift, use_reentrant=False
-        )
-        return estimate
+
+        def evaluated(x: Tensor, shift: Tensor) -> Tensor:
+            estimate: Tensor = checkpoint(
+                self._call, x, sigma, class_labels, base, shift, use_reentrant=False
+            )
+            return estimate
+
+        if self._size is None:
+            return evaluated(x, shift)
+        return in_range(evaluated, x, shift, size=self._size)
 
     def _call(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Tensor, shift: Tensor

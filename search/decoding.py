@@ -10,6 +10,7 @@ from skiptune.errors import SpecError
 from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.sampling.checkpoint import Checkpoint
 from skiptune.sampling.decoder import load_decoder
+from skiptune.sampling.first_stage import FOLDER
 from skiptune.search.spec import StudySpec
 
 __all__ = ["renamed", "with_decoder"]
@@ -28,10 +29,19 @@ def with_decoder(
         source: Name of the file the spec came from, for messages.
 
     Raises:
-        SpecError: A metric needs real images, which would have to be encoded first.
+        SpecError: A metric needs real images, which would have to be encoded first; or a network
+            that is known to make latents has no decoder.
         NetworkError: With everything that is wrong with the decoder, or does not fit the network.
     """
     decoder = spec.network.decoder
+    if decoder is None and checkpoint.config.get("latents"):
+        raise SpecError(
+            f"{source}: network.decoder",
+            expected="what makes images of the network's latents",
+            found="null",
+            hint=f"name it: `network.decoder.vae`, e.g. the folder {FOLDER} that"
+            " `skiptune convert` writes beside such a network",
+        )
     if decoder is None:
         return checkpoint
     keys = dict.fromkeys(item.key for item in spec.objective.items)

@@ -15,9 +15,16 @@ from pydantic import (
 from skiptune.search.problems import refusal
 from skiptune.search.sections import Section, Sha256
 
-__all__ = ["Measure", "Provenance", "Score", "SeedBlock", "Verdict"]
+__all__ = ["Measure", "Provenance", "Score", "SeedBlock", "TextModel", "Verdict"]
 
 Interval = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class TextModel(Section):
+    """A model that judged images by their prompts."""
+
+    name: str = Field(min_length=1, description="its architecture, e.g. ViT-L/14")
+    sha256: Sha256 = Field(description="64 lower-case hexadecimal digits of its files")
 
 
 class Measure(Section):
@@ -38,11 +45,18 @@ class Measure(Section):
     unit: Literal["image", "prompt"] = Field(
         default="image", description="what standard errors count: image or prompt"
     )
+    text_models: dict[str, TextModel] = Field(
+        default={},
+        description="by metric (clip_score, pick_score): the models that judged images by their"
+        " prompts, where the study has any",
+    )
 
     @model_serializer(mode="wrap")
-    def _without_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out that errors count images: files of earlier versions do not say it."""
-        return self.without_defaults(handler(self), ("unit",))
+    def _as_earlier_versions_write_it(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave out what says nothing: files of earlier versions lack it."""
+        return self.without_defaults(handler(self), ("unit", "text_models"))
 
 
 class Score(Section):

@@ -13,7 +13,7 @@ from skiptune import __version__
 from skiptune.canonical import digest
 from skiptune.errors import OutputError, StorageError
 from skiptune.objectives.catalogue import CATALOGUE
-from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
+from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, TextModel, Verdict
 from skiptune.search.overview import leaders
 from skiptune.search.result import NOT_CONFIRMED, Measured, Result
 from skiptune.search.study import SEARCH_SEED, OpenStudy
@@ -80,6 +80,10 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             reference=None if study.reference is None else study.reference.name,
             reference_sha256=None if study.reference is None else study.reference.digest,
             unit=result.unit,
+            text_models={
+                one.key: TextModel(name=one.name, sha256=one.encoder.sha256)
+                for one in study.objective.texts
+            },
         ),
         baseline=_score(result.baseline),
         tuned=_score(result.winner),

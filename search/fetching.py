@@ -24,6 +24,8 @@ from skiptune.objectives.names import (
     INCEPTION_LAYERS,
     INCEPTION_SHA256,
 )
+from skiptune.sampling.first_stage import stage_files
+from skiptune.sampling.options import config_of
 from skiptune.sampling.pipeline_files import hub_place, may_be_on_hub
 from skiptune.search.downloads import (
     DownloadError,
@@ -72,7 +74,8 @@ class Missing:
         path: Where it belongs.
         url: Where it can be had, or None.
         sha256: What it must hash to, where somebody says so.
-        is_pickle: Whether the address brings a pickle of EDM or EDM2, to be converted.
+        is_pickle: Whether the address brings a pickle of EDM or EDM2, or a file of tensors, to be
+            converted.
     """
 
     key: str
@@ -117,19 +120,31 @@ class Arrived:
 def missing_files(spec: StudySpec) -> tuple[Missing, ...]:
     """Return the files that a spec names by path and that are not there, in the spec's order."""
     found = []
+    converted = _converted(spec)
     for key in URL_KEYS:
         text = spec.value(key)
         if text is None or not is_file(text) or "://" in text or os.path.lexists(text):
             continue
         url = spec.value(URL_KEYS[key])
         sha256 = spec.value(_SHA256_KEYS[key]) if key in _SHA256_KEYS else None
-        is_pickle = key == "network.checkpoint" and url is None
+        is_pickle = url is None and Path(text) in converted
         if is_pickle:
             url = spec.network.pickle_url
         if key == "objective.weights":
             sha256 = sha256 or _WEIGHTS.get(spec.objective.extractor or "")
         found.append(Missing(key, Path(text), url, sha256, is_pickle and url is not None))
     return tuple(found)
+
+
+def _converted(spec: StudySpec) -> tuple[Path, ...]:
+    """Return what is made of the file at `network.pickle_url`: a network, and its first stage."""
+    network = spec.network
+    if network.pickle_url is None:
+        return ()
+    own = network.options
+    described = None if own is None else config_of(own, where="network.options")
+    stage = described is not None and described.stage is not None
+    return (Path(network.checkpoint), *(stage_files(network.checkpoint) if stage else ()))
 
 
 def missing_error(missing: Sequence[Missing], *, source: str, command: str) -> SkiptuneError:
@@ -210,10 +225,10 @@ def fetch(
         sha256 = file_digest(one.path)
         if one.sha256 not in (None, sha256):
             raise NetworkError(
-                f"{source}: network.sha256",
+                f"{source}: {_SHA256_KEYS[one.key]}",
                 expected=f"{one.sha256}",
                 found=f"{sha256}, of what was made from {shown}",
-                hint="correct `network.sha256` if this is the network you mean",
+                hint=f"correct `{_SHA256_KEYS[one.key]}` if this is the network you mean",
             )
     _remember(one.path, sha256)
     return Arrived(one.key, one.path, shown, sha256, checked=one.sha256 is not None)

@@ -139,7 +139,8 @@ def from_slopes(
         tuple(tuple(row) for row in changes.tolist()),
         tuple(tuple(row) for row in deviations.tolist()),
     )
-    said = f"slopes of {of}, {len(slopes.blocks)} blocks of seeds"
+    counted = "" if slopes.units is None else f", errors of {slopes.units.count} prompts"
+    said = f"slopes of {of}, {len(slopes.blocks)} blocks of seeds{counted}"
     return Sensitivities("slopes", said, rows, by_level)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from skiptune.canonical import digest
 from skiptune.errors import SpecError
-from skiptune.objectives.catalogue import FEATURES
+from skiptune.objectives.catalogue import FEATURES, LABEL, PROMPT
 from skiptune.objectives.cotangents import (
     OF_PAIRS,
     block_images,
@@ -131,7 +131,8 @@ def sloped_chunk(
         on_images: Called after each microbatch with the images of the chunk so far; may raise.
 
     Returns:
-        ``slopes`` [J, parts x skips x levels], ``finite`` [J], ``levels`` [1, levels], falling.
+        ``slopes`` [J, parts x skips x levels], ``finite`` [J], ``levels`` [1, levels], falling;
+        where errors count prompts, ``label`` [J].
 
     Raises:
         StorageError: The claim's series is not one that this network and this version make.
@@ -157,6 +158,8 @@ def sloped_chunk(
         "finite": np.asarray(np.isfinite(slopes).all(axis=1), dtype=np.float32),
         "levels": np.array([levels], dtype=np.float32),
     }
+    if study.unit == PROMPT:
+        arrays[LABEL] = _labels(study, claim)[:images]
     return Sampled(arrays, calls * images / CHUNK)
 
 
@@ -259,11 +262,7 @@ def _block_at(study: OpenStudy, claim: Claim) -> tuple[int, int]:
 
 def _cotangents(study: OpenStudy, claim: Claim) -> NDArray[np.float32]:
     """Return the cotangents of a chunk's images, from the stored features of its block."""
-    of = ledger.find_evaluation(
-        study.database, study.id, block=SEARCH, schedule=digest(claim.schedule)
-    )
-    if of is None:
-        raise AssertionError("slopes are entered of evaluations only")
+    of = _evaluation_of(study, claim)
     first, block = _block_at(study, claim)
     inside = slice(claim.first_seed - first, claim.first_seed - first + CHUNK)
     teacher = teacher_of(study, of)
@@ -273,6 +272,22 @@ def _cotangents(study: OpenStudy, claim: Claim) -> NDArray[np.float32]:
     )
     key = study.spec.objective.keys[0]
     return cotangents(key, _block_of(study, of, first, block), standard)[inside]
+
+
+def _labels(study: OpenStudy, claim: Claim) -> NDArray[np.float32]:
+    """Return the prompts of a chunk's images, as they are stored."""
+    evaluation = _evaluation_of(study, claim)
+    return _block_of(study, evaluation, claim.first_seed, CHUNK, name=LABEL).whole(LABEL)
+
+
+def _evaluation_of(study: OpenStudy, claim: Claim) -> Evaluation:
+    """Return the evaluation whose slopes a claim is of."""
+    of = ledger.find_evaluation(
+        study.database, study.id, block=SEARCH, schedule=digest(claim.schedule)
+    )
+    if of is None:
+        raise AssertionError("slopes are entered of evaluations only")
+    return of
 
 
 def _block_of(

@@ -24,7 +24,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from skiptune.objectives.catalogue import PROMPT
+from skiptune.sampling.prompts import SEARCH_SHARE, confirm_share
 from skiptune.search.origins import expected_decrease
+from skiptune.search.overview import confirms
+from skiptune.search.prompting import prompt_counts
 from skiptune.search.samplers import DESCENT, MOMENTS
 from skiptune.search.surrogate import Known, Source, expected_improvement
 from skiptune.storage import ledger
@@ -81,7 +85,12 @@ def reason_to_end(study: OpenStudy) -> str | None:
     )
     if not standings:
         return None
-    least = least_gain(standings, images=study.rungs[0], confirm=study.spec.confirm.images)
+    least = least_gain(
+        standings,
+        images=study.rungs[0],
+        confirm=study.spec.confirm.images,
+        prompts=_prompts(study),
+    )
     if isinstance(patience, int):
         count = since_improved([one.difference for one in standings], least=least)
         if count < patience:
@@ -99,19 +108,32 @@ def reason_to_end(study: OpenStudy) -> str | None:
     )
 
 
-def least_gain(standings: Sequence[Standing], *, images: int, confirm: int) -> float:
+def least_gain(
+    standings: Sequence[Standing],
+    *,
+    images: int,
+    confirm: int,
+    prompts: tuple[int, int] | None = None,
+) -> float:
     """Return the improvement that is worth looking for, in the metric's unit.
 
-    Half of the paired standard error that the best schedule so far will have in a confirm; errors
-    fall with the root of the images.
+    Half of the paired standard error that the best schedule so far will have in a confirm. Errors
+    fall with the root of the images; those that count prompts at least with the root of these, and
+    the larger of the two is taken (`PairedError.on_prompts`).
 
     Arguments:
         standings: Of one rung.
         images: Behind each of them.
         confirm: Images of a block of the confirm.
+        prompts: From how many the images of the search and those of the block that tests are
+            drawn, where errors count prompts.
     """
     best = min(standings, key=lambda one: (one.difference, one.number))
-    return PROVABLE * best.difference_error * math.sqrt(images / confirm)
+    kept = math.sqrt(images / confirm)
+    if prompts is not None:
+        searched, tested = prompts
+        kept = max(kept, math.sqrt(searched / max(tested, 1)))
+    return PROVABLE * best.difference_error * kept
 
 
 def since_improved(differences: Sequence[float], *, least: float) -> int:
@@ -128,6 +150,15 @@ def since_improved(differences: Sequence[float], *, least: float) -> int:
             last = place
         best = min(best, difference)
     return len(differences) - last
+
+
+def _prompts(study: OpenStudy) -> tuple[int, int] | None:
+    """Return from how many prompts the search and the next confirm's test draw; None: no unit."""
+    if study.unit != PROMPT:
+        return None
+    number = 1 + sum(one.finished for one in confirms(study.database, study.spec.study))
+    counts = prompt_counts(study.checkpoint, study.spec, confirm=number)
+    return counts[SEARCH_SHARE], counts[confirm_share(number, "B")]
 
 
 def _expected(study: OpenStudy) -> float | None:

@@ -20,9 +20,12 @@ import yaml
 from skiptune.canonical import file_digest
 from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.sampling.checkpoint import load_checkpoint
+from skiptune.sampling.decoder import load_decoder
+from skiptune.sampling.latents import WEIGHTS_FILE
 from skiptune.sampling.networks import EDMPrecond
 from skiptune.sampling.options import config_of
 from tests.command_line import Outcome, write_spec
+from tests.sampling.compvis_stage import latent_options, write_latent_diffusion
 from tests.sampling.families import random_network
 from tests.sampling.official_files import official, training_dict, write_official
 from tests.sampling.published_options import TINY
@@ -195,6 +198,64 @@ def test_a_file_of_tensors_is_fetched_with_the_options_in_the_study(
     assert loaded.skips[-1].address == "output_blocks.3"
     checked = command("check", study)
     assert checked.code == 0, checked.err
+
+
+def test_what_makes_images_of_latents_comes_with_the_network(
+    command: Command, study: Path, server: Server
+) -> None:
+    options = latent_options()
+    write_latent_diffusion(server.folder / "model.ckpt", options)
+    spec = yaml.safe_load(study.read_text())
+    spec["network"] = {
+        "checkpoint": "net/ldm.safetensors",
+        "pickle_url": f"{server.url}/model.ckpt",
+        "options": options,
+        "decoder": {"vae": "net/vqvae"},
+    }
+    spec["setting"] = {"solver": "euler", "steps": 1, "sigma_min": 0.04}
+    study.write_text(yaml.safe_dump(spec))
+    done = command("fetch", study, "--json")
+    assert done.code == 0, done.err
+    folder = study.parent / "net"
+    weights, config = folder / "vqvae" / WEIGHTS_FILE, folder / "vqvae" / "config.json"
+    found = {one["key"]: one for one in json.loads(done.out)["fetched"]}
+    assert [one for one in found if one.startswith("network")] == [
+        "network.checkpoint",
+        "network.decoder.vae",
+        "network.decoder.config",
+    ]
+    digest = file_digest(weights)
+    assert found["network.decoder.vae"]["sha256"] == digest
+    assert [name for name, _ in server.asked].count("model.ckpt") == 1
+    load_decoder(folder / "vqvae", channels=3)
+    assert "Nothing is missing" in command("fetch", study).err
+
+    # One of them alone is made anew, the same; a hash that is named must be met.
+    weights.unlink()
+    (folder / "ldm.safetensors").touch()
+    spec["network"]["decoder"]["sha256"] = "ab" * 32
+    study.write_text(yaml.safe_dump(spec))
+    other = command("fetch", study)
+    assert other.code == 2 and "network.decoder.sha256" in other.err
+    config.unlink()
+    weights.unlink()
+    spec["network"]["decoder"]["sha256"] = digest
+    study.write_text(yaml.safe_dump(spec))
+    assert command("fetch", study).code == 0
+    assert file_digest(weights) == digest and config.is_file()
+    (folder / "ldm.safetensors").unlink()
+    for path in folder.glob("*.*"):
+        path.unlink()
+    assert command("fetch", study).code == 0
+    assert file_digest(weights) == digest
+    load_checkpoint(folder / "ldm.safetensors")
+
+    # Without the options nothing says that it would come.
+    del spec["network"]["options"]
+    config.unlink()
+    study.write_text(yaml.safe_dump(spec))
+    refused = command("fetch", study)
+    assert refused.code == 2 and "network.decoder.config_url" in refused.err
 
 
 def test_the_network_alone_is_measured_too(command: Command, study: Path) -> None:

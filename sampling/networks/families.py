@@ -56,8 +56,9 @@ _GOES_WITH: dict[str, tuple[str, ...]] = {
 }
 _USUAL = ("SongUNet", "DhariwalUNet")
 _REQUIRED = ("precond", "img_channels", "img_resolution", "label_dim")
-# How a network was run and trained where it was made; it changes nothing here.
-_NOTES = ("use_fp16", "logvar_channels")
+# How a network was run and trained where it was made, and whether it makes latents; it changes
+# nothing here.
+_NOTES = ("use_fp16", "logvar_channels", "latents")
 _FROM_CHANNELS = ("in_channels", "out_channels")
 _WHERE = "network configuration"
 _HINT = (
@@ -90,9 +91,9 @@ def build_denoiser(config: Mapping[str, Any]) -> Preconditioned:
             also ``sigma_data``; any other argument of the preconditioning; ``model_type``
             (SongUNet, the default, or DhariwalUNet; for edm2 UNet; for consistency and discrete
             OpenAIUNet; for vp and discrete UViT; for discrete LucidrainsUnet) and any other
-            argument of the U-Net except its channel counts. ``use_fp16`` and ``logvar_channels``
-            are accepted and change nothing: the network computes in its weights' dtype, and
-            nothing is trained.
+            argument of the U-Net except its channel counts. ``use_fp16``, ``logvar_channels``
+            and ``latents`` are accepted and change nothing: the network computes in its weights'
+            dtype, nothing is trained, and what it makes is decoded elsewhere.
 
     Raises:
         NetworkError: For missing or unknown keys, or values that make no network.

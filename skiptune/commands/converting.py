@@ -19,9 +19,10 @@ from skiptune.errors import NetworkError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from skiptune.sampling.first_stage import FirstStage
     from skiptune.sampling.official import Official
 
-__all__ = ["Converted", "check_free", "convert", "convert_file"]
+__all__ = ["Converted", "check_free", "convert", "convert_file", "convert_stage"]
 
 _SHOWN = 3
 
@@ -32,7 +33,7 @@ class Converted:
 
     Arguments:
         target: The checkpoint.
-        others: Configuration and card beside it.
+        others: Configuration and card beside it, and what makes images of its latents, if any.
         about: What `config.json` holds.
         cautions: What the checkpoint cannot be used for, in sentences.
         official: What was read.
@@ -65,9 +66,10 @@ def convert(
 
     Networks of EDM, EDM2, OpenAI's style, latent diffusion, U-ViT and lucidrains are known.
     Writes DIR/NETWORK.safetensors, which every command takes as a checkpoint, DIR/config.json and
-    the card DIR/README.md. The licence of the weights stays what it was. A URL is downloaded into
-    the cache first; after an interruption the same command goes on. A .pkl is one of EDM or EDM2;
-    a .pt, .pth or .ckpt holds tensors alone, and options say what they make.
+    the card DIR/README.md; DIR/vqvae too, a VQModel, where a file of latent diffusion holds what
+    makes images of its latents. The licence of the weights stays what it was. A URL is downloaded
+    into the cache first; after an interruption the same command goes on. A .pkl is one of EDM or
+    EDM2; a .pt, .pth or .ckpt holds tensors alone, and options say what they make.
 
     \b
     Examples:
@@ -105,6 +107,12 @@ def convert(
         f"Wrote {made.target}: {official.class_name}, {official.parameters:,} parameters, "
         f"{', '.join(official.dtypes)}",
     )
+    if official.stage is not None:
+        say(
+            options,
+            f"Wrote {made.others[-1].parent}: VQModel, {official.stage.parameters:,} parameters;"
+            f" in a study: `network.decoder.vae: {made.others[-1].parent}`",
+        )
     if not made.cautions:
         say(options, f"Next: skiptune skips {made.target}")
 
@@ -142,6 +150,7 @@ def convert_file(
     stem: str | None = None,
     described: Path | None = None,
     options: Mapping[str, Any] | None = None,
+    with_stage: bool = True,
     force: bool = False,
 ) -> Converted:
     """Convert a file; the same file with the same options gives the same bytes.
@@ -152,6 +161,7 @@ def convert_file(
         stem: What the checkpoint is called, without suffix; by default as the file.
         described: The options of a file of tensors; by default the file of them beside it.
         options: The same, at hand: a study's.
+        with_stage: Whether what makes images of its latents is written too.
         force: Replace files that are there.
 
     Raises:
@@ -160,13 +170,20 @@ def convert_file(
     """
     import json
 
+    from skiptune.commands.output import check_writable
     from skiptune.sampling.checkpoint import METADATA_KEY, SOURCE_KEY
+    from skiptune.sampling.first_stage import stage_files
     from skiptune.search.output import write_whole
 
     target, *others = check_free(folder, stem or network.stem, force=force)
     # What is refused from here on leaves nothing behind.
     official = _read(network, described, options)
     cautions = [*official.cautions, *_cautions(official)]
+    stage = official.stage if with_stage else None
+    stage_paths: tuple[Path, ...] = stage_files(target) if stage is not None else ()
+    for path in stage_paths:
+        if path.parent.exists():
+            check_writable(path, force=force, option="DIR")
     source = {"file": network.name, "bytes": network.stat().st_size, "sha256": official.sha256}
     about = {
         "network": official.config,
@@ -178,12 +195,69 @@ def convert_file(
     }
     metadata = {METADATA_KEY: json.dumps(official.config), SOURCE_KEY: json.dumps(source)}
     _folder(folder)
+    if stage is not None:
+        _write_stage(stage, stage_paths, force=force)
+        about["first_stage"] = _about_stage(stage, stage_paths[0])
     _write_tensors(target, official.tensors, metadata, force=force)
     text = json.dumps(about, indent=2, allow_nan=False) + "\n"
     write_whole(others[0], text.encode(), force=force)
     card = _card(target.name, official, source, cautions)
     write_whole(others[1], card.encode(), force=force)
-    return Converted(target, tuple(others), about, cautions, official)
+    written = (*others, *reversed(stage_paths))
+    return Converted(target, written, about, cautions, official)
+
+
+def convert_stage(network: Path, path: Path, *, options: Mapping[str, Any]) -> None:
+    """Write one file of what makes images of a network's latents, without the network.
+
+    Arguments:
+        network: A file of latent diffusion.
+        path: One of `first_stage.stage_files`.
+        options: Those of the file.
+
+    Raises:
+        NetworkError: The file is damaged, or holds no first stage.
+        OutputError: The file cannot be written.
+    """
+    official = _read(network, None, options)
+    if official.stage is None:
+        raise NetworkError(
+            str(network),
+            expected=f"what makes images of its latents, for {path}",
+            found=" ".join(official.cautions) or "a network alone",
+            hint="name a decoder that is there, or its address, as `network.decoder`",
+        )
+    _folder(path.parent.parent)
+    _write_stage(official.stage, (path,))
+
+
+def _write_stage(stage: FirstStage, paths: tuple[Path, ...], *, force: bool = False) -> None:
+    """Write the weights or the configuration of a first stage, or both."""
+    import json
+
+    from skiptune.sampling.latents import CONFIG_FILE
+    from skiptune.search.output import write_whole
+
+    for path in paths:
+        _folder(path.parent)
+        if path.name == CONFIG_FILE:
+            text = json.dumps(stage.config, indent=2, allow_nan=False) + "\n"
+            write_whole(path, text.encode(), force=force)
+        else:
+            # By this entry diffusers' own reader knows whose tensors these are.
+            _write_tensors(path, stage.tensors, {"format": "pt"}, force=force)
+
+
+def _about_stage(stage: FirstStage, weights: Path) -> dict[str, Any]:
+    """Return what `config.json` says of a first stage."""
+    from skiptune.canonical import file_digest
+
+    return {
+        "class": stage.config["_class_name"],
+        "folder": weights.parent.name,
+        "parameters": stage.parameters,
+        "sha256": file_digest(weights),
+    }
 
 
 def _read(network: Path, described: Path | None, options: Mapping[str, Any] | None) -> Official:
@@ -303,6 +377,7 @@ def _card(
 ) -> str:
     """Return the text of README.md."""
     from skiptune import __version__
+    from skiptune.sampling.first_stage import FOLDER
 
     config = official.config
     images = f"{config['img_resolution']}x{config['img_resolution']}, {config['img_channels']}"
@@ -315,6 +390,10 @@ def _card(
         "converted by": f"skiptune {__version__}; no code of the file was run",
         "licence": official.licence,
     }
+    if official.stage is not None:
+        rows["makes latents of"] = (
+            f"`{FOLDER}/`, a VQModel of {official.stage.parameters:,} parameters"
+        )
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     notes = "".join(f"\nCaution: {caution}\n" for caution in cautions)
     return f"# {name}\n\n| | |\n|---|---|\n{table}\n{notes}"

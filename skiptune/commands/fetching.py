@@ -39,8 +39,9 @@ def fetch(options: Options, spec: str, overrides: tuple[str, ...]) -> None:
     """
     from dataclasses import asdict
 
-    from skiptune.commands.converting import check_free, convert_file
+    from skiptune.commands.converting import check_free, convert_file, convert_stage
     from skiptune.commands.output import print_json, say
+    from skiptune.sampling.first_stage import stage_files
     from skiptune.search import fetching
     from skiptune.search.spec import load_spec
 
@@ -51,14 +52,26 @@ def fetch(options: Options, spec: str, overrides: tuple[str, ...]) -> None:
         command = fetch_command(spec, overrides)
         raise fetching.missing_error(missing, source=spec, command=command)
     for one in missing:
-        if one.is_pickle:
+        if one.is_pickle and one.key == "network.checkpoint":
             _check_name(one.path)
             check_free(one.path.parent, one.path.stem)
     arrived = []
 
     def convert(network: Path, checkpoint: Path) -> Path:
+        own = study.network.options
+        stage = stage_files(study.network.checkpoint)
+        if checkpoint in stage:
+            assert own is not None  # else nothing would say that it comes with the network
+            if not checkpoint.exists():
+                convert_stage(network, checkpoint, options=own)
+            return checkpoint
         made = convert_file(
-            network, checkpoint.parent, stem=checkpoint.stem, options=study.network.options
+            network,
+            checkpoint.parent,
+            stem=checkpoint.stem,
+            options=own,
+            # What is there already may be another's, and is left alone.
+            with_stage=not any(path.exists() for path in stage),
         )
         for caution in made.cautions:
             say(options, f"caution: {caution}")

@@ -89,7 +89,23 @@ CIN_256: dict[str, Any] = {
             },
             "first_stage_config": {
                 "target": "ldm.models.autoencoder.VQModelInterface",
-                "params": {"embed_dim": 3, "n_embed": 8192},
+                "params": {
+                    "embed_dim": 3,
+                    "n_embed": 8192,
+                    "ddconfig": {
+                        "double_z": False,
+                        "z_channels": 3,
+                        "resolution": 256,
+                        "in_channels": 3,
+                        "out_ch": 3,
+                        "ch": 128,
+                        "ch_mult": [1, 2, 4],
+                        "num_res_blocks": 2,
+                        "attn_resolutions": [],
+                        "dropout": 0.0,
+                    },
+                    "lossconfig": {"target": "torch.nn.Identity"},
+                },
             },
             "cond_stage_config": {
                 "target": "ldm.modules.encoders.modules.ClassEmbedder",

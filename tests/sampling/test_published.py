@@ -72,7 +72,12 @@ def test_what_options_mean() -> None:
     latent = config_of(CIN_256, where="options")
     assert latent.config["betas"] == "scaled_linear"
     assert (latent.config["label_dim"], latent.config["label_rows"]) == (1000, 1001)
-    assert "VQModelInterface" in latent.cautions[0]
+    # What makes images of its latents is in its file where its options describe that.
+    assert (latent.cautions, latent.stage is None) == ((), False)
+    options = copy.deepcopy(CIN_256)
+    del options["model"]["params"]["first_stage_config"]["params"]["ddconfig"]
+    latent = config_of(options, where="options")
+    assert "VQModelInterface" in latent.cautions[0] and latent.stage is None
     tokens = config_of(UVIT_LATENT, where="options").config
     assert (tokens["label_dim"], tokens["label_rows"], tokens["first"]) == (1000, 1001, 1)
     pixels = config_of(UVIT_PIXELS, where="options").config

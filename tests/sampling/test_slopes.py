@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from skiptune.errors import NetworkError
+from skiptune.sampling import slopes as module
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float
 from skiptune.sampling.networks import EDMPrecond
@@ -17,6 +19,7 @@ from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.setting import Churn, Setting, sigmas
 from skiptune.sampling.skips import find_skips
 from skiptune.sampling.slopes import PASSES, call_slopes, image_slopes
+from tests.sampling.families import FAMILIES, random_network
 
 SEEDS = range(1000, 1004)
 STEP = 0.06
@@ -203,3 +206,55 @@ def test_what_has_no_derivative_is_refused(tiny_network: EDMPrecond) -> None:
     one = Schedule.uniform({address: 0.9}, branches="cond")
     with pytest.raises(NetworkError, match="both branches"):
         found_of(tiny_network, Setting(steps=2, guidance=2.0), one)
+
+
+def of_size(network: Any, setting: Setting, size: float) -> Tensor:
+    """Slopes for cotangents of a size, divided by it: the same for every size."""
+    skips = find_skips(network)
+    schedule = Schedule.uniform({skips[0].address: 0.8, skips[-1].address: 1.3})
+    slopes = image_slopes(
+        network, setting, schedule, SEEDS,
+        features=features, cotangents=weights(network) * size,
+    )  # fmt: skip
+    return slopes.values / size
+
+
+def inside(network: Any) -> Setting:
+    """Three steps of noise levels that the network knows."""
+    low, high = max(1.05 * network.sigma_min, 0.002), min(0.95 * network.sigma_max, 80.0)
+    return Setting(solver="dpmpp_2m", steps=3, sigma_min=low, sigma_max=high)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name, one in FAMILIES.items() if "precond" in one.config]
+)
+def test_half_precision_has_those_of_float32(family: str) -> None:
+    """float16 has 11 bits, bfloat16 8; what is sent back may be of any size."""
+    network: Any = random_network(FAMILIES[family].config)
+    setting = inside(network)
+    expected = of_size(network, setting, 1.0)
+    for dtype, error in ((torch.float16, 0.02), (torch.bfloat16, 0.1)):
+        half: Any = random_network(FAMILIES[family].config)
+        half.compute_in(dtype)
+        for size in (1e-8, 1.0, 1e8):
+            found = of_size(half, setting, size)
+            assert float((found - expected).norm() / expected.norm()) < error
+            # Summed over levels and images, as a study takes them, they point the same way.
+            one, other = (values.sum(2).mean(0) for values in (found, expected))
+            assert float(torch.cosine_similarity(one, other, dim=0)) > 0.99
+
+
+def test_what_overflows_is_done_again_with_less(
+    tiny_network: EDMPrecond, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(solver="euler", steps=2)
+    expected = of_size(tiny_network, setting, 1.0)
+    tiny_network.compute_in(torch.float16)
+    monkeypatch.setattr(module, "_SIZES", (2.0**22, 2.0**-4))
+    slopes = image_slopes(
+        tiny_network, setting, Schedule.baseline(), SEEDS,
+        features=features, cotangents=weights(tiny_network),
+    )  # fmt: skip
+    assert slopes.nfe == 2 * PASSES * 2  # both times are counted
+    found = of_size(tiny_network, setting, 1.0)
+    assert float((found - expected).norm() / expected.norm()) < 0.02

@@ -35,6 +35,7 @@ from skiptune.search.tuned import Tuned, load
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from tests.command_line import Outcome
+from tests.sampling.compvis_stage import latent_options, write_latent_diffusion
 from tests.vaes import write_latent_network, write_vae
 
 EXTRACTOR = "pooled-colours"
@@ -162,6 +163,62 @@ def test_a_study_of_latents_is_checked_tuned_sampled_and_scored(
     )
     assert scored.code == 0, scored.err
     assert json.loads(scored.out)["images"] == 130
+
+
+def test_a_file_of_latent_diffusion_is_converted_checked_tuned_and_sampled(
+    command: Command, tmp_path: Path
+) -> None:
+    """One file of CompVis's layout brings network, classes and decoder; see `compvis_stage`."""
+    options = latent_options(resolution=8)
+    options["model"]["params"]["unet_config"]["params"]["image_size"] = 4
+    network, stage = write_latent_diffusion(tmp_path / "model.ckpt", options, averaged=True)
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(options))
+    done = command("convert", "model.ckpt", "ldm", "--json")
+    assert (done.code, json.loads(done.out)["cautions"]) == (0, [])
+    about = json.loads(done.out)
+    assert about["from"] == "model_ema"  # the averaged weights, which the file has
+    assert about["first_stage"]["sha256"] == file_digest("ldm/vqvae/" + WEIGHTS_FILE)
+    assert all(Path(path).is_file() for path in about["written"]) and len(about["written"]) == 5
+    assert "network.decoder.vae: ldm/vqvae" in done.err
+    assert "VQModel" in Path("ldm/README.md").read_text()
+    again = command("convert", "model.ckpt", "ldm")
+    assert again.code == 2 and "--force" in again.err
+    assert command("convert", "model.ckpt", "ldm", "--force").code == 0
+
+    loaded = load_checkpoint("ldm/model.safetensors").network
+    decoder = load_decoder("ldm/vqvae", channels=3, microbatch=25)
+    z = torch.randn(25, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = stage.decode(z).double()
+        labels, level = torch.eye(3)[:2], torch.tensor([0.5, 5.0])
+        twin = network.to(memory_format=torch.channels_last)
+        assert torch.equal(loaded(z[:2], level, labels), twin(z[:2], level, labels))
+    torch.testing.assert_close(decoder.floats(z), expected, atol=1e-5, rtol=1e-4)
+    setting = Setting(solver="euler", steps=2, sigma_min=0.04, labels="random", guidance=1.5)
+    batches = sample(loaded, setting, range(250), microbatch=25, decoder=decoder)
+    features = np.concatenate([PooledColours()(b.images).numpy() for b in batches])
+    extractor = _factory(weights=None, sha256=None)
+    save_reference(
+        tmp_path / "reference.npz", reference_of(features, extractor=extractor, name="x")
+    )
+
+    vae = {"vae": "ldm/vqvae", "microbatch": 25}
+    study = write_spec(tmp_path, checkpoint="ldm/model.safetensors", decoder=vae)
+    plain = yaml.safe_load(study.read_text()) | {"microbatch": 25}
+    plain["setting"] |= {"sigma_min": 0.04, "labels": "random", "guidance": 1.5}
+    plain["search"]["rungs"] = [250]
+    study.write_text(yaml.safe_dump(plain))
+    bare = command("check", study, "-s", "network.decoder=null")
+    assert bare.code == 2 and "network.decoder expected: what makes" in " ".join(bare.err.split())
+    checked = command("check", study)
+    assert checked.code == 0, checked.err
+    assert "decoder vqvae" in checked.out and "images of 8x8" in checked.out
+    outcome = command("tune", study, "-q", "--no-progress", "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    tuned = tmp_path / "out" / "tuned.json"
+    named = ("--checkpoint", "ldm/model.safetensors", "--decoder", "ldm/vqvae")
+    sampled = command("sample", tuned, *named, "--seeds", "0-3", "-o", "grid.png")
+    assert sampled.code == 0, sampled.err
 
 
 def test_workers_find_the_decoder_by_its_content(

@@ -20,7 +20,7 @@ from skiptune.search.fetching import missing_files, refuse_missing
 from skiptune.search.published import PUBLISHED, Figure
 from skiptune.search.spec import StudySpec, load_spec, preset_text, presets
 from skiptune.search.study import check_study
-from tests.sampling.published_options import CM_64
+from tests.sampling.published_options import CIN_256, CM_64
 
 NVIDIA = "https://nvlabs-fi-cdn.nvidia.com"
 
@@ -45,6 +45,8 @@ PIPELINES = {
 }
 # A file of tensors with its options in the study; OpenAI publishes no number at few steps.
 CONSISTENCY = "consistency-edm-imagenet64"
+# One of latent diffusion, which holds what makes images of its latents too.
+LATENT = "ldm-cin256"
 # What diffusers computes from the published schedulers' configurations, rounded to the inside.
 LEVELS = {"ddpm-cifar10-32": (0.0100013, 157.407), "sdxl": (0.0291672, 14.6146)}
 
@@ -56,9 +58,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_preset_but_the_bundled_one_has_its_published_numbers() -> None:
-    without = {"fashion", "sdxl", "stable-diffusion-1.5", CONSISTENCY}
+    without = {"fashion", "sdxl", "stable-diffusion-1.5", CONSISTENCY, LATENT}
     assert set(presets()) - without == set(PUBLISHED)
-    assert set(presets()) - {"fashion", CONSISTENCY} == {*SETTINGS, *PIPELINES}
+    assert set(presets()) - {"fashion", CONSISTENCY, LATENT} == {*SETTINGS, *PIPELINES}
 
 
 def test_the_preset_of_a_file_of_tensors_brings_its_options() -> None:
@@ -92,6 +94,46 @@ def test_the_preset_of_a_file_of_tensors_brings_its_options() -> None:
     assert [p.where for p in caught.value.problems] == [f"{CONSISTENCY}: {key}" for key in keys]
     assert f"`skiptune fetch {CONSISTENCY}`" in caught.value.hint
     assert len(text.splitlines()) <= 45
+    assert all(len(line) <= 99 or "://" in line for line in text.splitlines())
+    assert "MIT" in text and "Not run here" in text and spec.network.sha256 is None
+    assert not re.search(r"FID [\d.]+", text)
+
+
+def test_the_preset_of_latent_diffusion_brings_network_and_decoder(tmp_path: Path) -> None:
+    spec, text = load_spec(LATENT), preset_text(LATENT)
+    setting = spec.setting.to_setting()
+    assert (spec.study, setting.solver, evaluations(setting)) == (LATENT, "euler", 40)
+    assert (setting.guidance, setting.labels) == (1.5, "random")
+    assert StudySpec.from_json(spec.to_json()) == spec
+    own = spec.network.options
+    assert own is not None
+    described = config_of(own, where="options")
+    # The same as upstream's whole file (`tests.sampling.test_first_stage` has its numbers).
+    assert described == config_of(CIN_256, where="options") and described.cautions == ()
+    assert (described.config["betas"], described.config["beta_start"]) == ("scaled_linear", 0.0015)
+    assert described.config["beta_end"] == 0.0195
+    with torch.device("meta"):
+        network = build_denoiser(described.config)
+    assert (len(find_skips(network)), network.label_dim) == (12, 1000)
+    assert network.sigma_min < setting.sigma_min < 1.05 * network.sigma_min
+    assert network.sigma_max > setting.sigma_max > 0.95 * network.sigma_max
+    missing = {one.key: one for one in missing_files(spec)}
+    decoder = ["network.decoder.vae", "network.decoder.config"]
+    keys = ["network.checkpoint", *decoder, "objective.weights", "objective.reference"]
+    assert list(missing) == keys
+    made = [missing[key] for key in keys[:3]]
+    assert {one.url for one in made} == {spec.network.pickle_url}
+    assert all(one.is_pickle for one in made)
+    assert {one.path.relative_to(tmp_path).parts[:2] for one in made[1:]} == {(LATENT, "vqvae")}
+    assert missing["objective.weights"].sha256 == INCEPTION_SHA256
+    assert str(missing["objective.reference"].url).endswith(
+        missing["objective.reference"].path.name
+    )
+    with pytest.raises(NetworkError) as caught:
+        check_study(spec, source=LATENT)
+    assert [p.where for p in caught.value.problems] == [f"{LATENT}: {key}" for key in keys]
+    assert f"`skiptune fetch {LATENT}`" in caught.value.hint
+    assert len(text.splitlines()) <= 40
     assert all(len(line) <= 99 or "://" in line for line in text.splitlines())
     assert "MIT" in text and "Not run here" in text and spec.network.sha256 is None
     assert not re.search(r"FID [\d.]+", text)

@@ -21,8 +21,11 @@ from skiptune.sampling.images import start
 from skiptune.sampling.noise import image_streams
 from skiptune.sampling.prompts import share_of_line, share_of_seed
 from skiptune.search.confirm import HALF, halves, next_half
+from skiptune.search.slopes import find_slopes
 from skiptune.search.spec import load_spec
+from skiptune.search.stopping_rule import _prompts
 from skiptune.search.study import SEARCH, SEARCH_SEED, check_study, open_stored, open_study
+from skiptune.search.tune import differentiated
 from skiptune.search.tuned import load
 from skiptune.storage import ledger
 from skiptune.storage.records import SpentBlock
@@ -157,6 +160,43 @@ def test_errors_count_prompts_and_a_confirm_draws_fresh_ones(
         "score", text / "tuned.json", "--num", "1000", "--metric", "recall", *place_of_reference
     )
     assert refused.code == 2 and "blocks of seeds, which share prompts" in refused.err
+
+
+def test_errors_of_slopes_count_prompts_and_so_does_patience(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    changes = ["search.rungs=[500]", "search.sampler=auto", "search.patience=auto"]
+    url, arrays = f"sqlite:///{tmp_path / 'one.db'}", tmp_path / "arrays"
+    spec = write_spec(text, "./text", prompts="./prompts.txt")
+    study = open_study(load_spec(spec, overrides=changes), storage=url, artifacts=arrays)
+    with study.database:
+        assert _prompts(study) == (COUNTS["search"], COUNTS["confirm-1/B"])
+        end = differentiated(study, "baseline")
+        assert end is not None
+        entered, found = end[0], end[1]
+        slopes = find_slopes(study, entered)
+        assert slopes is not None
+        rows, labels, drawn = [], [], []
+        for chunk in ledger.chunks_of(study.database, slopes.id):
+            stored = study.arrays.read(str(chunk.array))
+            rows.append(stored["slopes"].reshape(len(stored["slopes"]), -1, len(found.levels)))
+            labels.append(stored["label"])
+            seeds = range(chunk.first_seed, chunk.first_seed + len(stored["label"]))
+            _, ones = start(study.checkpoint.network, study.setting, image_streams("edm", seeds))
+            assert ones is not None
+            drawn.append(ones.argmax(1).numpy())
+        assert np.array_equal(np.concatenate(labels), np.concatenate(drawn))
+        own = np.concatenate(rows).astype(float).sum(axis=2)[:, 0]
+        plain = own.std(ddof=1) / math.sqrt(len(own))
+        effect = max(1.0, clustered(own, np.concatenate(labels)) / plain)
+        blocks = found.blocks.sum(axis=2)[:, 0]
+        error = effect * blocks.std(ddof=1) / math.sqrt(len(blocks))
+        assert found.skips[1][0] == pytest.approx(error, rel=1e-5)
+        assert found.units is not None and found.units.count > 40
+    # The same without a network.
+    shown = command("explain", "pipeline", "--storage", url, "--artifacts", arrays)
+    assert shown.code == 0, shown.err
+    assert f"errors of {found.units.count} prompts" in " ".join(shown.out.split())
 
 
 def test_check_and_plan_tell_the_prompts_of_each_share(command: Command, text: Path) -> None:

@@ -71,6 +71,25 @@ def test_a_block_s_slopes_are_finite_differences_of_its_distance(
     study.database.close()
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 0.03), ("bfloat16", 0.15)])
+def test_a_study_in_half_precision_has_the_slopes_of_float32(
+    tiny_study: ModuleType, study_folder: Path, dtype: str, error: float
+) -> None:
+    """Its cotangents are of its own images, which half precision makes a little otherwise."""
+    found = []
+    for name in ("float32", dtype):
+        changes: dict[str, Any] = {"search__sampler": "descent", "setting__steps": 2}
+        changes |= {"network__dtype": name, "study": f"tiny-{name}"}
+        study = opened(tiny_study, study_folder, **changes)
+        assert study.checkpoint.dtype == name and study.sampler == "descent"
+        end = differentiated(study, "baseline")
+        assert end is not None
+        found.append(end[1].skips[0])
+        study.database.close()
+    away = np.linalg.norm(found[1] - found[0]) / np.linalg.norm(found[0])
+    assert 0 < away < error
+
+
 LOSS: dict[str, Any] = {"objective__metric": "feature_loss", "objective__reference": None}
 
 

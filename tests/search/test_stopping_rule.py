@@ -92,6 +92,11 @@ def test_an_improvement_that_counts_is_half_of_what_a_confirm_tells() -> None:
     # The best one's error at 500 images is half as large at 2000, and half of that counts.
     assert least_gain(standings, images=500, confirm=2000) == pytest.approx(0.2 / 2 * PROVABLE)
     assert PROVABLE == 0.5
+    # An error that counts prompts falls no faster than with their root, however many images.
+    least = least_gain(standings, images=500, confirm=2000, prompts=(140, 35))
+    assert least == pytest.approx(0.2 * 2 * PROVABLE)
+    least = least_gain(standings, images=500, confirm=2000, prompts=(140, 1400))
+    assert least == pytest.approx(0.2 / 2 * PROVABLE)
 
 
 def test_without_patience_a_search_goes_on(tiny: Tiny) -> None:

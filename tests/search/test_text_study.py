@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from skiptune.errors import ObjectiveError, StudyChangedError, render
+from skiptune.objectives.clip_files import clip_files
 from skiptune.objectives.diversity import diversity
 from skiptune.objectives.text_scores import load_text_score
 from skiptune.sampling.images import sample
@@ -80,7 +81,11 @@ def test_a_study_of_clip_scores_is_tuned_end_to_end(command: Command, folder: Pa
     url = f"sqlite:///{folder / 'one.db'}"
     outcome = command("tune", spec, "-q", "--no-progress", "-o", folder, "--storage", url)
     assert outcome.code == 0, outcome.err
-    assert load(folder / "tuned.json").measure.metric == "CLIP score(ViT-32x2/8@32)-250"
+    measured = load(folder / "tuned.json").measure
+    assert measured.metric == "CLIP score(ViT-32x2/8@32)-250"
+    [(key, judge)] = measured.text_models.items()
+    assert (key, judge.name) == ("clip_score", "ViT-32x2/8@32")
+    assert judge.sha256 == clip_files(folder / "clip").digest()[0] != measured.extractor_sha256
 
     study = open_stored("text", storage=url)
     with study.database:
@@ -136,7 +141,14 @@ def test_a_preference_score_needs_limits_and_runs_with_them(
     spec = write_spec(folder, {**pick, "constraints": GUARDS})
     outcome = command("tune", spec, "-q", "--no-progress", "-o", folder)
     assert outcome.code == 0, outcome.err
-    assert load(folder / "tuned.json").measure.metric == "PickScore(ViT-32x2/8@32)-250"
+    measured = load(folder / "tuned.json").measure
+    assert measured.metric == "PickScore(ViT-32x2/8@32)-250"
+    # That which the score must not fall below is judged by a model too.
+    hashes = {key: one.sha256 for key, one in measured.text_models.items()}
+    assert hashes == {
+        "pick_score": clip_files(folder / "pick").digest()[0],
+        "clip_score": clip_files(folder / "clip").digest()[0],
+    }
 
 
 def test_workers_find_the_model_by_its_content(

@@ -424,6 +424,20 @@ def test_only_a_win_needs_evidence(verdict: str) -> None:
     assert Verdict.model_validate({"verdict": verdict}).gain is None
 
 
+def test_models_that_judge_text_are_named_and_older_files_have_none(tmp_path: Path) -> None:
+    plain = make_tuned().to_json()
+    assert "text_models" not in plain["measure"]  # as earlier versions write it
+    assert Tuned.from_json(plain).measure.text_models == {}
+    plain["measure"]["text_models"] = {"clip_score": {"name": "ViT-L/14", "sha256": "a" * 64}}
+    tuned = Tuned.from_json(plain)
+    tuned.write(tmp_path / "tuned.json")
+    assert load(tmp_path / "tuned.json").measure.text_models["clip_score"].sha256 == "a" * 64
+    assert tuned.to_json() == plain
+    plain["measure"]["text_models"]["clip_score"]["sha256"] = "short"
+    with pytest.raises(SpecError, match=r"measure\.text_models\.clip_score\.sha256"):
+        Tuned.from_json(plain)
+
+
 def test_the_schema_beside_the_code_is_the_schema_of_the_code() -> None:
     path = Path(load.__code__.co_filename).with_name("tuned.schema.json")
     assert json.loads(path.read_text()) == json_schema()
