@@ -37,7 +37,7 @@ COMMANDS = {
     "sensitivity": "differentiating",
     "explain": "explaining",
     "export": "exporting",
-    "sample": "exporting",
+    "sample": "sampling",
     "score": "scoring",
     "ref": "scoring",
     "init": "preparing",
