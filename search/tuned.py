@@ -37,6 +37,7 @@ from skiptune.search.tuned_network import TunedNetwork
 if TYPE_CHECKING:
     import torch
 
+    from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.sampling.hooks import Handle
     from skiptune.sampling.skips import Skip
 
@@ -280,8 +281,9 @@ class Tuned(Section):
         if sha256 is not None and sha256 != self.network.sha256:
             expected = f"the weights of {self.network.name} (sha256 {self.network.sha256})"
             problems.append(Problem("network", expected, f"sha256 {sha256}"))
-        tuned = {skip.address: _fingerprint(skip) for skip in self.skips}
-        found = {skip.address: _fingerprint(skip) for skip in skips}
+        sized = all(skip.resolution for skip in skips)  # 0 where a network does not say it
+        tuned = {skip.address: _fingerprint(skip, sized=sized) for skip in self.skips}
+        found = {skip.address: _fingerprint(skip, sized=sized) for skip in skips}
         for address in dict.fromkeys([*tuned, *found]):
             if tuned.get(address) != found.get(address):
                 problems.append(
@@ -295,24 +297,43 @@ class Tuned(Section):
             hint = f"load {self.network.name}, or tune this network: `skiptune init study.yaml`"
             raise NetworkError.of(problems, hint=hint)
 
-    def apply(self, network: torch.nn.Module, *, sha256: str | None = None) -> Handle:
-        """Install the scales on the network they were tuned on.
+    def apply(
+        self,
+        network: torch.nn.Module | Checkpoint | Any,
+        *,
+        sha256: str | None = None,
+        scheduler: Any = None,
+        check_weights: bool = True,
+    ) -> Handle:
+        """Install the scales on the network they were tuned on, before it is compiled.
 
         Arguments:
-            network: An EDM-style network.
-            sha256: Hash of its checkpoint file, if known: the weights are then checked too.
+            network: A denoiser or U-Net whose skips `find_skips` knows, a `Checkpoint`, or a
+                pipeline of diffusers, whose U-Net is scaled.
+            sha256: Hash of its checkpoint file, if known: other weights are then refused.
+            scheduler: Of diffusers: what says the noise levels of the timesteps that a U-Net of
+                its own is called with. A pipeline has its own, which is followed when it is
+                switched.
+            check_weights: Whether the hash of a `Checkpoint`, or of the folder that a pipeline
+                was read from, is compared; the latter reads its files.
 
         Returns:
-            The handle whose `remove()` takes the scales off again.
+            The handle whose `remove()`, or `with` block, takes the scales off again.
+
+        Warns:
+            SkiptuneWarning: These are other weights of the same architecture; or, once, images
+                are made at another setting: a pipeline has another solver or number of steps, a
+                denoiser is called at other noise levels.
 
         Raises:
-            NetworkError: When this is another network; nothing has been installed.
+            NetworkError: When this is another architecture, with the skips that differ, or the
+                network is compiled already; nothing has been installed.
         """
-        from skiptune.sampling.hooks import apply
-        from skiptune.sampling.skips import find_skips
+        from skiptune.search.application import installed
 
-        self.check(find_skips(network), sha256=sha256)
-        return apply(network, self.schedule)
+        return installed(
+            self, network, sha256=sha256, scheduler=scheduler, check_weights=check_weights
+        )
 
     def write(self, path: Path | str, *, force: bool = False) -> None:
         """Write the file; it is there whole or not at all.
@@ -421,9 +442,10 @@ def _scaled(terms: Sequence[Term]) -> dict[str, Any]:
     }
 
 
-def _fingerprint(skip: Skip | TunedSkip) -> str:
+def _fingerprint(skip: Skip | TunedSkip, *, sized: bool) -> str:
     channels = f"{skip.main_channels} + {skip.skip_channels} channels"
-    return f"skip {skip.index} with {channels} at {skip.resolution}x{skip.resolution}"
+    size = f" at {skip.resolution}x{skip.resolution}" if sized else ""
+    return f"skip {skip.index} with {channels}{size}"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
