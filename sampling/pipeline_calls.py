@@ -167,8 +167,10 @@ def step_change(setting: Setting, scheduler: Any) -> Problem | None:
 
     Arguments:
         setting: At which scales were tuned.
-        scheduler: Of diffusers, its timesteps set.
+        scheduler: Of diffusers; before its timesteps are set nothing is wrong.
     """
+    if getattr(scheduler, "num_inference_steps", None) is None:
+        return None
     heun = setting.solver == "heun"
     wanted = 2 * setting.steps - setting.final_zero if heun else setting.steps
     calls = len(scheduler.timesteps)
