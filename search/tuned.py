@@ -27,8 +27,9 @@ from pydantic import (
 from skiptune.errors import NetworkError, Problem, SpecError
 from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
 from skiptune.sampling.setting import KNOBS
-from skiptune.search.document import Document, read_text, shown
+from skiptune.search.document import Document
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
+from skiptune.search.json_file import check_format, read_json
 from skiptune.search.output import write_whole
 from skiptune.search.problems import one_of, problems_of, refusal
 from skiptune.search.sections import Section, SettingSpec, Sha256
@@ -359,29 +360,9 @@ def load(path: Path | str) -> Tuned:
         SpecError: When the file is missing, cut short, of a newer schema or edited by hand, with
             every problem at once.
     """
-    name = str(path)
-    text = read_text(Path(path), hint=EXPORT)
-    try:
-        values = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        where = f"{name}:{error.lineno}"
-        found = "the end of the file" if not text[error.pos :].strip() else error.msg
-        raise SpecError(where, expected="complete JSON", found=found, hint=EXPORT) from None
-    except (ValueError, RecursionError) as error:
-        found = str(error).splitlines()[0]
-        raise SpecError(name, expected="plain JSON", found=found, hint=EXPORT) from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = shown(values.get("format") if isinstance(values, dict) else values)
-        raise SpecError(f"{name}: format", expected=FORMAT, found=found, hint=EXPORT)
-    version = values.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise SpecError(
-            f"{name}: schema_version",
-            expected=f"at most {SCHEMA_VERSION}",
-            found=f"{version}, written by a newer skiptune",
-            hint="pip install --upgrade skiptune",
-        )
-    return Tuned.from_json(values, source=name)
+    values = read_json(path, hint=EXPORT)
+    check_format(values, name=str(path), expected=FORMAT, version=SCHEMA_VERSION, hint=EXPORT)
+    return Tuned.from_json(values, source=str(path))
 
 
 def json_schema() -> dict[str, Any]:
@@ -446,16 +427,3 @@ def _fingerprint(skip: Skip | TunedSkip, *, sized: bool) -> str:
     channels = f"{skip.main_channels} + {skip.skip_channels} channels"
     size = f" at {skip.resolution}x{skip.resolution}" if sized else ""
     return f"skip {skip.index} with {channels}{size}"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {shown(key)} twice in one object")
-        values[key] = value
-    return values
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"the number {text}")
