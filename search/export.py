@@ -78,6 +78,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
             "confirm A": SeedBlock(first=result.seeds[0], images=images),
             "confirm B": SeedBlock(first=result.seeds[1], images=images),
         },
+        microbatch=study.spec.microbatch,
         provenance=Provenance(
             skiptune=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

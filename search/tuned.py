@@ -166,6 +166,9 @@ class Tuned(Section):
         default=(), description="scores of what is not skips, on the same seeds"
     )
     seeds: dict[str, SeedBlock] = Field(description="image seeds by what they were used for")
+    microbatch: int | None = Field(
+        default=None, ge=1, description="images per evaluation of the network, or null"
+    )
     provenance: Provenance = Field(description="a mapping with `skiptune` and `created`")
 
     @field_validator("skips")
@@ -188,7 +191,9 @@ class Tuned(Section):
     def _as_earlier_versions_write_it(
         self, handler: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        return self.without_defaults(handler(self), ("branches", "untouched_setting"))
+        return self.without_defaults(
+            handler(self), ("branches", "untouched_setting", "microbatch")
+        )
 
     @field_validator("branches")
     @classmethod

@@ -216,7 +216,7 @@ def test_a_folder_gets_one_png_per_seed(
     made = images_of(network, SETTING, schedule_of(network, 0.4), [0, 1, 2, 70])
     for seed, image in zip([0, 1, 2, 70], made, strict=True):
         assert np.array_equal(pixels(Path("images") / f"{seed:06d}.png"), image[0])
-    record = json.loads(Path("images/images.json").read_text())
+    record = json.loads(Path("images/.skiptune-images.json").read_text())
     assert record["schedule_sha256"] == schedule_of(network, 0.4).digest
     assert record["network"]["sha256"] == network.sha256
 
@@ -255,7 +255,7 @@ def test_more_seeds_come_to_a_folder_later(command: Command, tuned: Path) -> Non
     assert command("sample", tuned, "--seeds", "0-9", "-o", "few/").code == 0
     assert len(files(Path("few"))) == 10
     # At as many images per evaluation as the folder was begun with.
-    assert json.loads(Path("few/images.json").read_text())["microbatch"] == 5
+    assert json.loads(Path("few/.skiptune-images.json").read_text())["microbatch"] == 5
 
 
 @pytest.mark.parametrize("change", ["scales", "class", "foreign", "broken"])
@@ -269,7 +269,7 @@ def test_a_folder_holds_images_of_one_schedule(
     else:
         assert command(*words).code == 0
     if change == "broken":
-        Path("mine/images.json").write_text("{")
+        Path("mine/.skiptune-images.json").write_text("{")
     before = files(Path("mine"))
     again = {
         "scales": ("sample", other, *words[2:], "--force"),

@@ -1,6 +1,6 @@
 """Folders of images, one PNG per seed: a run that was stopped goes on where it stood.
 
-The files are called as EDM's generate.py calls them, `000000.png`. Beside them `images.json` says
+The files are called as EDM's generate.py calls them, `000000.png`. Beside them a hidden file says
 what made them: a folder never holds images of two schedules.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECORD", "image_name", "meaning_of", "write_images"]
 
-RECORD = "images.json"
+RECORD = ".skiptune-images.json"  # hidden: whoever reads the images passes it over
 FORMAT = "skiptune.images"
 
 

@@ -19,6 +19,7 @@ from skiptune.views import numbers
 from skiptune.views.tables import listing, paragraph
 
 if TYPE_CHECKING:
+    from skiptune.search.reproduction import Reproduced
     from skiptune.search.rescoring import Rescored
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "image_lines",
     "pairs_json",
     "pairs_view",
+    "reproduced_view",
     "rescored_view",
     "scores_json",
     "scores_view",
@@ -141,6 +143,32 @@ def rescored_view(title: str, rows: Sequence[Rescored]) -> Iterator[RenderableTy
                 ],
             )
             yield Text("")
+
+
+def reproduced_view(
+    title: str, rows: Sequence[Reproduced], notes: Sequence[str]
+) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows stored scores beside those that were made again.
+
+    Arguments:
+        title: What was made again.
+        rows: One per number.
+        notes: What a person has to know where they differ.
+    """
+    yield from _head(title)
+    yield listing(
+        ("", "in the file", "found now", ""),
+        [
+            (
+                row.name,
+                repr(row.stored),
+                repr(row.found),
+                "same bits" if row.is_same else f"{row.found - row.stored:+.2g}",
+            )
+            for row in rows
+        ],
+    )
+    yield from _tail(notes)
 
 
 def _better(row: Rescored) -> str:
