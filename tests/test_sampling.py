@@ -19,6 +19,7 @@ from PIL import Image
 from skiptune.canonical import digest
 from skiptune.commands.pictures import images_of
 from skiptune.objectives.extractors import load_extractor
+from skiptune.objectives.image_files import open_images
 from skiptune.objectives.paired import paired_difference
 from skiptune.objectives.reference import load_reference
 from skiptune.sampling import images
@@ -219,6 +220,9 @@ def test_a_folder_gets_one_png_per_seed(
     record = json.loads(Path("images/.skiptune-images.json").read_text())
     assert record["schedule_sha256"] == schedule_of(network, 0.4).digest
     assert record["network"]["sha256"] == network.sha256
+    # Whoever scores the folder sees images alone.
+    source = open_images("images")
+    assert (source.count, source.kind) == (4, "folder")
 
 
 def test_a_stopped_folder_goes_on_where_it_stood(
