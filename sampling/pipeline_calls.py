@@ -51,7 +51,7 @@ class PipelineCalls:
     """
 
     def __init__(self, scheduler: Any = None, *, pipeline: Any = None) -> None:
-        self._pipeline: Callable[[], Any] = (lambda: None) if pipeline is None else _Weak(pipeline)
+        self._pipeline: Callable[[], Any] = _none if pipeline is None else _Weak(pipeline)
         self._given = scheduler if pipeline is None else pipeline.scheduler
         self._read: Any = None  # the scheduler that the levels are of
         self._levels: Tensor | None = None

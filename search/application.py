@@ -6,6 +6,7 @@ are allowed, but nothing was measured there: a `SkiptuneWarning` says so, once.
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,6 +79,7 @@ def _target_of(target: Any, scheduler: Any, setting: Setting) -> _Target:
     if isinstance(target, nn.Module):
         if scheduler is None:
             return _Target(target, lambda: None, _level_watch(target, setting))
+        _refuse_without_timestep(target)
         calls = PipelineCalls(scheduler)
         return _Target(target, lambda: None, _SchedulerWatch(calls, setting), calls)
     unet = getattr(target, "unet", None)
@@ -96,9 +98,20 @@ def _target_of(target: Any, scheduler: Any, setting: Setting) -> _Target:
             found=type(scheduler).__name__,
             hint="set pipe.scheduler",
         )
+    _refuse_without_timestep(unet)
     calls = PipelineCalls(pipeline=target)
     watch = _SchedulerWatch(calls, setting)
     return _Target(unet, lambda: _pipeline_digest(target), watch, calls)
+
+
+def _refuse_without_timestep(unet: nn.Module) -> None:
+    if "timestep" not in inspect.signature(unet.forward).parameters:
+        raise NetworkError(
+            "network",
+            expected="a U-Net of diffusers, which is told a `timestep`",
+            found=type(unet).__name__,
+            hint="leave `scheduler` out, or give the denoiser around the U-Net",
+        )
 
 
 def _pipeline_digest(pipeline: Any) -> str | None:

@@ -332,8 +332,8 @@ def test_schedules_are_held_against_the_first_in_pairs(
     assert "Pictures decide nothing" not in page.err
 
     # The first one named is what the others are held against.
-    words = ("sample", "--compare", other, "baseline", "--seeds", "0", "--num", "150", "--force")
-    done = command(*words, "--reference", path, "--json")
+    turned_words = ("--compare", other, "baseline", "--seeds", "0", "--num", "150", "--force")
+    done = command("sample", *turned_words, "--reference", path, "--json")
     turned = json.loads(done.out)["scores"][1]["difference"]
     assert turned["value"] == pytest.approx(-scores[2]["difference"]["value"], rel=1e-6)
 
@@ -411,7 +411,8 @@ def test_prompts_of_the_command_line_take_the_place_of_those_that_were_tuned_wit
     assert done.code == 0, done.err
     assert json.loads(done.out)["labels"] == ["a boat", "the sea"]
     states = torch.stack([states_of(text, 12) for text in ("a boat", "the sea", "")])
-    own = PipelineDenoiser(unet, loaded.network.scheduler, conditions=Conditions(states)).eval()
+    pipe: Any = loaded.network
+    own = PipelineDenoiser(unet, pipe.scheduler, conditions=Conditions(states)).eval()
     rows = [
         Row(
             text,

@@ -123,6 +123,8 @@ def test_a_pipeline_is_not_kept_alive_and_copies_have_none() -> None:
     for other in (copy.deepcopy(calls), pickle.loads(pickle.dumps(calls))):
         pipeline.scheduler = scheduler("DDIMScheduler", beta_end=0.01)
         assert torch.equal(other.sigma({"timestep": 10}), expected)
+    alone = pickle.loads(pickle.dumps(PipelineCalls(scheduler("DDIMScheduler"))))
+    assert torch.equal(alone.sigma({"timestep": 10}), expected)
     del pipeline
     assert calls.scheduler.config.beta_end == 0.02
 

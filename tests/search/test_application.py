@@ -115,7 +115,7 @@ def test_another_setting_of_a_pipeline_is_told_once() -> None:
     ],
 )
 def test_another_setting_of_a_denoiser_is_told_once(setting: Setting) -> None:
-    network = make_network()
+    network: Any = make_network()
     network.img_channels, network.img_resolution, network.label_dim = 1, 8, 0
     tuned = tuned_for(
         network, Schedule([Term(find_skips(network)[0].address, 0.5)]), setting=setting
@@ -149,9 +149,12 @@ def test_what_has_no_unet_is_refused() -> None:
     class Transformer:
         scheduler = transformer = None
 
-    for target in (Transformer(), None, "pipe", {}):
+    targets: tuple[Any, ...] = (Transformer(), None, "pipe", {})
+    for target in targets:
         with pytest.raises(NetworkError, match="a pipeline of diffusers with a U-Net"):
             make_tuned().apply(target)
+    with pytest.raises(NetworkError, match="a U-Net of diffusers, which is told a `timestep`"):
+        make_tuned().apply(make_network(), scheduler=ddim())
     with pytest.raises(NetworkError, match="expected none: a pipeline's own is followed"):
         tuned_for(random_unet()).apply(pixels(), scheduler=ddim())
 
