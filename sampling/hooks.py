@@ -33,7 +33,16 @@ from skiptune.sampling.factors import Factors, Labelled, Scales
 from skiptune.sampling.schedule import Schedule, place_of
 from skiptune.sampling.skips import SkipSite, skip_sites
 
-__all__ = ["CallReader", "Handle", "Scales", "apply", "check_effect", "effect", "scaled"]
+__all__ = [
+    "CallReader",
+    "Handle",
+    "Scales",
+    "apply",
+    "check_effect",
+    "effect",
+    "refuse_compiled",
+    "scaled",
+]
 
 
 class CallReader(Protocol):
@@ -142,7 +151,7 @@ def apply(
             of no known family, compiled, or with a schedule installed; windows on a network that
             is not told sigma; one branch of guidance on a network without labels.
     """
-    _refuse_compiled(network)
+    refuse_compiled(network)
     if any(isinstance(hook, _NetworkHook) for hook in network._forward_pre_hooks.values()):
         raise NetworkError(
             "network",
@@ -466,7 +475,12 @@ def _backward_pass() -> int:
     return number
 
 
-def _refuse_compiled(network: nn.Module) -> None:
+def refuse_compiled(network: nn.Module) -> None:
+    """Refuse a network that was compiled, or a part of which was.
+
+    Raises:
+        NetworkError: It was.
+    """
     for name, module in [("", network), *network.named_modules()]:
         # The wrapper that torch.compile returns forwards attributes, so its type is asked.
         wrapped = type(module).__name__ == "OptimizedModule"

@@ -18,7 +18,7 @@ from torch import nn
 
 from skiptune.errors import NetworkError, Problem, SkiptuneError, SkiptuneWarning
 from skiptune.sampling.checkpoint import Checkpoint
-from skiptune.sampling.hooks import Handle, apply
+from skiptune.sampling.hooks import Handle, apply, refuse_compiled
 from skiptune.sampling.levels import levels, rounded
 from skiptune.sampling.pipeline_calls import PipelineCalls, solver_change, step_change
 from skiptune.sampling.pipeline_files import content_digest, hub_folder
@@ -105,6 +105,7 @@ def _target_of(target: Any, scheduler: Any, setting: Setting) -> _Target:
 
 
 def _refuse_without_timestep(unet: nn.Module) -> None:
+    refuse_compiled(unet)  # whose arguments are not to be seen
     if "timestep" not in inspect.signature(unet.forward).parameters:
         raise NetworkError(
             "network",
