@@ -140,30 +140,39 @@ def _level_watch(network: nn.Module, setting: Setting) -> _LevelWatch | None:
 class _LevelWatch:
     """Warns where a network is called at a noise level that its tuned setting has not.
 
-    As many calls are looked at as images take on the way: reading a level waits for an
-    accelerator.
+    A call that probes the network at a level of its own is none of a solver's, whose levels fall.
+    As many calls are looked at as an image takes on its way, and two more: reading a level waits
+    for an accelerator.
     """
 
     def __init__(self, grid: Iterable[float], setting: Setting) -> None:
         self.grid = tuple(grid)
         self.setting = setting
-        self.left = evaluations(setting)
+        self.left = evaluations(setting) + 2
+        self.last: float | None = None
 
     def __call__(self, call: Mapping[str, Any]) -> None:
         if self.left == 0 or call.get("sigma") is None:
             return
         self.left -= 1
         given = torch.as_tensor(call["sigma"]).detach().flatten()
-        level = float(given[0])
+        level, before = float(given[0]), self.last
         if level <= 0 or not bool((given == given[0]).all()):
             return  # images at different levels are not on their way through a solver
-        if min(abs(known / level - 1) for known in self.grid) > _NEAR:
+        self.last = level
+        if before is None or level >= before:
+            return
+        other = [one for one in (before, level) if not self._has(one)]
+        if other:
             self.left = 0
             setting = self.setting
             expected = f"the noise levels of {setting.solver} with {setting.steps} steps,"
             expected += " at which the scales were tuned"
-            found = f"a call at sigma {level:.4g}"
+            found = f"a call at sigma {other[0]:.4g}"
             _warn(Problem("network", expected, found), stacklevel=4)
+
+    def _has(self, level: float) -> bool:
+        return min(abs(known / level - 1) for known in self.grid) <= _NEAR
 
 
 class _SchedulerWatch:

@@ -23,15 +23,14 @@ from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
-from skiptune.search.evidence import SeedBlock
-from skiptune.search.tuned import EXPORT, Tuned
+from skiptune.search.tuned import Tuned
 
 __all__ = ["Reproduced", "deciding_seeds", "refuse_other_measure", "reproduced"]
 
 USUAL_MICROBATCH = 50
 """Of files that do not say it: a study's default."""
 
-CONFIRM, SEARCH = "confirm B", "search"
+CONFIRM = "confirm B"
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,20 @@ class Reproduced:
 
 
 def deciding_seeds(tuned: Tuned, *, name: str = "tuned.json") -> range:
-    """Return the seeds behind a file's scores: those of the confirm, or without one the search's.
+    """Return the seeds behind a file's scores: the half of its confirm that tests.
 
     Raises:
-        SpecError: The file does not say them.
+        SpecError: The file is not confirmed, or does not say them.
     """
-    block: SeedBlock | None = tuned.seeds.get(CONFIRM) or tuned.seeds.get(SEARCH)
-    if block is None or block.images < tuned.tuned.images:
+    block = tuned.seeds.get(CONFIRM)
+    if block is None or not block.images == tuned.tuned.images == tuned.baseline.images:
         raise SpecError(
             f"{name}: seeds",
-            expected=f"{CONFIRM} or {SEARCH}, of at least {tuned.tuned.images:,} images",
-            found="none" if block is None else f"{block.images:,} images",
-            hint=EXPORT,
+            expected=f"`{CONFIRM}`, the {tuned.tuned.images:,} seeds of the scores",
+            found="none: not confirmed" if block is None else f"{block.images:,} images",
+            hint=f"confirm and export again: `skiptune confirm {tuned.study}`",
         )
-    return range(block.first, block.first + tuned.tuned.images)
+    return range(block.first, block.first + block.images)
 
 
 def refuse_other_measure(tuned: Tuned, extractor: Extractor, reference: Reference) -> str:

@@ -329,7 +329,7 @@ class Tuned(Section):
         Warns:
             SkiptuneWarning: These are other weights of the same architecture; or, once, images
                 are made at another setting: a pipeline has another solver or number of steps, a
-                denoiser is called at other noise levels.
+                denoiser is called at other falling noise levels.
 
         Raises:
             NetworkError: When this is another architecture, with the skips that differ, or the

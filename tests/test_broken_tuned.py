@@ -155,6 +155,7 @@ def test_a_file_of_another_network(
         words = (*words, "--reference", "fashion-train")
         plain = json.loads((folder / "tuned.json").read_text())
         plain["measure"] |= {"extractor": "dct", "reference": "fashion-train"}
+        plain["seeds"]["confirm B"] = {"first": 2_150_000, "images": 500}
         (folder / "tuned.json").write_text(json.dumps(plain))
     done = command(*words)
     assert done.code == 2

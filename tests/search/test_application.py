@@ -122,7 +122,10 @@ def test_another_setting_of_a_denoiser_is_told_once(setting: Setting) -> None:
     )
     with no_warning(), tuned.apply(network):
         list(sample(network, setting, [0, 1], microbatch=2))
+    with no_warning(), tuned.apply(network):
         network(torch.zeros(2, 1, 8, 8), torch.tensor([0.5, 3.0]))  # no way of a solver's
+        network(torch.zeros(2, 1, 8, 8), torch.tensor(0.7))
+        network(torch.zeros(2, 1, 8, 8), torch.tensor(0.7))
     other = Setting(solver=setting.solver, steps=5, churn=setting.churn)
     with warnings.catch_warnings(record=True) as caught, tuned.apply(network):
         warnings.simplefilter("always")
@@ -181,10 +184,8 @@ class TestFamilies(OfFamily):
         plain = self.run(self.network)
         bare = getattr(self.network, "model", None) or self.network.unet
         for target in (self.network, bare):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SkiptuneWarning)  # of the noise level 1
-                with tuned.apply(target):
-                    found = self.run(self.network)
+            with tuned.apply(target):
+                found = self.run(self.network)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
             assert torch.equal(self.run(self.network), plain)
         assert float((expected - plain).abs().max()) > 1e-3
