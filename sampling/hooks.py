@@ -13,15 +13,16 @@ gradients and checkpointing need the tensor as it was.
 
 A schedule may act in one branch of classifier-free guidance alone. An image is in the conditional
 branch where its row of labels is not zero, so both branches may be two calls or one batch; where a
-network's calls carry no rows of labels, `Handle.evaluating` says which images have one.
+network's calls carry no rows of labels, `Handle.evaluating` says which images have one. Where they
+carry no noise level either, a `CallReader` says how both follow from what they carry.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +33,37 @@ from skiptune.sampling.factors import Factors, Labelled, Scales
 from skiptune.sampling.schedule import Schedule, place_of
 from skiptune.sampling.skips import SkipSite, skip_sites
 
-__all__ = ["Handle", "Scales", "apply", "check_effect", "effect", "scaled"]
+__all__ = [
+    "CallReader",
+    "Handle",
+    "Scales",
+    "apply",
+    "check_effect",
+    "effect",
+    "refuse_compiled",
+    "scaled",
+]
+
+
+class CallReader(Protocol):
+    """How the noise level and the guidance branch of a call follow from its arguments."""
+
+    def sigma(self, call: Mapping[str, Any]) -> Tensor | float:
+        """Return the noise level of a call, one for all images or [B].
+
+        Arguments:
+            call: Its arguments by name.
+        """
+
+    def labelled(self, call: Mapping[str, Any]) -> Labelled:
+        """Return which images are in the conditional branch, all or none or bool [B]."""
 
 
 class Handle:
-    """A schedule installed on a network; made by `apply`."""
+    """A schedule installed on a network; made by `apply`.
+
+    It is taken off by `remove`, or at the end of a ``with`` block.
+    """
 
     def __init__(self, root: _NetworkHook, hooks: list[RemovableHandle], scales: Scales) -> None:
         self._root = root
@@ -83,6 +110,12 @@ class Handle:
             hook.remove()
         self._hooks = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.remove()
+
 
 def apply(
     network: nn.Module,
@@ -90,6 +123,8 @@ def apply(
     *,
     sites: Mapping[str, SkipSite] | None = None,
     parts: Iterable[str] = (),
+    reader: CallReader | None = None,
+    watch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Handle:
     """Install a schedule on a network until `Handle.remove`.
 
@@ -107,13 +142,16 @@ def apply(
             that its schedules use, deepest first; parts of them by the names of their places.
         parts: Parts of the blocks that later schedules will scale, beside those that this one
             does (`schedule.PARTS`). Others have no hooks, and cost nothing.
+        reader: For a network that is not told sigma, or whose calls do not say which images have
+            a label. It is asked where the schedule depends on it.
+        watch: Told the arguments of every call by name, before it; but not by a compiled network.
 
     Raises:
         NetworkError: For an unknown address, or a part that the blocks do not have; a network
             of no known family, compiled, or with a schedule installed; windows on a network that
             is not told sigma; one branch of guidance on a network without labels.
     """
-    _refuse_compiled(network)
+    refuse_compiled(network)
     if any(isinstance(hook, _NetworkHook) for hook in network._forward_pre_hooks.values()):
         raise NetworkError(
             "network",
@@ -131,12 +169,12 @@ def apply(
         device = parameter.device
     factors = Factors(
         tuple(sites),
-        has_sigma="sigma" in names,
+        has_sigma="sigma" in names or reader is not None,
         has_labels=getattr(network, "label_dim", None) != 0,
         device=device,
     )
     factors.load(schedule)
-    root = _NetworkHook(factors, names)
+    root = _NetworkHook(factors, names, reader, watch)
     on_sites = _site_hooks(root, sites)
     hooks = [network.register_forward_pre_hook(root, with_kwargs=True)]
     for hook, site in on_sites:
@@ -242,9 +280,17 @@ class _NetworkHook:
     An object, not a closure: a deep copy of the network then has hooks of its own.
     """
 
-    def __init__(self, factors: Factors, names: list[str]) -> None:
+    def __init__(
+        self,
+        factors: Factors,
+        names: list[str],
+        reader: CallReader | None,
+        watch: Callable[[Mapping[str, Any]], None] | None,
+    ) -> None:
         self.factors = factors
         self.names = names  # the arguments of the network's forward
+        self.reader = reader
+        self.watch = watch
         self.labelled: Labelled | None = None  # as told; None reads it off the labels
         self.entered_in = -1  # the backward pass in which the last call began, -1 for none
         self.parts: tuple[int, ...] = ()  # rows of the factors of all parts of blocks
@@ -252,22 +298,32 @@ class _NetworkHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(self.names, args, strict=False)) | kwargs
-        self.factors.enter(given.get("sigma"), self._labelled(given))
+        if self.watch is not None and not torch.compiler.is_compiling():
+            self.watch(given)
+        self.factors.enter(self._sigma(given), self._labelled(given))
         if not torch.compiler.is_compiling():
             self.entered_in = _backward_pass()
             if self.factors.depends_on_call:
                 self.held = {row: self.factors.of(row) for row in self.parts}
 
+    def _sigma(self, given: dict[str, Any]) -> Tensor | float | None:
+        if self.reader is None:
+            return given.get("sigma")
+        return self.reader.sigma(given) if self.factors.depends_on_sigma else None
+
     def _labelled(self, given: dict[str, Any]) -> Labelled | None:
         if self.labelled is not None:
             return self.labelled
-        if "class_labels" not in self.names:
+        if self.reader is not None:
+            return self.reader.labelled(given) if self.factors.depends_on_branch else None
+        if "class_labels" not in self.names or "encoder_hidden_states" in self.names:
             if not self.factors.depends_on_branch:
                 return None
+            text = "`class_labels`" if "class_labels" not in self.names else "that says so"
             raise NetworkError(
                 "network",
                 expected="to be told which images have labels: with handle.evaluating(...)",
-                found="a network without an argument `class_labels`",
+                found=f"a network without an argument {text}",
                 hint="say it around each call, or let the schedule act in both branches",
             )
         if not (torch.compiler.is_compiling() or self.factors.depends_on_branch):
@@ -419,7 +475,12 @@ def _backward_pass() -> int:
     return number
 
 
-def _refuse_compiled(network: nn.Module) -> None:
+def refuse_compiled(network: nn.Module) -> None:
+    """Refuse a network that was compiled, or a part of which was.
+
+    Raises:
+        NetworkError: It was.
+    """
     for name, module in [("", network), *network.named_modules()]:
         # The wrapper that torch.compile returns forwards attributes, so its type is asked.
         wrapped = type(module).__name__ == "OptimizedModule"

@@ -30,7 +30,9 @@ __all__ = [
     "CONTINUOUS",
     "EDM",
     "EXTRA",
+    "NEARLY_ZERO",
     "TIMES",
+    "UNEVEN",
     "WHOLE",
     "Scheduler",
     "diffusers_class",
@@ -88,7 +90,7 @@ _CLIPPED: dict[str, Any] = {"clip_sample": True, "clip_sample_range": 1.0, "thre
 _RESCALED: dict[str, Any] = {"rescale_betas_zero_snr": False}
 _FLOW: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False}
 _SPACED: dict[str, Any] = {"timestep_spacing": "linspace"}
-_UNEVEN: dict[str, Any] = {
+UNEVEN: dict[str, Any] = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
@@ -113,7 +115,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "UniPCMultistepScheduler": _TRAINED | _FLOW | _RESCALED,
     "EulerDiscreteScheduler": {
         **_TRAINED,
-        **_UNEVEN,
+        **UNEVEN,
         **_SPACED,
         **_RESCALED,
         "timestep_type": "discrete",
@@ -121,15 +123,15 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "EulerAncestralDiscreteScheduler": _TRAINED | _SPACED | _RESCALED,
     "HeunDiscreteScheduler": {
         **_LATENT,
-        **_UNEVEN,
+        **UNEVEN,
         **_SPACED,
         "clip_sample": False,
         "clip_sample_range": 1.0,
     },
-    "KDPM2DiscreteScheduler": _LATENT | _UNEVEN | _SPACED,
-    "KDPM2AncestralDiscreteScheduler": _LATENT | _UNEVEN | _SPACED,
-    "LMSDiscreteScheduler": _TRAINED | _UNEVEN | _SPACED,
-    "DPMSolverSDEScheduler": _LATENT | _UNEVEN | _SPACED,
+    "KDPM2DiscreteScheduler": _LATENT | UNEVEN | _SPACED,
+    "KDPM2AncestralDiscreteScheduler": _LATENT | UNEVEN | _SPACED,
+    "LMSDiscreteScheduler": _TRAINED | UNEVEN | _SPACED,
+    "DPMSolverSDEScheduler": _LATENT | UNEVEN | _SPACED,
     "EDMEulerScheduler": _EDM,
     "EDMDPMSolverMultistepScheduler": _EDM | {"thresholding": False},
 }
@@ -138,7 +140,7 @@ _OFF = ("thresholding", "use_flow_sigmas")
 _MOST_STEPS = 100_000
 # diffusers puts it for the last a_t where a rescaled schedule ends in 0 (Lin et al. 2023, arXiv
 # 2305.08891): sigma is then 4096. DDIM and DDPM keep the 0, which no noise level can express.
-_NEARLY_ZERO = 2.0**-24
+NEARLY_ZERO = 2.0**-24
 _ENDLESS = ("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler")
 
 
@@ -272,7 +274,7 @@ def read_scheduler(config: Mapping[str, Any], *, where: str) -> Scheduler:
             hint="give the scheduler that the network was trained with",
         )
     continuous = kind in CONTINUOUS
-    uneven = any(values.get(name) for name in _UNEVEN)
+    uneven = any(values.get(name) for name in UNEVEN)
     return Scheduler(
         kind=str(kind),
         prediction=values["prediction_type"],
@@ -398,8 +400,8 @@ def _alphas(kind: str, values: Mapping[str, Any]) -> Tensor:
         betas = _rescaled(betas)
     alphas = torch.cumprod(1.0 - betas, dim=0)
     if rescaled:
-        alphas[-1] = _NEARLY_ZERO
-        if kind in _ENDLESS and alphas[-2] <= _NEARLY_ZERO:
+        alphas[-1] = NEARLY_ZERO
+        if kind in _ENDLESS and alphas[-2] <= NEARLY_ZERO:
             # Of DDIM's and DDPM's the noise rises to the end, wherever it stood before.
             alphas[-1] = alphas[-2] / 4
     return alphas

@@ -18,7 +18,7 @@ import yaml
 
 from skiptune.errors import Problem, SpecError
 
-__all__ = ["Document", "dotted", "parse_yaml", "read_text", "shown"]
+__all__ = ["Document", "dotted", "parse_plain", "parse_yaml", "read_text", "shown"]
 
 Path_ = tuple[str | int, ...]
 
@@ -174,6 +174,23 @@ def parse_yaml(text: str, *, name: str) -> Document:
         found = "an empty file" if value is None else shown(value)
         raise SpecError(name, expected="a mapping of keys to values", found=found, hint=hint)
     return Document(name, value, lines, tuple(faults))
+
+
+def parse_plain(text: str, *, name: str) -> tuple[Any, Document]:
+    """Read one YAML document of any kind, also a list.
+
+    Arguments:
+        text: The document.
+        name: The file, for messages.
+
+    Returns:
+        The value, and what remembers its lines and faults (without the value).
+
+    Raises:
+        SpecError: When the text is not YAML.
+    """
+    value, lines, faults = _parsed(text, name=name)
+    return value, Document(name, {}, lines, tuple(faults))
 
 
 def dotted(path: Path_) -> str:

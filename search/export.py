@@ -95,6 +95,7 @@ def tuned_of(study: OpenStudy, result: Result) -> Tuned:
         }
         if confirmed
         else {"search": SeedBlock(first=SEARCH_SEED, images=images)},
+        microbatch=study.spec.microbatch,
         provenance=Provenance(
             skiptune=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -351,8 +351,8 @@ class SearchSpec(Section):
     )
     warm_start: StartNames | None = Field(
         default=None,
-        description="a study of the same database, the path of a tuned.json, a list of them, each"
-        " once, or null",
+        description="a study of the same database, the path of a tuned.json or start.json, a list"
+        " of them, each once, or null",
     )
     patience: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
         default=None,

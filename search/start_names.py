@@ -1,4 +1,4 @@
-"""What `search.warm_start` of a study spec accepts."""
+"""What `search.warm_start` of a study spec accepts, and its line in a study file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from skiptune.errors import SpecError
+from skiptune.search.document import parse_yaml, shown
 from skiptune.search.problems import refusal
 
-__all__ = ["STUDY_NAME", "StartNames", "is_tuned_file"]
+__all__ = ["STUDY_NAME", "StartNames", "is_tuned_file", "with_start"]
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$"
 
@@ -30,7 +32,7 @@ def _study_or_file(text: str, info: ValidationInfo) -> str:
         folder = (info.context or {}).get(info.field_name, Path.cwd())
         return str((folder / Path(text).expanduser()).absolute())
     if not re.match(STUDY_NAME, text):
-        raise refusal("the name of a study, or the path of a tuned.json")
+        raise refusal("the name of a study, or the path of a tuned.json or start.json")
     return text
 
 
@@ -48,3 +50,54 @@ StartNames = Annotated[
     Field(strict=False, min_length=1),
 ]
 """Names of studies and absolute paths of files, each once; one alone may stand without a list."""
+
+
+def with_start(text: str, start: str, *, name: str) -> str:
+    """Return the text of a study file with a warm start; every other line stays as it is.
+
+    Arguments:
+        text: Of the study file.
+        start: A study, or a path as it will stand there.
+        name: The file, for messages.
+
+    Raises:
+        SpecError: It is no study file, has a warm start already, or writes `search` in one line.
+    """
+    document = parse_yaml(text, name=name)
+    search = document.values.get("search")
+    by_hand = f"add it yourself, under `search`: `warm_start: {shown(start)}`, or a list of all"
+    if isinstance(search, dict) and search.get("warm_start") is not None:
+        raise SpecError(
+            document.where(("search", "warm_start")),
+            expected="no warm start yet",
+            found=shown(search["warm_start"]),
+            hint=by_hand,
+        )
+    lines = text.splitlines(keepends=True)
+    line = f"warm_start: {shown(start)}\n"
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    if "search" not in document.values:
+        lines += ["\n", "search:\n", f"  {line}"]
+    elif isinstance(search, dict) and "warm_start" in search:  # as null
+        place = document.lines[("search", "warm_start")] - 1
+        lines[place] = re.sub(r"warm_start\s*:[^#\n]*?(?=\s*(#|$))", line.rstrip(), lines[place])
+    else:
+        place = document.lines[("search",)]
+        keys = search if isinstance(search, dict) else ()
+        inner = [document.lines[("search", key)] for key in keys]
+        # A search in one line is not taken apart: what comes out below is no study file then.
+        indent = re.match(r"\s*", lines[min(inner) - 1] if inner else "  ")
+        lines.insert(place, f"{indent[0] if indent else ''}{line}")
+    made, inner_values = "".join(lines), search or {}
+    agrees = isinstance(inner_values, dict)
+    if agrees:
+        wanted = {**document.values, "search": {**inner_values, "warm_start": start}}
+        try:
+            agrees = parse_yaml(made, name=name).values == wanted
+        except SpecError:
+            agrees = False
+    if not agrees:
+        where = document.where(("search",))
+        raise SpecError(where, expected="one key per line", found="another form", hint=by_hand)
+    return made

@@ -27,8 +27,9 @@ from pydantic import (
 from skiptune.errors import NetworkError, Problem, SpecError
 from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
 from skiptune.sampling.setting import KNOBS
-from skiptune.search.document import Document, read_text, shown
+from skiptune.search.document import Document
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
+from skiptune.search.json_file import check_format, read_json
 from skiptune.search.output import write_whole
 from skiptune.search.problems import one_of, problems_of, refusal
 from skiptune.search.sections import Section, SettingSpec, Sha256
@@ -37,6 +38,7 @@ from skiptune.search.tuned_network import TunedNetwork
 if TYPE_CHECKING:
     import torch
 
+    from skiptune.sampling.checkpoint import Checkpoint
     from skiptune.sampling.hooks import Handle
     from skiptune.sampling.skips import Skip
 
@@ -164,6 +166,9 @@ class Tuned(Section):
         default=(), description="scores of what is not skips, on the same seeds"
     )
     seeds: dict[str, SeedBlock] = Field(description="image seeds by what they were used for")
+    microbatch: int | None = Field(
+        default=None, ge=1, description="images per evaluation of the network, or null"
+    )
     provenance: Provenance = Field(description="a mapping with `skiptune` and `created`")
 
     @field_validator("skips")
@@ -186,7 +191,9 @@ class Tuned(Section):
     def _as_earlier_versions_write_it(
         self, handler: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        return self.without_defaults(handler(self), ("branches", "untouched_setting"))
+        return self.without_defaults(
+            handler(self), ("branches", "untouched_setting", "microbatch")
+        )
 
     @field_validator("branches")
     @classmethod
@@ -280,8 +287,9 @@ class Tuned(Section):
         if sha256 is not None and sha256 != self.network.sha256:
             expected = f"the weights of {self.network.name} (sha256 {self.network.sha256})"
             problems.append(Problem("network", expected, f"sha256 {sha256}"))
-        tuned = {skip.address: _fingerprint(skip) for skip in self.skips}
-        found = {skip.address: _fingerprint(skip) for skip in skips}
+        sized = all(skip.resolution for skip in skips)  # 0 where a network does not say it
+        tuned = {skip.address: _fingerprint(skip, sized=sized) for skip in self.skips}
+        found = {skip.address: _fingerprint(skip, sized=sized) for skip in skips}
         for address in dict.fromkeys([*tuned, *found]):
             if tuned.get(address) != found.get(address):
                 problems.append(
@@ -295,24 +303,43 @@ class Tuned(Section):
             hint = f"load {self.network.name}, or tune this network: `skiptune init study.yaml`"
             raise NetworkError.of(problems, hint=hint)
 
-    def apply(self, network: torch.nn.Module, *, sha256: str | None = None) -> Handle:
-        """Install the scales on the network they were tuned on.
+    def apply(
+        self,
+        network: torch.nn.Module | Checkpoint | Any,
+        *,
+        sha256: str | None = None,
+        scheduler: Any = None,
+        check_weights: bool = True,
+    ) -> Handle:
+        """Install the scales on the network they were tuned on, before it is compiled.
 
         Arguments:
-            network: An EDM-style network.
-            sha256: Hash of its checkpoint file, if known: the weights are then checked too.
+            network: A denoiser or U-Net whose skips `find_skips` knows, a `Checkpoint`, or a
+                pipeline of diffusers, whose U-Net is scaled.
+            sha256: Hash of its checkpoint file, if known: other weights are then refused.
+            scheduler: Of diffusers: what says the noise levels of the timesteps that a U-Net of
+                its own is called with. A pipeline has its own, which is followed when it is
+                switched.
+            check_weights: Whether the hash of a `Checkpoint`, or of the folder that a pipeline
+                was read from, is compared; the latter reads its files.
 
         Returns:
-            The handle whose `remove()` takes the scales off again.
+            The handle whose `remove()`, or `with` block, takes the scales off again.
+
+        Warns:
+            SkiptuneWarning: These are other weights of the same architecture; or, once, images
+                are made at another setting: a pipeline has another solver or number of steps, a
+                denoiser is called at other falling noise levels.
 
         Raises:
-            NetworkError: When this is another network; nothing has been installed.
+            NetworkError: When this is another architecture, with the skips that differ, or the
+                network is compiled already; nothing has been installed.
         """
-        from skiptune.sampling.hooks import apply
-        from skiptune.sampling.skips import find_skips
+        from skiptune.search.application import installed
 
-        self.check(find_skips(network), sha256=sha256)
-        return apply(network, self.schedule)
+        return installed(
+            self, network, sha256=sha256, scheduler=scheduler, check_weights=check_weights
+        )
 
     def write(self, path: Path | str, *, force: bool = False) -> None:
         """Write the file; it is there whole or not at all.
@@ -338,29 +365,9 @@ def load(path: Path | str) -> Tuned:
         SpecError: When the file is missing, cut short, of a newer schema or edited by hand, with
             every problem at once.
     """
-    name = str(path)
-    text = read_text(Path(path), hint=EXPORT)
-    try:
-        values = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        where = f"{name}:{error.lineno}"
-        found = "the end of the file" if not text[error.pos :].strip() else error.msg
-        raise SpecError(where, expected="complete JSON", found=found, hint=EXPORT) from None
-    except (ValueError, RecursionError) as error:
-        found = str(error).splitlines()[0]
-        raise SpecError(name, expected="plain JSON", found=found, hint=EXPORT) from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = shown(values.get("format") if isinstance(values, dict) else values)
-        raise SpecError(f"{name}: format", expected=FORMAT, found=found, hint=EXPORT)
-    version = values.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise SpecError(
-            f"{name}: schema_version",
-            expected=f"at most {SCHEMA_VERSION}",
-            found=f"{version}, written by a newer skiptune",
-            hint="pip install --upgrade skiptune",
-        )
-    return Tuned.from_json(values, source=name)
+    values = read_json(path, hint=EXPORT)
+    check_format(values, name=str(path), expected=FORMAT, version=SCHEMA_VERSION, hint=EXPORT)
+    return Tuned.from_json(values, source=str(path))
 
 
 def json_schema() -> dict[str, Any]:
@@ -421,19 +428,7 @@ def _scaled(terms: Sequence[Term]) -> dict[str, Any]:
     }
 
 
-def _fingerprint(skip: Skip | TunedSkip) -> str:
+def _fingerprint(skip: Skip | TunedSkip, *, sized: bool) -> str:
     channels = f"{skip.main_channels} + {skip.skip_channels} channels"
-    return f"skip {skip.index} with {channels} at {skip.resolution}x{skip.resolution}"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {shown(key)} twice in one object")
-        values[key] = value
-    return values
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"the number {text}")
+    size = f" at {skip.resolution}x{skip.resolution}" if sized else ""
+    return f"skip {skip.index} with {channels}{size}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skiptune.errors import Problem, SpecError
 from skiptune.sampling.schedule import Schedule
+from skiptune.search.hand_made import load_start
 from skiptune.search.mapping import carried
 from skiptune.search.overview import confirms, leaders
 from skiptune.search.result import WIN
@@ -49,7 +50,7 @@ MOST: Final = 3
 
 HINT = (
     "list the studies with `skiptune status`; "
-    "a file comes from `skiptune export STUDY -o tuned.json`"
+    "a file comes from `skiptune export STUDY -o tuned.json`, or from `skiptune import FILE`"
 )
 
 
@@ -115,7 +116,8 @@ def resolved(
     """Return what the names of a spec stand for, best first within each name.
 
     Arguments:
-        named: Names of studies in the same database, and paths of `tuned.json` files.
+        named: Names of studies in the same database, and paths of `tuned.json` files and of those
+            that `skiptune import` has written.
         database: Where the studies are.
         here: The study that is to begin.
         source: Name of the file the spec came from, for messages.
@@ -242,6 +244,10 @@ def _evaluation(study: OpenStudy, start: Start) -> Evaluation | None:
 
 
 def _of_file(path: str) -> list[_Found]:
+    start = load_start(path)
+    if start is not None:
+        skips = tuple(skip.address for skip in start.skips)
+        return [_Found(f"scales of {start.source}", start.schedule, skips, {})]
     tuned = load(path)
     skips = tuple(skip.address for skip in tuned.skips)
     return [_Found(f"tuned scales of study {tuned.study}", tuned.schedule, skips, {})]

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skiptune.errors import SkiptuneWarning
     from skiptune.sampling.hooks import Handle, apply, scaled
     from skiptune.sampling.schedule import Schedule
     from skiptune.sampling.skips import Skip, find_skips
@@ -21,6 +22,7 @@ _HOME = {
     "Handle": "skiptune.sampling.hooks",
     "Schedule": "skiptune.sampling.schedule",
     "Skip": "skiptune.sampling.skips",
+    "SkiptuneWarning": "skiptune.errors",
     "Tuned": "skiptune.search.tuned",
     "apply": "skiptune.sampling.hooks",
     "find_skips": "skiptune.sampling.skips",
@@ -33,6 +35,7 @@ __all__ = [
     "Handle",
     "Schedule",
     "Skip",
+    "SkiptuneWarning",
     "Tuned",
     "__version__",
     "apply",

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import NoReturn
 
 import click
@@ -39,13 +40,14 @@ COMMANDS = {
     "explain": "explaining",
     "dashboard": "serving",
     "export": "delivering",
-    "sample": "exporting",
+    "sample": "sampling",
     "score": "scoring",
     "ref": "scoring",
     "init": "preparing",
     "check": "checking",
     "plan": "planning",
     "skips": "preparing",
+    "import": "importing",
     "fetch": "fetching",
     "convert": "converting",
     "env": "preparing",
@@ -69,7 +71,9 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"skiptune.commands.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        # `import` is a word of Python, which no function can have for a name.
+        found = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(module, found)
         return command
 
 

@@ -16,6 +16,8 @@
     +-- StudyChangedError       a study of this name exists with another meaning
     +-- OutputError             a result cannot be written
 
+    SkiptuneWarning             what is done is not what was measured
+
 A library function raises; only the command line prints (`render`) and chooses the exit code.
 """
 
@@ -34,6 +36,7 @@ __all__ = [
     "OutputError",
     "Problem",
     "SkiptuneError",
+    "SkiptuneWarning",
     "SpecError",
     "StorageError",
     "StudyChangedError",
@@ -152,6 +155,10 @@ class StudyChangedError(SkiptuneError):
 
 class OutputError(SkiptuneError):
     """A result cannot be written where it was asked for."""
+
+
+class SkiptuneWarning(UserWarning):
+    """What is done is allowed, but not what was measured: other weights, another setting."""
 
 
 def render(error: SkiptuneError) -> str:

@@ -25,6 +25,9 @@ def count(module: Any, attribute: str, where: str, structure: str) -> int:
         NetworkError: It knows none.
     """
     value = getattr(module, attribute, None)
+    if value is None:
+        # An adapter (LoRA of peft) in the layer's place keeps the layer under this name.
+        value = getattr(getattr(module, "base_layer", None), attribute, None)
     if not isinstance(value, int) or value < 1:
         raise refused(structure, f"`{where}` without a number `{attribute}`")
     return value

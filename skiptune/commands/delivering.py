@@ -194,7 +194,7 @@ def _check_place(wanted: _Wanted) -> None:
 
 def _network_of(document: Tuned, tuned: Path, wanted: _Wanted) -> Checkpoint:
     """Load the network of a tuned.json, from where the command line says or beside it."""
-    from skiptune.commands.exporting import (
+    from skiptune.commands.tuned_network import (
         decoder_place,
         network_place,
         prompts_place,

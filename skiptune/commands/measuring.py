@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loading",
+    "against",
     "image_progress",
     "no_reference",
     "part_notes",
+    "sampled",
     "score_images",
     "score_tuned",
 ]
@@ -121,7 +123,7 @@ def score_images(
             features = features_of_images(source, measure.extractor, progress=progress)
         rows = scores_of(measure, Sample.of(features=features))
         notes = [*part_notes(source, num), *measure.cautions(source.count)]
-        title = f"{images}: {source.count:,} images, {_against(measure)}"
+        title = f"{images}: {source.count:,} images, {against(measure)}"
         pages.append(scores_view(title, rows, notes))
         plain += [{**row, **_meaning(measure), "cautions": notes} for row in scores_json(rows)]
     return source.count, pages, plain
@@ -136,7 +138,7 @@ def score_tuned(
     """
     drawn = tuned.network.prompts is not None and tuned.setting.labels == "random"
     measures = loading.measures(count, unit="prompt" if drawn else "image")
-    from skiptune.commands.exporting import tuned_network
+    from skiptune.commands.tuned_network import tuned_network
     from skiptune.objectives.standalone import compare
     from skiptune.sampling.schedule import Schedule
     from skiptune.views.scores import pairs_json, pairs_view
@@ -150,7 +152,7 @@ def score_tuned(
         ("tuned", tuned.schedule, tuned.setting.to_setting()),
     ):
         with image_progress(options, label, count) as progress:
-            made = _sampled(loaded, setting, schedule, count, networks, progress, drawn=drawn)
+            made = sampled(loaded, setting, schedule, count, networks, progress, drawn=drawn)
             both.append(made)
     pages: list[Page] = []
     plain: list[dict[str, Any]] = []
@@ -162,7 +164,7 @@ def score_tuned(
         notes += _few_prompts(units)
         what = "".join(f" and {key} {value:.4g}" for key, value in tuned.knobs.items())
         title = f"{name}: seeds 0 to {count - 1:,} with and without scales{what}, "
-        title += _against(measure)
+        title += against(measure)
         if units is not None:
             title += f"; errors count prompts, {units.count:,} of them"
         pages.append(pairs_view(title, pairs, notes))
@@ -194,7 +196,7 @@ def _untouched_setting(name: str, tuned: Tuned) -> SettingSpec:
     return tuned.setting
 
 
-def _sampled(
+def sampled(
     checkpoint: Checkpoint,
     setting: Setting,
     schedule: Schedule,
@@ -265,7 +267,8 @@ def no_reference() -> SpecError:
     )
 
 
-def _against(measure: Measure) -> str:
+def against(measure: Measure) -> str:
+    """Return with what images are scored, for a title."""
     reference = measure.reference
     real = "" if reference.images is None else f" ({reference.images:,} images)"
     return f"features of {measure.extractor.name}, reference {reference.name}{real}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from skiptune.commands.exporting import decoder_place, network_place, prompts_place
 from skiptune.commands.interruption import stoppable
 from skiptune.commands.measuring import (
     Loading,
@@ -25,12 +24,15 @@ from skiptune.commands.options import (
     shared,
     store_options,
 )
+from skiptune.commands.tuned_network import decoder_place, network_place, prompts_place
 from skiptune.errors import OutputError, SpecError
 
 __all__ = ["ref", "score"]
 
 SAMPLED = 2_000  # images of each schedule when a tuned.json is scored
 FINAL_SEEDS = 150_000  # seeds below are for final reports only
+OF_STUDY = "--metric, --reference and --top: the rest of a study is what it was sampled with"
+CONFIRMED = "no more than where things are: with --confirmed the file says all the rest"
 STOPPING = "Stopping after the images in hand if that takes seconds (once more stops at once)"
 
 
@@ -200,6 +202,11 @@ def ref(
     help="The VAE of a network of latents; by default the folder beside TUNED.json.",
 )
 @click.option(
+    "--confirmed",
+    is_flag=True,
+    help="Of a TUNED.json: make its own scores again, from its own seeds, to the last bit.",
+)
+@click.option(
     "--top",
     metavar="N",
     type=click.IntRange(min=1),
@@ -227,25 +234,41 @@ def score(
     artifacts: str | None,
     *,
     rgb: bool,
+    confirmed: bool,
     group_writable: bool,
 ) -> None:
     """Score images, tuned scales, or a finished study once more.
 
     IMAGES is a folder, a zip, an npz or npy, or fashion-test. Of a TUNED.json, N images of both
-    schedules are sampled from the seeds 0 to N - 1 (by default 2,000). Of a STUDY, the stored
-    features are scored by another metric or against another reference; nothing is sampled.
+    schedules are sampled from the seeds 0 to N - 1 (by default 2,000). With --confirmed the seeds
+    are those behind its verdict, and what is found stands beside what the file says. Of a STUDY,
+    the stored features are scored by another metric or against another reference; nothing is
+    sampled.
 
     \b
     Examples:
-      skiptune score fashion-test --metric fd,kid
       skiptune score samples/ --metric fid --reference stats.npz
       skiptune score tuned.json --metric fd,recall --num 5000
+      skiptune score tuned.json --confirmed
       skiptune score fashion --metric kid --top 5
     """
     from skiptune.commands.output import print_json, print_text
     from skiptune.objectives.standalone import metric_groups
     from skiptune.search.tuned import load
 
+    if confirmed:
+        from skiptune.commands.reproducing import reproduce
+
+        given = {
+            "--metric": None if metrics == "fd" else metrics,
+            "--num": num,
+            "--rgb": rgb or None,
+        }
+        given |= {"--extractor": extractor, "--weights-sha256": weights_sha256}
+        _refuse(images, [word for word, value in given.items() if value is not None], of=CONFIRMED)
+        where = {"checkpoint": checkpoint, "decoder": decoder}
+        reproduce(options, images, where, reference=reference, weights=weights, device=device)
+        return
     if _is_study(options, images):
         given = {
             "--extractor": extractor,
@@ -346,13 +369,12 @@ def _is_study(options: Options, name: str) -> bool:
         return False  # then it is a name of images, and refused as such
 
 
-def _refuse(study: str, words: list[str]) -> None:
+def _refuse(name: str, words: list[str], *, of: str = OF_STUDY) -> None:
     """Refuse options that a study has decided for ever."""
     if words:
         raise SpecError(
-            f"skiptune score {study}",
-            expected="--metric, --reference and --top: the rest of a study is what it was sampled"
-            " with",
+            f"skiptune score {name}",
+            expected=of,
             found=", ".join(words),
             hint=f"leave {' and '.join(words)} out",
         )

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from skiptune.search.output import write_whole
 
-__all__ = ["Row", "folded", "grid", "write_picture"]
+__all__ = ["Row", "folded", "grid", "png", "write_picture"]
 
 GAP = 2  # pixels between images
 CAPTION = 12  # pixels: the smallest size at which the font is easily read
@@ -107,6 +107,13 @@ def write_picture(path: Path, rows: Sequence[Row], *, force: bool = False) -> Pa
     grid(rows).save(data, format="PNG", optimize=True)
     write_whole(path, data.getvalue(), force=force)
     return path
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return one image, uint8 [1 or 3, H, W], as the content of a PNG file."""
+    data = io.BytesIO()
+    _image(pixels).save(data, format="PNG")
+    return data.getvalue()
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -18,19 +19,43 @@ from skiptune.views import numbers
 from skiptune.views.tables import listing, paragraph
 
 if TYPE_CHECKING:
+    from skiptune.search.reproduction import Reproduced
     from skiptune.search.rescoring import Rescored
 
 __all__ = [
+    "ComparedRow",
+    "compared_view",
+    "estimate_text",
     "image_bar",
     "image_lines",
     "pairs_json",
     "pairs_view",
+    "reproduced_view",
     "rescored_view",
     "scores_json",
     "scores_view",
 ]
 
 LINE_SECONDS = 10.0  # between two lines of a log
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One metric of one schedule among several on the same seeds.
+
+    Arguments:
+        label: Of the schedule.
+        metric: With features, count and correction.
+        better: ``lower`` or ``higher``.
+        value: With its 95 % interval, as text.
+        difference: To the first schedule, in pairs, likewise; empty for the first one itself.
+    """
+
+    label: str
+    metric: str
+    better: str
+    value: str
+    difference: str
 
 
 def scores_view(
@@ -46,7 +71,10 @@ def scores_view(
     yield from _head(title)
     yield listing(
         ("metric", "value [95 %]", "error", "better"),
-        [(row.name, _value(row.estimate), _error(row.estimate), row.better) for row in rows],
+        [
+            (row.name, estimate_text(row.estimate), _error(row.estimate), row.better)
+            for row in rows
+        ],
         gap=1,  # the longest names have to fit into 80
     )
     yield from _tail(cautions)
@@ -66,12 +94,33 @@ def pairs_view(
     rows: list[tuple[str, ...]] = []
     for pair in pairs:
         rows.append((f"{pair.tuned.name}, {pair.tuned.better} is better", ""))
-        rows.append(("  baseline", _value(pair.baseline.estimate)))
-        rows.append(("  tuned", _value(pair.tuned.estimate)))
+        rows.append(("  baseline", estimate_text(pair.baseline.estimate)))
+        rows.append(("  tuned", estimate_text(pair.tuned.estimate)))
         if pair.difference is not None:
-            rows.append(("  tuned - baseline, paired", _value(pair.difference)))
+            rows.append(("  tuned - baseline, paired", estimate_text(pair.difference)))
     yield listing(("metric", "value [95 %]"), rows)
     yield from _tail(cautions)
+
+
+def compared_view(
+    title: str, rows: Sequence[ComparedRow], *, first: str
+) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows several schedules on the same seeds, by metric.
+
+    Arguments:
+        title: What was scored, with what.
+        rows: One per schedule and metric.
+        first: The schedule that the others are held against.
+    """
+    yield from _head(title)
+    for metric in dict.fromkeys(row.metric for row in rows):
+        own = [row for row in rows if row.metric == metric]
+        yield Text(f"{metric}, {own[0].better} is better", style="bold")
+        yield listing(
+            ("schedule", "value [95 %]", f"minus {first}, paired [95 %]"),
+            [(row.label, row.value, row.difference) for row in own],
+        )
+        yield Text("")
 
 
 def rescored_view(title: str, rows: Sequence[Rescored]) -> Iterator[RenderableType]:
@@ -88,7 +137,7 @@ def rescored_view(title: str, rows: Sequence[Rescored]) -> Iterator[RenderableTy
             yield listing(
                 ("schedule", "value [95 %]", "better by, paired [95 %]"),
                 [
-                    (row.label, _value(row.estimate), _better(row))
+                    (row.label, estimate_text(row.estimate), _better(row))
                     for row in rows
                     if (row.block, row.metric) == (block, metric)
                 ],
@@ -96,10 +145,36 @@ def rescored_view(title: str, rows: Sequence[Rescored]) -> Iterator[RenderableTy
             yield Text("")
 
 
+def reproduced_view(
+    title: str, rows: Sequence[Reproduced], notes: Sequence[str]
+) -> Iterator[RenderableType]:
+    """Yield the parts of the page that shows stored scores beside those that were made again.
+
+    Arguments:
+        title: What was made again.
+        rows: One per number.
+        notes: What a person has to know where they differ.
+    """
+    yield from _head(title)
+    yield listing(
+        ("", "in the file", "found now", ""),
+        [
+            (
+                row.name,
+                repr(row.stored),
+                repr(row.found),
+                "same bits" if row.is_same else f"{row.found - row.stored:+.2g}",
+            )
+            for row in rows
+        ],
+    )
+    yield from _tail(notes)
+
+
 def _better(row: Rescored) -> str:
     if row.difference is None or row.difference_error is None:
         return ""
-    return _value(Estimate(-row.difference, row.difference_error, row.images))
+    return estimate_text(Estimate(-row.difference, row.difference_error, row.images))
 
 
 def scores_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -180,7 +255,8 @@ def _tail(cautions: Sequence[str]) -> Iterator[RenderableType]:
         yield paragraph(f"Caution: {caution}", style="yellow")
 
 
-def _value(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
+    """Return a value with its 95 % interval where its error is known."""
     value = numbers.value(estimate.value)
     if not estimate.standard_error > 0:  # NaN too
         return value

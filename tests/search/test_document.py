@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skiptune.errors import SpecError
-from skiptune.search.document import dotted, parse_yaml, read_text, shown
+from skiptune.search.document import dotted, parse_plain, parse_yaml, read_text, shown
 
 
 @pytest.mark.parametrize(
@@ -175,3 +175,11 @@ def test_paths_and_values_read_like_a_study_file() -> None:
     assert dotted(("space", "skips", 2)) == "space.skips[2]"
     assert shown({"a": [1, "b", None]}) == '{"a": [1, "b", null]}'
     assert len(shown("x" * 500)) == 70
+
+
+def test_a_document_that_is_no_mapping_keeps_its_lines() -> None:
+    value, document = parse_plain("- 1\n- a: 2\n  a: 3\n", name="s.yaml")
+    assert value[0] == 1
+    assert document.where((1,)) == "s.yaml:2: [1]"
+    assert [problem.where for problem in document.problems] == ["s.yaml:3: [1].a"]
+    assert parse_plain("", name="s.yaml")[0] is None

@@ -338,7 +338,7 @@ def test_a_study_of_an_older_version_says_nothing_of_its_skips(tiny: Tiny) -> No
         (7, "list of them"),
         (["a", "a"], "each study or file once"),
         ("no such/../name with spaces?", None),
-        ("spaces here", "the name of a study, or the path of a tuned.json"),
+        ("spaces here", "the name of a study, or the path of a tuned.json or start.json"),
     ],
 )
 def test_what_is_no_name_is_refused_when_the_spec_is_read(

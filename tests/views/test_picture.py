@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skiptune.errors import OutputError
-from skiptune.views.picture import GAP, MARGIN, Row, folded, grid, write_picture
+from skiptune.views.picture import GAP, MARGIN, Row, folded, grid, png, write_picture
 
 
 def noise(count: int, channels: int, size: int, *, seed: int = 0) -> NDArray[np.uint8]:
@@ -74,3 +75,12 @@ def test_the_file_holds_the_grid_and_is_replaced_only_when_asked(tmp_path: Path)
     with Image.open(path) as image:
         assert image.size != grid(rows).size
     assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_image_as_a_file_keeps_its_pixels(channels: int) -> None:
+    [image] = noise(1, channels, 8)
+    with Image.open(io.BytesIO(png(image))) as found:
+        assert (found.format, found.mode) == ("PNG", "L" if channels == 1 else "RGB")
+        shown = np.asarray(found)
+    assert np.array_equal(shown[None] if channels == 1 else shown.transpose(2, 0, 1), image)

@@ -11,11 +11,15 @@ from rich.console import Console, RenderableType
 
 from skiptune.objectives.paired import Estimate
 from skiptune.objectives.standalone import Pair, Row
+from skiptune.search.reproduction import Reproduced
 from skiptune.views.scores import (
+    ComparedRow,
+    compared_view,
     image_bar,
     image_lines,
     pairs_json,
     pairs_view,
+    reproduced_view,
     scores_json,
     scores_view,
 )
@@ -106,3 +110,24 @@ def test_a_bar_goes_away() -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "300/300 images" in text and text.endswith("\x1b[2K")
+
+
+def test_schedules_side_by_side_are_shown_metric_by_metric() -> None:
+    rows = [
+        ComparedRow("baseline", "FD(dct)-2k", "lower", "5.000", ""),
+        ComparedRow("mine", "FD(dct)-2k", "lower", "4.000", "-1.000 [-1.200, -0.800]"),
+        ComparedRow("baseline", "recall(dct)-2k", "higher", "0.500", ""),
+    ]
+    text = page(*compared_view("Seeds 0 to 1,999", rows, first="baseline"))
+    assert text.count("minus baseline, paired [95 %]") == 2
+    assert re.search(r"mine +4.000 +-1.000 \[-1.200, -0.800\]", text)
+    assert text.index("FD(dct)-2k, lower is better") < text.index("recall(dct)-2k, higher")
+
+
+def test_scores_that_were_made_again_stand_beside_the_stored_ones() -> None:
+    rows = [Reproduced("baseline", 0.1, 0.1), Reproduced("tuned", 0.1, 0.1 + 2**-56)]
+    assert [one.is_same for one in rows] == [True, False]
+    text = page(*reproduced_view("tuned.json", rows, ["Another device."]))
+    assert re.search(r"baseline +0.1 +0.1 +same bits", text)
+    assert re.search(r"tuned +0.1 +0.10000000000000002 +\+1.4e-17", text)
+    assert "Caution: Another device." in text
