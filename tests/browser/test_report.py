@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 
 from skiptune.views.report.contents import report_of
 from skiptune.views.report.look import DARK, LIGHT
 from skiptune.views.report.page import html_text
+from tests.browsers import chromium
 from tests.views.report.findings import FINDINGS, MADE, PAIR
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-# To be merged with the fixture of tests/browser/conftest.py, which leaves the folder out where
-# there is no Chromium.
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    """A headless Chromium that logs its requests and its console."""
-    options = webdriver.ChromeOptions()
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.binary_location = str(CHROMIUM)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A browser of its own: its window, its media and its scripts are changed."""
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +34,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def show(
-    driver: webdriver.Chrome,
+    driver: Chrome,
     address: str,
     *,
     width: int = 1280,
@@ -69,7 +53,7 @@ def show(
     driver.get(address)
 
 
-def ask(driver: webdriver.Chrome, expression: str) -> Any:
+def ask(driver: Chrome, expression: str) -> Any:
     """Return the value of an expression; the debugger may ask also where pages run no script."""
     found = driver.execute_cdp_cmd(
         "Runtime.evaluate", {"expression": expression, "returnByValue": True}
@@ -78,7 +62,7 @@ def ask(driver: webdriver.Chrome, expression: str) -> Any:
     return found["result"].get("value")
 
 
-def logged(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+def logged(driver: Chrome, kind: str) -> list[dict[str, Any]]:
     """Return what was logged since this was asked last."""
     entries: list[dict[str, Any]] = driver.execute("getLog", {"type": kind})["value"]
     return entries
@@ -88,7 +72,7 @@ def rgb(colour: str) -> str:
     return "rgb({}, {}, {})".format(*(int(colour[k : k + 2], 16) for k in (1, 3, 5)))
 
 
-def tops(driver: webdriver.Chrome) -> tuple[float, float]:
+def tops(driver: Chrome) -> tuple[float, float]:
     """Return where the pictures before and those after begin."""
     first, second = ask(
         driver,
@@ -98,64 +82,62 @@ def tops(driver: webdriver.Chrome) -> tuple[float, float]:
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_is_complained_of(
-    chromium: webdriver.Chrome, address: str
+    chrome: Chrome, address: str
 ) -> None:
-    logged(chromium, "performance")
-    logged(chromium, "browser")
-    show(chromium, address)
-    events = [json.loads(entry["message"])["message"] for entry in logged(chromium, "performance")]
+    logged(chrome, "performance")
+    logged(chrome, "browser")
+    show(chrome, address)
+    events = [json.loads(entry["message"])["message"] for entry in logged(chrome, "performance")]
     asked = [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
     assert [url for url in asked if not url.startswith("data:")] == [address]
-    assert logged(chromium, "browser") == []
+    assert logged(chrome, "browser") == []
 
 
-def test_the_slider_moves_from_before_to_after(chromium: webdriver.Chrome, address: str) -> None:
-    show(chromium, address)
-    first, second = tops(chromium)
+def test_the_slider_moves_from_before_to_after(chrome: Chrome, address: str) -> None:
+    show(chrome, address)
+    first, second = tops(chrome)
     assert first == second  # one lies over the other
     move = (
         "(value => {const i = document.querySelector('input'); i.value = value;"
         " i.dispatchEvent(new Event('input'));"
         " return getComputedStyle(document.querySelector('.after img')).clipPath})"
     )
-    assert ask(chromium, f"{move}(0)") in ("inset(0px)", "inset(0px 0px 0px 0%)")
-    assert "25%" in ask(chromium, f"{move}(25)")
-    assert "100%" in ask(chromium, f"{move}(100)")
+    assert ask(chrome, f"{move}(0)") in ("inset(0px)", "inset(0px 0px 0px 0%)")
+    assert "25%" in ask(chrome, f"{move}(25)")
+    assert "100%" in ask(chrome, f"{move}(100)")
 
 
 @pytest.mark.parametrize(
     "how", [{"script": False}, {"media": "print", "width": 794}], ids=["no script", "print"]
 )
 def test_both_pictures_are_shown_one_above_the_other(
-    chromium: webdriver.Chrome, address: str, how: dict[str, Any]
+    chrome: Chrome, address: str, how: dict[str, Any]
 ) -> None:
-    show(chromium, address, **how)
-    first, second = tops(chromium)
+    show(chrome, address, **how)
+    first, second = tops(chrome)
     assert second > first + 20
-    assert ask(chromium, "getComputedStyle(document.querySelector('.slide')).display") == "none"
-    assert ask(chromium, "getComputedStyle(document.querySelector('.after img')).clipPath") == (
+    assert ask(chrome, "getComputedStyle(document.querySelector('.slide')).display") == "none"
+    assert ask(chrome, "getComputedStyle(document.querySelector('.after img')).clipPath") == (
         "none"
     )
     names = ask(
-        chromium,
+        chrome,
         "[...document.querySelectorAll('.pair h3')].map(h => h.getBoundingClientRect().height)",
     )
     assert all(height > 5 for height in names)
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_a_page_of_any_width_scrolls_down_only(
-    chromium: webdriver.Chrome, address: str, width: int
-) -> None:
-    show(chromium, address, width=width)
-    assert ask(chromium, "document.documentElement.scrollWidth") <= width
+def test_a_page_of_any_width_scrolls_down_only(chrome: Chrome, address: str, width: int) -> None:
+    show(chrome, address, width=width)
+    assert ask(chrome, "document.documentElement.scrollWidth") <= width
     # Tables that are wider scroll in their own container, and drawings shrink.
     wide = ask(
-        chromium,
+        chrome,
         "[...document.querySelectorAll('main > *, section > *, figure, svg')]"
         ".filter(e => e.getBoundingClientRect().right > innerWidth + 1).length",
     )
@@ -164,37 +146,33 @@ def test_a_page_of_any_width_scrolls_down_only(
 
 @pytest.mark.parametrize(("scheme", "colours"), [("light", LIGHT), ("dark", DARK)])
 def test_colours_follow_the_scheme(
-    chromium: webdriver.Chrome, address: str, scheme: str, colours: dict[str, str]
+    chrome: Chrome, address: str, scheme: str, colours: dict[str, str]
 ) -> None:
-    show(chromium, address, scheme=scheme)
-    assert ask(chromium, "getComputedStyle(document.body).backgroundColor") == rgb(
-        colours["paper"]
-    )
-    assert ask(chromium, "getComputedStyle(document.body).color") == rgb(colours["ink"])
+    show(chrome, address, scheme=scheme)
+    assert ask(chrome, "getComputedStyle(document.body).backgroundColor") == rgb(colours["paper"])
+    assert ask(chrome, "getComputedStyle(document.body).color") == rgb(colours["ink"])
     dot = "getComputedStyle(document.querySelector('.drawn .dot.best, .drawn .dot.c0')).fill"
-    assert ask(chromium, dot) == rgb(colours["c0"])
+    assert ask(chrome, dot) == rgb(colours["c0"])
     text = "getComputedStyle(document.querySelector('.drawn text.quiet')).fill"
-    assert ask(chromium, text) == rgb(colours["quiet"])
+    assert ask(chrome, text) == rgb(colours["quiet"])
 
 
-def test_a_printed_page_has_everything(chromium: webdriver.Chrome, address: str) -> None:
-    show(chromium, address, media="print", width=794, scheme="dark")
-    assert ask(chromium, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert ask(chromium, "getComputedStyle(document.querySelector('nav')).display") == "none"
+def test_a_printed_page_has_everything(chrome: Chrome, address: str) -> None:
+    show(chrome, address, media="print", width=794, scheme="dark")
+    assert ask(chrome, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert ask(chrome, "getComputedStyle(document.querySelector('nav')).display") == "none"
     folded = ask(
-        chromium,
+        chrome,
         "[...document.querySelectorAll('details .inside')]"
         ".filter(e => e.getBoundingClientRect().height < 5).length",
     )
     assert folded == 0
 
 
-def test_everything_that_scrolls_is_reached_by_keys(
-    chromium: webdriver.Chrome, address: str
-) -> None:
-    show(chromium, address, width=390)
+def test_everything_that_scrolls_is_reached_by_keys(chrome: Chrome, address: str) -> None:
+    show(chrome, address, width=390)
     unreached = ask(
-        chromium,
+        chrome,
         "[...document.querySelectorAll('*')].filter(e => e.scrollWidth > e.clientWidth + 1"
         " && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.tabIndex < 0).length",
     )
