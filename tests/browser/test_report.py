@@ -21,6 +21,8 @@ from tests.views.report.findings import FINDINGS, MADE, PAIR
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A browser of its own: its window, its media and its scripts are changed."""
     with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        # What it opens by itself at the start is not ours.
+        driver.get("about:blank")
         yield driver
 
 
