@@ -49,6 +49,7 @@ MIXED = ("fold", "leave", "refuse")
 """What becomes of a scale before a mixed group: fold it nearly, leave the block at 1, refuse."""
 
 _STATIC = "one scale per skip, the same at every noise level, in every image and evaluation"
+_SHOWN = 3  # of many windows a reader needs no list
 _HINT = "install these scales at run time instead: skiptune.load(FILE).apply(network)"
 
 
@@ -254,10 +255,13 @@ def _static(schedule: Scales) -> dict[tuple[str, str], float]:
     if schedule.branches != "both":
         text = f"scales in the evaluations {schedule.branches} of guidance alone"
         problems.append(Problem("schedule: branches", _STATIC, text))
-    for term in schedule.terms:
-        if term.low > 0 or term.high < math.inf:
-            window = f"a window, sigma {term.low:g} to {term.high:g}"
-            problems.append(Problem(f"schedule: {term.address}", _STATIC, window))
+    windows = [term for term in schedule.terms if term.low > 0 or term.high < math.inf]
+    if windows:
+        shown = [f"{t.address} at sigma {t.low:g} to {t.high:g}" for t in windows[:_SHOWN]]
+        more = len(windows) - len(shown)
+        shown += [f"and {more} more"] if more else []
+        text = f"{len(windows)} in windows of the noise level: {', '.join(shown)}"
+        problems.append(Problem("schedule: scales", _STATIC, text))
     if problems:
         raise NetworkError.of(problems, hint=_HINT)
     return {(term.address, term.part): term.scale for term in schedule.terms}

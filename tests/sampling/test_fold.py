@@ -186,8 +186,12 @@ def test_what_is_no_number_of_its_own_is_refused_all_at_once(network: Any) -> No
     error = refusal(
         network, Schedule([Term(one, 0.8, low=1.0), Term(two, 0.9), Term(three, 0, high=2)])
     )
-    assert [p.where for p in error.problems] == [f"schedule: {one}", f"schedule: {three}"]
-    assert "a window, sigma 1 to inf" in error.problems[0].found
+    [problem] = error.problems
+    assert problem.found == (
+        f"2 in windows of the noise level: {one} at sigma 1 to inf, {three} at sigma 0 to 2"
+    )
+    many = Schedule([Term(one, 0.9 - level / 10, low=level, high=level + 1) for level in range(5)])
+    assert refusal(network, many).problems[0].found.endswith("sigma 2 to 3, and 2 more")
     error = refusal(network, Schedule.uniform({one: 0.8}, branches="cond"))
     assert "evaluations cond of guidance" in error.problems[0].found
     error = refusal(network, {one: torch.tensor([0.8, 0.9])})
