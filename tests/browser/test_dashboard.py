@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import ModuleType
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import numpy as np
 import optuna
 import pytest
 from selenium.webdriver.common.by import By
 
+from skiptune.search.sample_grid import grid_png
+from skiptune.search.upkeep import project
+from skiptune.storage import ledger
+from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import open_database
+from skiptune.storage.optuna_attributes import optuna_studies
 from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.views.dashboard.access import Access
+from skiptune.views.dashboard.content import refresh
 from tests.browser.conftest import Browser, Dashboards, serving
+from tests.dashboards import make_study, store_of
+from tests.views.dashboard.conftest import CONFIG
 
 TOKEN = "0123456789abcdef-token"
 NOTE = {"method": "PUT", "headers": {"Content-Type": "application/json"}}
@@ -54,6 +66,49 @@ def test_a_trial_shows_its_scales_and_its_picture(browser: Browser, readonly: st
     errors, asked = browser.logs()
     assert asked == {readonly}
     assert all("404" in error and "/artifacts/" in error for error in errors)
+
+
+@pytest.fixture(scope="session")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, tiny_study: ModuleType
+) -> Iterator[dict[str, str]]:
+    """The pages of a finished study and of what is confirmed, with all that is made of rows."""
+    folder = tmp_path_factory.mktemp("made")
+    url = make_study(folder, tiny_study, CONFIG)
+    with ExitStack() as closing:
+        store = store_of(url)
+        with open_database(url) as database:
+            study = ledger.require_study(database, "tiny")
+            for one in ledger.evaluations(database, study.id, block=SEARCH_BLOCK):
+                # Made-up studies have no images: what a worker would have kept.
+                images = np.full((16, 3, 32, 32), 10 * one.number, dtype=np.uint8)
+                data = grid_png(images, np.ones(16, dtype=bool), {"number": str(one.number)})
+                key = {"series": one.series, "schedule": one.schedule}
+                stored = store.write_bytes(data, ".png")
+                ledger.put_grid(database, digest=stored, bytes=len(data), **key)
+            project(database, "tiny", rebuild=True)
+            refresh(database, store, "tiny")
+            # Made anew, they have other numbers.
+            numbers = optuna_studies(database, ["tiny", "tiny/confirmed"])
+        where = Dashboards(folder, url, closing).serve(Access())
+        yield {name: f"{where}/dashboard/studies/{key}" for name, key in numbers.items()}
+
+
+def test_what_is_made_of_a_study_is_shown(browser: Browser, made: dict[str, str]) -> None:
+    page = made["tiny"]
+    # Titles of figures are drawings, which have no text of the page.
+    browser.open(page, "Best Trial")
+    titles = '[...document.querySelectorAll(".gtitle")].map(t => t.textContent)'
+    browser.wait(f'{titles}.some(t => t.startsWith("Scales over depth"))')
+    browser.wait(f'{titles}.some(t => t.startsWith("Gain over images"))')
+    browser.wait('document.querySelectorAll(".js-plotly-plot .scatterlayer .trace").length >= 3')
+    browser.open(f"{page}/note", "Verdict:", "Best schedule", "4x4_block0")
+    shown = browser.open(f"{page}/trials?numbers=0", "images.png")
+    assert "NFE" in shown and "verdict" in shown
+    loaded = '[...document.images].filter(i => i.src.includes("/artifacts/") && i.complete)'
+    assert browser.wait(f"{loaded}.map(i => i.naturalWidth)[0]") > 100
+    browser.open(made["tiny/confirmed"], "tiny/confirmed")
+    clean(browser, page.split("/dashboard")[0])
 
 
 def test_a_stored_file_runs_nothing(
