@@ -21,7 +21,7 @@ from skiptune.commands.pictures import images_of
 from skiptune.objectives.extractors import load_extractor
 from skiptune.objectives.image_files import open_images
 from skiptune.objectives.paired import paired_difference
-from skiptune.objectives.reference import load_reference
+from skiptune.objectives.reference import load_reference, reference_of, save_reference
 from skiptune.sampling import images
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
@@ -338,6 +338,62 @@ def test_schedules_are_held_against_the_first_in_pairs(
     assert turned["value"] == pytest.approx(-scores[2]["difference"]["value"], rel=1e-6)
 
 
+def test_the_reference_of_the_study_is_found_beside_the_file(
+    command: Command, tuned: Path, network: Checkpoint, study_folder: Path, tiny_study: ModuleType
+) -> None:
+    measure = {
+        "metric": "FD",
+        "extractor": tiny_study.EXTRACTOR,
+        "extractor_sha256": "0" * 64,
+        "reference": "reference",
+        "reference_sha256": "1" * 64,
+    }
+    (study_folder / "told").mkdir()
+    told = write(network, study_folder / "told" / "tuned.json", 0.4, measure=measure)
+    place = study_folder / "told" / "reference.npz"
+    words = ("--checkpoint", study_folder / "tiny.safetensors", "--num", "150", "--json")
+    lines = ("sample", "--compare", told, "--seeds", "0", "--force", *words)
+    for missing in (command(*lines), command("score", told, *words)):
+        assert missing.code == 2 and "error: --reference" in missing.err
+    place.write_bytes((study_folder / "reference.npz").read_bytes())
+    compared, scored = command(*lines), command("score", told, *words)
+    assert (compared.code, scored.code) == (0, 0), compared.err + scored.err
+    rows, (corrected, _) = (json.loads(one.out)["scores"] for one in (compared, scored))
+    # Both commands say the same of the same seeds, and of what they were held against.
+    for row, side in zip(rows, ("baseline", "tuned"), strict=True):
+        assert row["value"] == corrected[side]["value"]
+        assert row["interval"] == corrected[side]["interval"]
+        for key in ("extractor", "reference", "cautions"):
+            assert row[key] == corrected[key]
+    assert rows[1]["difference"] == corrected["difference"]
+    assert rows[0]["reference"]["name"] == "own images"
+    assert "scored against other statistics" in rows[0]["cautions"][0]
+    page = command(*lines[:-1])
+    assert "Caution: The study was scored against other statistics" in page.out
+
+
+def test_pairs_are_of_equal_labels(
+    command: Command, tuned: Path, network: Checkpoint, study_folder: Path
+) -> None:
+    one = write(network, study_folder / "one.json", 0.4, setting=replace(SETTING, labels=1))
+    words = ("--num", "150", "--reference", study_folder / "reference.npz", "--seeds", "0")
+    refused = command("sample", "--compare", tuned, one, *words)
+    assert refused.code == 2
+    assert "error: one: setting.labels" in refused.err and "expected: random" in refused.err
+    assert command("sample", "--compare", tuned, one, "--seeds", "0").code == 0
+
+
+def test_a_file_that_is_called_baseline_is_not_taken_for_it(
+    command: Command, tuned: Path, study_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study_folder)
+    (study_folder / "baseline.json").write_bytes(tuned.read_bytes())
+    words = ("sample", "--compare", "baseline", "baseline.json", "--seeds", "0", "--json")
+    assert json.loads(command(*words).out)["rows"] == ["baseline", "baseline.json"]
+    twice = command("sample", "--compare", "tuned.json", "./tuned.json", "--seeds", "0")
+    assert twice.code == 2 and "every name once" in twice.err
+
+
 # What is refused
 
 
@@ -433,3 +489,25 @@ def test_prompts_of_the_command_line_take_the_place_of_those_that_were_tuned_wit
     assert {path.parent.name for path in Path("folder").rglob("*.png")} == {"a-boat", "the-sea"}
     refused = command(*words, "--class", "1", "-o", "d.png")
     assert refused.code == 2 and "name prompts with --prompt" in refused.err
+
+    # One prompt for all images is no unit to count errors by.
+    extractor = load_extractor("dct")
+    pixels = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
+    reference = reference_of(extractor(pixels).numpy(), extractor=extractor, name="noise")
+    save_reference(tmp_path / "noise.npz", reference)
+    scored = ("--compare", "--seeds", "0", "--num", "512", "--json", "-o")
+    for labels, unit in (("random", "prompt"), (1, None)):
+        changed = replace(setting, labels=labels)
+        measure = {
+            "metric": "FD", "extractor": "dct", "extractor_sha256": extractor.sha256,
+            "reference": "noise", "reference_sha256": reference.digest,
+        }  # fmt: skip
+        own_path = tmp_path / f"{labels}.json"
+        write(loaded, own_path, 0.4, network=network, setting=changed, measure=measure)
+        done = command("sample", own_path, *scored, f"{labels}.png")
+        assert done.code == 0, done.err
+        rows_of = json.loads(done.out)["scores"]
+        assert {row.get("unit") for row in rows_of} == {unit}
+        few = [row for row in rows_of if any("prompts" in text for text in row["cautions"])]
+        assert bool(few) == (unit == "prompt")
+        assert rows_of[1]["difference"]["standard_error"] is not None

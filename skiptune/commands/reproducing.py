@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skiptune.commands.measuring import image_progress, no_reference
+from skiptune.commands.measuring import image_progress, study_reference
 from skiptune.commands.tuned_network import (
     decoder_place,
     network_place,
@@ -49,7 +49,6 @@ def reproduce(
     """
     from skiptune.commands.device import check_device
     from skiptune.commands.output import print_json, print_text
-    from skiptune.objectives.names import REFERENCES
     from skiptune.search.tuned import load
 
     path = Path(name)
@@ -63,9 +62,14 @@ def reproduce(
     tuned = load(path)
     network = network_place(places["checkpoint"], tuned, path)
     vae = decoder_place(places["decoder"], tuned, path, network)
-    reference = reference or tuned.measure.reference
-    if reference is None or (reference not in REFERENCES and not Path(reference).is_file()):
-        raise no_reference()
+    held_against = reference or study_reference(tuned, path)
+    if held_against is None:
+        raise SpecError(
+            "--reference",
+            expected=f"the statistics that {name} was scored against, {tuned.measure.reference}",
+            found="nothing, and no such file beside it",
+            hint="say where they are: --reference FILE",
+        )
     check_device(device)
     from skiptune.objectives.extractors import load_extractor
     from skiptune.objectives.reference import load_reference
@@ -74,7 +78,7 @@ def reproduce(
 
     seeds = deciding_seeds(tuned, name=name)
     extractor = load_extractor(tuned.measure.extractor, weights=weights, device=device)
-    held = load_reference(reference, extractor=extractor)
+    held = load_reference(held_against, extractor=extractor)
     loaded = tuned_network(tuned, network, vae, prompts_place(tuned, path), device=device)
     with ExitStack() as stack:
         bars: dict[str, Callable[[int], None]] = {}

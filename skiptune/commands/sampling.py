@@ -91,7 +91,7 @@ class _Label:
 @click.option(
     "--reference",
     metavar="FILE",
-    help="With --num: reference statistics; fashion-train for the bundled extractor.",
+    help="With --num: reference statistics; by default those of TUNED.json, bundled or beside it.",
 )
 @click.option("--weights", metavar="FILE", help="With --num: the extractor's weights.")
 @click.option(
@@ -176,14 +176,15 @@ def sample(
     loaded = _loaded(document, path, checkpoint, decoder, controls, device=device)
     compared = None
     if num is not None:
-        from skiptune.commands.measuring import Loading
+        from skiptune.commands.measuring import Loading, known_references
         from skiptune.objectives.standalone import metric_groups
 
         groups = metric_groups(
             metric, extractor=None, default=lambda: document.measure.extractor, sampled=True
         )
-        loading = Loading(groups, reference, weights, None, device)
-        compared = scored_lines(options, loaded, lines, loading, num)
+        known = known_references(document, path)
+        loading = Loading(groups, reference, weights, None, device, known)
+        compared = scored_lines(options, loaded, lines, loading, num, tuned=document)
     labels = controls or (_Label(""),)
     made: dict[str, Any] = {"written": output, "seeds": wanted, "compare": compare}
     if folder:
