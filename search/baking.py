@@ -18,7 +18,10 @@ from skiptune import __version__
 from skiptune.canonical import file_digest
 from skiptune.errors import NetworkError
 from skiptune.sampling.baked_files import (
+    BAKED_KEY,
+    MARKER,
     check_original,
+    scales_within,
     source_metadata,
     stored_tensors,
     write_baked,
@@ -35,14 +38,10 @@ from skiptune.search.tuned import Tuned
 __all__ = ["FORMAT", "IMAGES", "MARKER", "Baked", "bake", "measured_fold"]
 
 FORMAT = "skiptune.baked"
-MARKER = "baked.json"
-"""The file by which a folder of baked weights is known."""
-
 IMAGES = 4
 """Images on which normalisations are fitted, and as many others on which is compared."""
 
 _CARD = "BAKED.md"
-_BAKED_KEY = "skiptune.baked"
 _LICENCE_KEY = "skiptune.licence"
 _NOTICES = ("LICENSE", "LICENCE", "NOTICE")
 _MOST_CARD = 1 << 20  # characters of a card that is looked through for a licence
@@ -115,19 +114,21 @@ def bake(
         check_original(checkpoint, original)
     folded, found = measured_fold(document, checkpoint, mixed=mixed, images=images)
     licence = _licence(checkpoint)
+    within = scales_within(checkpoint.path)
+    network = {"name": document.network.name, "sha256": document.network.sha256}
     about = {
         "format": FORMAT,
         "schema_version": 1,
         "skiptune": __version__,
         "study": document.study,
         "verdict": document.verdict.verdict,
-        "network": {"name": document.network.name, "sha256": document.network.sha256},
+        "network": network if within is None else {**network, "baked": _origin(within)},
         "schedule_sha256": document.schedule_sha256,
         "setting": document.setting.to_setting().to_json(),
         "licence": licence,
         **_measured(folded, found),
     }
-    metadata = {_BAKED_KEY: json.dumps(about), _LICENCE_KEY: licence}
+    metadata = {BAKED_KEY: json.dumps(about), _LICENCE_KEY: licence}
     with whole_folder(folder, marker=MARKER, force=force) as place:
         weights = write_baked(checkpoint, folded, place, metadata=metadata, original=original)
         if not checkpoint.path.is_dir():  # pipelines bring theirs
@@ -138,7 +139,7 @@ def bake(
         names = {str(path.relative_to(place)): file_digest(path) for path in weights}
         text = json.dumps({**about, "weights": names}, indent=2, allow_nan=False) + "\n"
         (place / MARKER).write_text(text, encoding="utf-8")
-        card = _card_text(document, folded, found, licence, tuple(names))
+        card = _card_text(document, folded, found, licence, tuple(names), within)
         (place / _CARD).write_text(card, encoding="utf-8")
     return Baked(
         folder=folder,
@@ -168,11 +169,12 @@ def measured_fold(
     """
     schedule = document.schedule
     if not schedule.terms:
+        knobs = document.knob_changes
         raise NetworkError(
             f"scales of {document.study}",
             expected="at least one scale other than 1",
-            found="an untouched network",
-            hint=f"use {document.network.name} as it is",
+            found=f"an untouched network{' and ' + ', '.join(knobs) if knobs else ''}",
+            hint=f"use {document.network.name} as it is{', at that setting' if knobs else ''}",
         )
     network, setting = checkpoint.network, document.setting.to_setting()
     fold(network, schedule, mixed=mixed)  # refuses before anything is sampled
@@ -215,6 +217,11 @@ def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:
         "grey_levels_of_the_scales": found.moved,
         "images": found.images,
     }
+
+
+def _origin(within: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what scales a network held before; theirs may have come upon others in turn."""
+    return {key: within.get(key) for key in ("study", "schedule_sha256", "network")}
 
 
 def _licence(checkpoint: Checkpoint) -> str:
@@ -268,14 +275,21 @@ def _card_text(
     found: Deviations,
     licence: str,
     weights: Sequence[str],
+    within: Mapping[str, Any] | None,
 ) -> str:
     """Return the text of the card: what was done to which weights, and how exact it is."""
     network = document.network
+    before = ""
+    if within is not None:
+        origin = _origin(within)
+        before = f", which holds scales already: study {origin['study']}, schedule"
+        before += f" `{origin['schedule_sha256']}`"
     rows: Mapping[str, str] = {
-        "made from": f"{network.name}, sha256 `{network.sha256}`",
+        "made from": f"{network.name}, sha256 `{network.sha256}`{before}",
         "changed": ", ".join(f"`{name}`" for name in weights),
         "scales of": f"study {document.study}, schedule `{document.schedule_sha256}`",
         "verdict": document.verdict.verdict,
+        **({"not in the weights": "; ".join(document.knob_changes)} if document.knobs else {}),
         "tuned at": f"`{json.dumps(document.setting.to_setting().to_json())}`",
         "baked against hooked": f"{found.whole.output:.2g} of the output, {found.whole.effect:.2g}"
         f" of the scales' effect, {found.levels:.2g} of 255 grey levels ({found.images} images)",
