@@ -419,6 +419,7 @@ REFUSED = (
     ("T --seeds 0-9999 --compare", "skiptune sample", "at most 10,000"),
     ("T --seeds 0-99999", "--seeds 0-99999", "at most 10,000"),
     ("T -o none/grid.png", "-o none/grid.png", "No such file"),
+    ("T -o -", "-o -", "a picture or a folder"),
     ("T -o T/images/", "-o", "Not a directory"),
 )
 
@@ -487,6 +488,12 @@ def test_prompts_of_the_command_line_take_the_place_of_those_that_were_tuned_wit
     assert command(*words, "-o", "c.png").code == 0  # those of the file, by the seeds
     assert command(*words, "--prompts", "mine.txt", "-o", "folder/").code == 0
     assert {path.parent.name for path in Path("folder").rglob("*.png")} == {"a-boat", "the-sea"}
+    # Prompts that begin alike do not meet in one folder.
+    alike = [f"{'a boat on the sea, ' * 4}{end}" for end in ("by day", "by night")]
+    alike_words = ("--prompt", alike[0], "--prompt", alike[1], "-o", "alike/")
+    assert command(*words, *alike_words).code == 0
+    folders = {path.parent.name for path in Path("alike").rglob("*.png")}
+    assert len(folders) == 2 and all(len(name) == 69 for name in folders)
     refused = command(*words, "--class", "1", "-o", "d.png")
     assert refused.code == 2 and "name prompts with --prompt" in refused.err
 

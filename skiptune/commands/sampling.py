@@ -160,6 +160,7 @@ def sample(
     wanted = list(dict.fromkeys(_numbers(seeds, "--seeds", most=most, hint=hint)))
     path = first_file(schedules)
     lines, document = lines_of(schedules, compare=compare)
+    _refuse_stdout(output)
     if not folder:
         check_writable(Path(output), force=force)
     controls = _controls(classes, texts, prompts)
@@ -266,11 +267,12 @@ def _write_folders(
     from skiptune.commands.output import say
 
     total = diverged = 0
-    for line in lines:
-        for label in labels:
-            parts = [line.label] if len(lines) > 1 else []
-            parts += [label.name] if len(labels) > 1 else []
-            names = [_file_name(part) for part in parts]
+    line_names = _file_names([line.label for line in lines])
+    label_names = _file_names([label.name for label in labels])
+    for line, line_name in zip(lines, line_names, strict=True):
+        for label, label_name in zip(labels, label_names, strict=True):
+            names = [line_name] if len(lines) > 1 else []
+            names += [label_name] if len(labels) > 1 else []
             setting = label.setting(line.setting)
             more = {"label": label.name} if label.name else {}
             with image_progress(options, "/".join((folder.name, *names)), len(seeds)) as progress:
@@ -293,14 +295,32 @@ def _write_folders(
     return {"images": total, "diverged": diverged}
 
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "images"
+def _file_names(texts: Sequence[str]) -> list[str]:
+    """Return names of folders, each once: those that begin alike get their hash behind them."""
+    names = [re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "images" for text in texts]
+    lower = [name.lower() for name in names]  # some file systems know no case
+    return [
+        name
+        if lower.count(name.lower()) == 1
+        else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        for name, text in zip(names, texts, strict=True)
+    ]
 
 
 def _is_folder(output: str) -> bool:
     """Return whether an output is a folder: by its end, or because it is one."""
     path = Path(output)
     return output.endswith("/") or path.is_dir() or (not path.suffix and not path.exists())
+
+
+def _refuse_stdout(output: str) -> None:
+    if output == "-":
+        raise SpecError(
+            "-o -",
+            expected="a picture or a folder",
+            found="stdout",
+            hint="name a picture: -o grid.png",
+        )
 
 
 def _controls(

@@ -62,7 +62,7 @@ def test_a_pipeline_that_holds_scales_gets_no_others(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "pipe")
     (folder / "baked.json").write_text('{"study": "first", "schedule_sha256": "0"}')
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
-    with pytest.raises(NetworkError, match="pipe, whose weights hold scales .*of study first"):
+    with pytest.raises(NetworkError, match=r"pipe, whose weights hold scales .*of study first"):
         tuned_for(pipe.unet).apply(pipe)
     assert hooks_of(pipe.unet) == []
     sha256, _ = content_digest(folder)

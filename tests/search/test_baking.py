@@ -82,7 +82,7 @@ def test_scales_are_not_applied_to_weights_that_hold_them(
 ) -> None:
     document = tuned_for(checkpoint, schedule)
     baked = load_checkpoint(bake(document, checkpoint, tmp_path / "baked", images=1).weights[0])
-    with pytest.raises(NetworkError, match="hold these scales already .*of study tiny"):
+    with pytest.raises(NetworkError, match=r"hold these scales already .*of study tiny"):
         document.apply(baked)
     # A study of the baked network itself has scales that belong on it, and may be baked in turn.
     more = Schedule.uniform({schedule.addresses[1]: 0.9})
