@@ -7,6 +7,7 @@ people (`BAKED.md`) and programs (`baked.json`), and what the source says of its
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -190,6 +191,13 @@ def measured_fold(
         tensors=stored_tensors(checkpoint, folded.keys),
         decoder=checkpoint.decoder,
     )
+    if not all(math.isfinite(value) for value in (*asdict(found.whole).values(), found.levels)):
+        raise NetworkError(
+            f"scales of {document.study}",
+            expected="images that can be compared",
+            found="NaN or infinity: with these scales the network diverges",
+            hint="export scales that were measured: skiptune export STUDY",
+        )
     if found.exact.output > _MOST_OFF and found.exact.effect > _MOST_LOST:
         raise NetworkError(
             f"scales of {document.study}",
@@ -216,6 +224,7 @@ def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:
         "grey_levels": found.levels,
         "grey_levels_of_the_scales": found.moved,
         "images": found.images,
+        "rounded_to": list(found.rounded),
     }
 
 
@@ -292,7 +301,8 @@ def _card_text(
         **({"not in the weights": "; ".join(document.knob_changes)} if document.knobs else {}),
         "tuned at": f"`{json.dumps(document.setting.to_setting().to_json())}`",
         "baked against hooked": f"{found.whole.output:.2g} of the output, {found.whole.effect:.2g}"
-        f" of the scales' effect, {found.levels:.2g} of 255 grey levels ({found.images} images)",
+        f" of the scales' effect, {found.levels:.2g} of 255 grey levels ({found.images} images)"
+        + (f", rounding to {' and '.join(found.rounded)} among it" if found.rounded else ""),
         "baked by": f"skiptune {__version__}",
         "licence": licence,
     }

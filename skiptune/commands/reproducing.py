@@ -27,6 +27,12 @@ _OTHERWISE = (
     " the file's `provenance` says which made it."
 )
 
+_FAR = 1e-3  # of the score: roundings of another device stay far below
+_OTHER = (
+    "These are other numbers, not other roundings: the file's scores, setting or seeds are not"
+    " those of its study. Export it again."
+)
+
 
 def reproduce(
     options: Options,
@@ -105,4 +111,6 @@ def reproduce(
         )
         return
     title = f"{name}: {tuned.measure.metric}, seeds {seeds[0]:,} to {seeds[-1]:,}"
-    print_text(*reproduced_view(title, rows, [] if identical else [_OTHERWISE]))
+    far = any(abs(row.found - row.stored) > _FAR * abs(tuned.baseline.value) for row in rows)
+    notes = [] if identical else [_OTHERWISE, *([_OTHER] if far else [])]
+    print_text(*reproduced_view(title, rows, notes))

@@ -49,12 +49,15 @@ def baked_view(
         gap=1,  # addresses of diffusers have to fit into 80
     )
     yield Text("")
+    rounded = ""
+    if found.rounded:
+        rounded = f" Rounding to the file's {' and '.join(found.rounded)} is part of it."
     images = "image" if found.images == 1 else "images"
     yield paragraph(
         f"Baked against hooked on {found.images} {images}, {found.evaluations} evaluations: off by"
         f" at most {found.whole.output:.1e} of the output and {100 * found.whole.effect:.2g} % of"
         f" what the scales change; images by {found.levels:.2g} grey levels of 255, where the"
-        f" scales move them by {found.moved:.2g}."
+        f" scales move them by {found.moved:.2g}.{rounded}"
     )
     left = [block.address for block in fold.blocks if block.left]
     if left:

@@ -101,6 +101,13 @@ def test_scales_are_not_applied_to_weights_that_hold_them(
     assert load_checkpoint(twice.weights[0]).sha256 != baked.sha256
 
 
+def test_a_network_that_diverges_is_refused(checkpoint: Any, tmp_path: Path) -> None:
+    huge = Schedule.uniform({s.address: 1e38 for s in checkpoint.skips}, part="residual")
+    with pytest.raises(NetworkError, match="NaN or infinity"):
+        bake(tuned_for(checkpoint, huge), checkpoint, tmp_path / "baked", images=1)
+    assert not (tmp_path / "baked").exists()
+
+
 def test_mixed_blocks_may_be_left_or_refused(
     checkpoint: Any, schedule: Schedule, tmp_path: Path
 ) -> None:

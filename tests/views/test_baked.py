@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from rich.console import Console
 
@@ -19,14 +21,14 @@ FOUND = Deviations(
 )
 
 
-def shown(left: bool) -> str:
+def shown(left: bool, found: Deviations = FOUND) -> str:
     blocks = (
         FoldedBlock("8x8_block0", False, False, {"both": 0.75, "residual": 1.1}, (EDIT,)),
         FoldedBlock("8x8_block1", True, left, {"both": 0.9}, ()),
     )
     console = Console(width=80, no_color=True)
     with console.capture() as captured:
-        for part in baked_view(Fold(blocks), FOUND):
+        for part in baked_view(Fold(blocks), found):
             console.print(part)
     return captured.get()
 
@@ -50,3 +52,9 @@ def test_blocks_left_at_1_are_named() -> None:
     text = " ".join(shown(left=True).split())
     assert "8x8_block1 0.900 left at 1 1.0e-04" in text
     assert "Left at 1: 8x8_block1. `--mixed fold`" in text
+
+
+def test_rounding_is_told_where_the_file_is_of_half_precision() -> None:
+    assert "Rounding" not in shown(left=False)
+    text = " ".join(shown(False, replace(FOUND, rounded=("float16",))).split())
+    assert "by 16. Rounding to the file's float16 is part of it." in text
