@@ -17,7 +17,7 @@ from typing import Any
 
 from skiptune import __version__
 from skiptune.canonical import file_digest
-from skiptune.errors import NetworkError
+from skiptune.errors import NetworkError, OutputError
 from skiptune.sampling.baked_files import (
     BAKED_KEY,
     MARKER,
@@ -107,10 +107,11 @@ def bake(
 
     Raises:
         NetworkError: The network is another one, or the scales cannot be weights.
-        OutputError: The folder is there, or cannot be written.
+        OutputError: The folder is there, holds the network itself, or cannot be written.
     """
     document.check(checkpoint.skips, sha256=checkpoint.sha256)
     check_folder_free(folder, marker=MARKER, force=force)
+    _refuse_over_source(folder, checkpoint.path)
     if original is not None:
         check_original(checkpoint, original)
     folded, found = measured_fold(document, checkpoint, mixed=mixed, images=images)
@@ -207,6 +208,17 @@ def measured_fold(
             hint="install these scales at run time instead: skiptune.load(FILE).apply(network)",
         )
     return folded, found
+
+
+def _refuse_over_source(folder: Path, source: Path) -> None:
+    """Refuse a folder that holds the network which is read: --force would take it away."""
+    if source.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(
+            str(folder),
+            expected="a folder without the network that is read",
+            found=str(source),
+            hint="choose another folder",
+        )
 
 
 def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:

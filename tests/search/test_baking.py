@@ -90,6 +90,9 @@ def test_scales_are_not_applied_to_weights_that_hold_them(
     upon.apply(baked).remove()
     with pytest.raises(NetworkError, match="hold scales already"):
         tuned_for(checkpoint, more).apply(baked)
+    with pytest.raises(OutputError, match="without the network that is read"):
+        bake(upon, baked, tmp_path / "baked", images=1, force=True)
+    assert baked.path.is_file()
     twice = bake(upon, baked, tmp_path / "twice", images=1)
     told = json.loads((tmp_path / "twice" / MARKER).read_text())["network"]
     assert told["sha256"] == baked.sha256
