@@ -174,7 +174,7 @@ def test_the_file_that_is_read_is_never_written_over(command: Command, results: 
 
 def test_what_is_no_weight_and_what_is_no_gain_is_said(command: Command, results: Path) -> None:
     before = SETTING.to_json()
-    along = {
+    along: dict[str, Any] = {
         "verdict": Verdict(verdict="not confirmed"),
         "setting": SETTING.with_knobs({"epsilon_scale": 1.008966}),
         "untouched_setting": before,
