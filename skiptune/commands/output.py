@@ -120,9 +120,13 @@ def check_writable(path: Path, *, force: bool, option: str = "-o") -> None:
         option: How the user chose the path.
 
     Raises:
-        OutputError: The folder is missing, is none, cannot be written, or the file is there.
+        OutputError: The folder is missing, is none, cannot be written, or the file is there, or
+            something else, e.g. a device.
     """
+    from skiptune.search.output import check_no_device
+
     where = f"{option} {path}"
+    check_no_device(path, where=where)
     if path.is_dir():
         raise OutputError(
             where,
