@@ -37,7 +37,9 @@ PIPED = 80  # columns where there is no terminal to ask
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout; numbers that JSON has no word for become null."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    # Where the encoding lacks letters, JSON has escapes for them.
+    ascii_alone = "utf" not in str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_alone, allow_nan=False))
 
 
 def print_text(*parts: RenderableType) -> None:
