@@ -200,6 +200,11 @@ def test_what_is_asked_for_wrongly(
     a_folder = command("report", "tiny", *where(folder), "-o", folder)
     assert a_folder.code == 2 and "a folder" in a_folder.err
     assert command("report", "tiny", *where(folder), "--format", "pdf").code == 2
+    other = command("report", "tiny", *where(folder), "-o", tmp_path / "report.pdf")
+    assert other.code == 2 and "one that ends in .pdf" in other.err
+    assert not (tmp_path / "report.pdf").exists()
+    said = command("report", "tiny", *where(folder), "-o", tmp_path / "r.v2", "--format", "md")
+    assert said.code == 0 and (tmp_path / "r.v2").exists()
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     with unprivileged():

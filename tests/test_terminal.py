@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from skiptune.commands.output import print_hints
+from skiptune.commands.output import print_hints, print_json
 from skiptune.search.course import whole_study
 from skiptune.search.study import open_study
 from skiptune.search.tune import run
@@ -114,6 +115,22 @@ def test_a_terminal_without_colour_shows_the_same_words(
         assert "\x1b" not in plain
         shown = [line.rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
         assert shown == piped.splitlines()
+
+
+@pytest.mark.parametrize("url", ["finished"], indirect=True)
+def test_signs_that_an_encoding_lacks_end_nothing(url: str, tmp_path: Path) -> None:
+    for words in WORDS:
+        shown = seen(words, url, tmp_path, PYTHONIOENCODING="ascii")
+        assert shown.isascii() and "[+" in shown
+
+
+def test_letters_that_an_encoding_lacks_are_whole_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, text in (("latin-1", rb'"\u0161 \u00b1"'), ("utf-8", '"š ±"'.encode())):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+        print_json("š ±")
+        sys.stdout.flush()
+        assert out.getvalue() == text + b"\n"
 
 
 def test_hints_fit_and_their_commands_can_be_pasted(

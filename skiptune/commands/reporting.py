@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-SUFFIXES = {".md": "md", ".markdown": "md"}
+SUFFIXES = {"": "html", ".html": "html", ".htm": "html", ".md": "md", ".markdown": "md"}
 
 
 @click.command()
@@ -90,7 +90,7 @@ def report(
     from skiptune.storage.database import open_database
     from skiptune.views.report.contents import report_of
 
-    kind = kind or ("html" if output is None else SUFFIXES.get(output.suffix.lower(), "html"))
+    kind = kind or _kind_of(output)
     path = output or Path(f"report.{kind}")
     check_writable(path, force=force)
     hush(verbose=options.verbose)
@@ -118,6 +118,26 @@ def report(
     say(options, f"Wrote {path}: {verdict}")
     if opens and not webbrowser.open(path.absolute().as_uri()):
         say(options, f"No browser is here. Open it yourself: {path}")
+
+
+def _kind_of(output: Path | None) -> str:
+    """Return the format of a file by its name.
+
+    Raises:
+        SpecError: It ends in something else.
+    """
+    from skiptune.errors import SpecError
+
+    suffix = "" if output is None else output.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise SpecError(
+            f"-o {output}",
+            expected="a name that ends in .html or .md, or --format",
+            found=f"one that ends in {suffix}",
+            hint="say what it shall hold with --format html or --format md; a browser prints HTML"
+            " as PDF",
+        )
+    return SUFFIXES[suffix]
 
 
 def _unasked(found: Findings) -> Findings:

@@ -352,6 +352,32 @@ def test_a_detached_launch_is_stopped_by_its_name(
     os.waitpid(int(launch.job.split(":")[-2]), 0)
 
 
+LAUNCHER = """
+import sys
+from skiptune.cli import main
+from skiptune.launch import local
+local.program = lambda: [sys.argv[1]]
+sys.exit(main(["launch", "tiny", "--device", "cpu", "--workers", "2"]))
+"""
+
+
+def test_workers_leave_when_who_looks_after_them_is_killed(
+    created: str, script: Script, tmp_path: Path
+) -> None:
+    """In the background it is the same: what `--detach` leaves behind is this very command."""
+    program = script(
+        "skiptune",
+        f"trap 'touch {tmp_path}/left-$$; exit 143' TERM\ntouch {tmp_path}/here-$$\n"
+        "while :; do sleep 0.02; done",
+    )
+    words = [sys.executable, "-c", LAUNCHER, str(program)]
+    launcher = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    until(lambda: len([*tmp_path.glob("here-*")]) == 2)
+    launcher.kill()
+    assert launcher.wait(60) == -signal.SIGKILL
+    until(lambda: len([*tmp_path.glob("left-*")]) == 2)
+
+
 def test_no_gpu_where_one_is_asked(
     command: Command, created: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
