@@ -30,10 +30,8 @@ FOLDER = "vqvae"
 PREFIX = "first_stage_model."
 
 _GROUPS = 32  # of every normalisation, which upstream's code takes for granted
-_MOST_LAYERS, _MOST_LEVELS = (
-    64,
-    16,
-)  # a file may not ask for as many as it likes; real ones 2 and 5
+# A file may not ask for as many as it likes; real ones have 2 layers, 5 levels and 16,384 codes.
+_MOST_LAYERS, _MOST_LEVELS, _MOST_WIDE = 64, 16, 1 << 20
 # What upstream's decoder may do that diffusers' does not.
 _UNKNOWN = ("give_pre_end", "tanh_out", "use_linear_attn", "double_z")
 _KNOWN = (
@@ -105,9 +103,11 @@ def vq_config(stage: Mapping[str, Any], *, scale: float | None) -> dict[str, Any
     if kind not in ("vanilla", "none"):
         raise ValueError(f"attn_type {kind!r}")
     multiples = [_whole(value, "ch_mult") for value in dd["ch_mult"]]
-    layers, channels = _whole(dd["num_res_blocks"], "num_res_blocks"), _whole(dd["ch"], "ch")
+    layers, channels = _whole(dd["num_res_blocks"], "num_res_blocks"), _width(dd["ch"], "ch")
     if len(multiples) > _MOST_LEVELS or layers > _MOST_LAYERS:
         raise ValueError(f"{len(multiples)} levels of {layers} blocks")
+    if channels * max(multiples, default=1) > _MOST_WIDE:
+        raise ValueError(f"ch {channels} times ch_mult {multiples}, above {_MOST_WIDE}")
     if multiples[:1] != [1]:
         raise ValueError(f"ch_mult {multiples}, which does not begin with 1")
     if channels % _GROUPS:
@@ -115,24 +115,24 @@ def vq_config(stage: Mapping[str, Any], *, scale: float | None) -> dict[str, Any
     size = _whole(dd["resolution"], "resolution")
     seen = [] if kind == "none" else [int(number) for number in dd.get("attn_resolutions", [])]
     attends = [size // 2**level in seen for level in range(len(multiples))]
-    latents = _whole(dd["z_channels"], "z_channels")
+    latents = _width(dd["z_channels"], "z_channels")
     return {
         "_class_name": "VQModel",
         "act_fn": "silu",
         "block_out_channels": [channels * multiple for multiple in multiples],
         "down_block_types": [f"{'Attn' * here}DownEncoderBlock2D" for here in attends],
-        "in_channels": _whole(dd["in_channels"], "in_channels"),
+        "in_channels": _width(dd["in_channels"], "in_channels"),
         "latent_channels": latents,
         "layers_per_block": layers,
         "mid_block_add_attention": kind != "none",
         "norm_num_groups": _GROUPS,
         "norm_type": "group",
-        "num_vq_embeddings": _whole(stage["n_embed"], "n_embed"),
-        "out_channels": _whole(dd["out_ch"], "out_ch"),
+        "num_vq_embeddings": _width(stage["n_embed"], "n_embed"),
+        "out_channels": _width(dd["out_ch"], "out_ch"),
         "sample_size": size,
         "scaling_factor": scale,
         "up_block_types": [f"{'Attn' * here}UpDecoderBlock2D" for here in reversed(attends)],
-        "vq_embed_dim": _whole(stage["embed_dim"], "embed_dim"),
+        "vq_embed_dim": _width(stage["embed_dim"], "embed_dim"),
     }
 
 
@@ -239,3 +239,9 @@ def _whole(value: Any, key: str) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{key} {value!r}, no whole number of at least 1")
     return value
+
+
+def _width(value: Any, key: str) -> int:
+    if _whole(value, key) > _MOST_WIDE:
+        raise ValueError(f"{key} {value}, above {_MOST_WIDE}")
+    return int(value)

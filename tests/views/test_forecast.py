@@ -69,6 +69,14 @@ def test_more_images_of_the_same_prompts_promise_nothing() -> None:
     assert "prompts" not in FOUND.to_json()
 
 
+def test_images_with_a_prompt_each_promise_what_images_do() -> None:
+    # 1,600 images of 20,000 prompts saw no more than 1,600 of them; 4,000 others are to come.
+    error = replace(ERROR, error=1.1).on_prompts(20_000, 4_000)
+    assert error.at(400) == ERROR.at(400)
+    assert error.at(4_000) == pytest.approx(ERROR.at(4_000))
+    assert error.at(160_000) == pytest.approx(ERROR.at(4_000))
+
+
 def test_the_smallest_gain_is_told_with_what_it_rests_on() -> None:
     text = " ".join(page(FOUND).split())
     # (2.2414 + 1.2816) x 11 %; twice the images, a root of two less.
