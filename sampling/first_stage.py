@@ -162,13 +162,8 @@ def _encoder(config: Mapping[str, Any]) -> Names:
     for level, width in enumerate(widths):
         theirs, ours = f"encoder.down.{level}", f"encoder.down_blocks.{level}"
         attends = config["down_block_types"][level].startswith("Attn")
-        for block in range(config["layers_per_block"]):
-            yield from _resnet(f"{theirs}.block.{block}", f"{ours}.resnets.{block}", before, width)
-            if attends:
-                yield from _attention(
-                    f"{theirs}.attn.{block}", f"{ours}.attentions.{block}", width
-                )
-            before = width
+        yield from _level(theirs, ours, before, width, config["layers_per_block"], attends=attends)
+        before = width
         if level < last:
             names = f"{theirs}.downsample.conv", f"{ours}.downsamplers.0.conv"
             yield from _layer(*names, (width, width, 3, 3))
@@ -185,18 +180,24 @@ def _decoder(config: Mapping[str, Any]) -> Names:
     for number, width in enumerate(reversed(widths)):
         theirs, ours = f"decoder.up.{last - number}", f"decoder.up_blocks.{number}"
         attends = config["up_block_types"][number].startswith("Attn")
-        for block in range(config["layers_per_block"] + 1):
-            yield from _resnet(f"{theirs}.block.{block}", f"{ours}.resnets.{block}", before, width)
-            if attends:
-                yield from _attention(
-                    f"{theirs}.attn.{block}", f"{ours}.attentions.{block}", width
-                )
-            before = width
+        blocks = config["layers_per_block"] + 1
+        yield from _level(theirs, ours, before, width, blocks, attends=attends)
+        before = width
         if number < last:
             names = f"{theirs}.upsample.conv", f"{ours}.upsamplers.0.conv"
             yield from _layer(*names, (width, width, 3, 3))
     yield from _layer("decoder.norm_out", "decoder.conv_norm_out", (before,))
     yield from _layer(*_both("decoder.conv_out"), (config["out_channels"], before, 3, 3))
+
+
+def _level(
+    theirs: str, ours: str, before: int, width: int, blocks: int, *, attends: bool
+) -> Names:
+    for block in range(blocks):
+        yield from _resnet(f"{theirs}.block.{block}", f"{ours}.resnets.{block}", before, width)
+        if attends:
+            yield from _attention(f"{theirs}.attn.{block}", f"{ours}.attentions.{block}", width)
+        before = width
 
 
 def _middle(half: str, width: int, *, attends: bool) -> Names:
