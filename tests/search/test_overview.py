@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from skiptune.errors import StorageError
 from skiptune.sampling.schedule import Schedule
@@ -18,6 +16,7 @@ from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database, init_database
 from skiptune.storage.records import Budget, Evaluation, Kind
 from skiptune.views.study import overview_view
+from tests.views.printed import printed
 
 SPEC = {"search": {"evaluations": 40}}
 MEANING = {"confirm.min_gain": 0.01}
@@ -127,7 +126,7 @@ def test_who_works_on_it(database: Database) -> None:
         enter(database, 0.1 * scale)
     first = leases.claim_chunk(database, study.id, worker="node0:1", seconds=60.0)
     assert first is not None
-    facts = {"device": "cuda:0", "gpu": "H200"}
+    facts = {"device": "cuda:0", "gpu": "L4"}
     leases.commit_chunk(database, first, array="0" * 64, seconds=20.0, nfe=6.0, provenance=facts)
     for number in range(10):
         leases.claim_chunk(database, study.id, worker=f"node{number}:1", seconds=60.0)
@@ -135,7 +134,7 @@ def test_who_works_on_it(database: Database) -> None:
     assert tuple(member.name for member in found.crew) == found.workers
     words = page(found)
     assert re.search(
-        r"workers now +node0:1: cuda:0 \(H200\), 12\.5 images/s, stored \d+ s ago,"
+        r"workers now +node0:1: cuda:0 \(L4\), 12\.5 images/s, stored \d+ s ago,"
         r" seen \d+ s ago\n",
         words,
     )
@@ -147,10 +146,7 @@ def test_who_works_on_it(database: Database) -> None:
 
 def page(study: Overview) -> str:
     """The page of `skiptune status`, as text."""
-    console = Console(width=100, record=True, file=io.StringIO())
-    for part in overview_view(study):
-        console.print(part)
-    return console.export_text()
+    return printed(*overview_view(study), width=100)
 
 
 def test_a_new_study_has_nothing_yet(database: Database) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from skiptune.search.forecast import Forecast, Part
 from skiptune.search.paired_errors import PairedError
 from skiptune.search.plan import Cost
 from skiptune.views.forecast import forecast_hints, forecast_view
+from tests.views.printed import printed
 
 # Standard error of a gain on 1,600 images: 44 / 40 / 10 = 11 % of 10.
 ERROR = PairedError(44.0, 22.0, 88.0, 5, 10.0, "study a")
@@ -33,11 +33,7 @@ FOUND = Forecast(
 
 
 def page(found: Forecast, *, width: int = 80) -> str:
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
-    with console.capture() as capture:
-        for part in forecast_view(found, device="cuda (H100)"):
-            console.print(part)
-    return capture.get()
+    return printed(*forecast_view(found, device="cuda (H100)"), width=width)
 
 
 def test_every_part_has_a_row_and_the_sum_one() -> None:
