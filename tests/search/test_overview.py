@@ -37,10 +37,12 @@ def enter(
     label: str = "proposal",
     block: str = "search",
     first_seed: int = 1_000_000,
+    images: int = 500,
+    study: str = "s",
 ) -> Evaluation:
     return ledger.add_evaluation(
         database,
-        ledger.require_study(database, "s").id,
+        ledger.require_study(database, study).id,
         kind=kind,
         label=label,
         block=block,
@@ -48,7 +50,7 @@ def enter(
         measure={"extractor": "e"},
         schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
         first_seed=first_seed,
-        images=500,
+        images=images,
         params={} if scale == 1 else {"all": scale},
     )
 
@@ -80,19 +82,7 @@ def test_what_the_search_may_still_spend(database: Database) -> None:
         database, name="limited", spec=SPEC, meaning=MEANING, budget=budget
     )
     assert overview(database, "limited").left == budget
-    ledger.add_evaluation(
-        database,
-        study.id,
-        kind="proposal",
-        label="proposal",
-        block="search",
-        series={"network": "n"},
-        measure={"extractor": "e"},
-        schedule=Schedule.uniform({"8x8_block0": 0.5}).to_json(),
-        first_seed=1_000_000,
-        images=500,
-        params={"all": 0.5},
-    )
+    enter(database, 0.5, study="limited")
     claim = leases.claim_chunk(database, study.id, worker="w", seconds=60.0)
     assert claim is not None
     leases.commit_chunk(database, claim, array="0" * 64, seconds=60.0, nfe=6.0)
@@ -244,19 +234,8 @@ def test_a_gain_that_violates_a_constraint_is_no_win(
         ("baseline", "baseline", 1.0), ("confirm", "tuned", 1.5),
     )  # fmt: skip
     for kind, label, scale in rows:
-        made = ledger.add_evaluation(
-            database,
-            study.id,
-            kind=kind,
-            label=label,
-            block="confirm-1/B",
-            series={"network": "n"},
-            measure={"extractor": "e"},
-            schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
-            first_seed=block.first_seed + 50_000,
-            images=500,
-            params={},
-        )
+        made = enter(database, scale, kind=kind, label=label, block="confirm-1/B",
+                     first_seed=block.first_seed + 50_000, study="t")  # fmt: skip
         score(database, made, None if kind == "baseline" else -0.5)
         if kind == "confirm":
             ledger.put_score(
