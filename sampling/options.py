@@ -238,8 +238,9 @@ def _first_stage(
         return None, ()
     scale = None if params.get("scale_by_std", False) else float(params.get("scale_factor", 1.0))
     try:
-        if not kind.startswith("VQModel"):
-            raise ValueError("no VQModel")
+        # Of their classes this one alone takes the nearest code first, as diffusers' does.
+        if kind != "VQModelInterface":
+            raise ValueError("no VQModelInterface")
         given = _mapping(stage.get("params", {}), "first_stage_config.params")
         made = vq_config(given, scale=scale)
         if made["vq_embed_dim"] != channels:

@@ -145,6 +145,16 @@ def test_a_stage_that_diffusers_does_not_have_is_told(
     assert described.stage is None and reason in described.cautions[0]
 
 
+def test_a_stage_that_decodes_latents_as_they_are_is_told() -> None:
+    """CompVis's `VQModel.decode` takes no nearest code; `VQModelInterface` and diffusers do."""
+    options = latent_options()
+    stage = options["model"]["params"]["first_stage_config"]
+    stage["target"] = "ldm.models.autoencoder.VQModel"
+    described = config_of(options, where="options")
+    assert described.stage is None
+    assert "latents of a VQModel, which is not converted" in described.cautions[0]
+
+
 def test_more_codes_than_there_can_be_are_told_before_the_file_is_read() -> None:
     options = latent_options()
     options["model"]["params"]["first_stage_config"]["params"]["n_embed"] = 10**30
