@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skiptune.commands.options import Options, device_option, pass_options, shared
+from skiptune.commands.options import (
+    Options,
+    artifacts_option,
+    device_option,
+    pass_options,
+    shared,
+)
 
 if TYPE_CHECKING:
     from skiptune.search.findings import Findings
@@ -45,14 +51,7 @@ SUFFIXES = {"": "html", ".html": "html", ".htm": "html", ".md": "md", ".markdown
 )
 @click.option("--open", "opens", is_flag=True, help="Show it in the browser.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-@click.option(
-    "--artifacts",
-    metavar="PLACE",
-    envvar="SKIPTUNE_ARTIFACTS",
-    show_envvar=True,
-    help="Folder or s3://BUCKET/PREFIX that all workers share.  [default: skiptune-artifacts"
-    " beside a SQLite database]",
-)
+@artifacts_option
 @device_option
 @shared
 @pass_options

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +22,12 @@ from skiptune.search.liveness import process_name
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from tests.command_line import Outcome, write_spec
+from tests.launch.conftest import COMPLETE
 
 Command = Callable[..., Outcome]
 Script = Callable[..., Path]
 URL = "sqlite:///skiptune.db"
 CPU = ("--device", "cpu")
-
-COMPLETE = f"""{sys.executable} - <<'PYTHON'
-import sqlite3
-database = sqlite3.connect("skiptune.db")
-database.execute("UPDATE skiptune_studies SET state = 'complete'")
-database.commit()
-PYTHON"""
 
 
 @pytest.fixture(autouse=True)
