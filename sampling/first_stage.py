@@ -30,10 +30,8 @@ FOLDER = "vqvae"
 PREFIX = "first_stage_model."
 
 _GROUPS = 32  # of every normalisation, which upstream's code takes for granted
-_MOST_LAYERS, _MOST_LEVELS = (
-    64,
-    16,
-)  # a file may not ask for as many as it likes; real ones 2 and 5
+# A file may not ask for as many as it likes; real ones have 2 layers, 5 levels and 16,384 codes.
+_MOST_LAYERS, _MOST_LEVELS, _MOST_WIDE = 64, 16, 1 << 20
 # What upstream's decoder may do that diffusers' does not.
 _UNKNOWN = ("give_pre_end", "tanh_out", "use_linear_attn", "double_z")
 _KNOWN = (
@@ -105,9 +103,11 @@ def vq_config(stage: Mapping[str, Any], *, scale: float | None) -> dict[str, Any
     if kind not in ("vanilla", "none"):
         raise ValueError(f"attn_type {kind!r}")
     multiples = [_whole(value, "ch_mult") for value in dd["ch_mult"]]
-    layers, channels = _whole(dd["num_res_blocks"], "num_res_blocks"), _whole(dd["ch"], "ch")
+    layers, channels = _whole(dd["num_res_blocks"], "num_res_blocks"), _width(dd["ch"], "ch")
     if len(multiples) > _MOST_LEVELS or layers > _MOST_LAYERS:
         raise ValueError(f"{len(multiples)} levels of {layers} blocks")
+    if channels * max(multiples, default=1) > _MOST_WIDE:
+        raise ValueError(f"ch {channels} times ch_mult {multiples}, above {_MOST_WIDE}")
     if multiples[:1] != [1]:
         raise ValueError(f"ch_mult {multiples}, which does not begin with 1")
     if channels % _GROUPS:
@@ -115,24 +115,24 @@ def vq_config(stage: Mapping[str, Any], *, scale: float | None) -> dict[str, Any
     size = _whole(dd["resolution"], "resolution")
     seen = [] if kind == "none" else [int(number) for number in dd.get("attn_resolutions", [])]
     attends = [size // 2**level in seen for level in range(len(multiples))]
-    latents = _whole(dd["z_channels"], "z_channels")
+    latents = _width(dd["z_channels"], "z_channels")
     return {
         "_class_name": "VQModel",
         "act_fn": "silu",
         "block_out_channels": [channels * multiple for multiple in multiples],
         "down_block_types": [f"{'Attn' * here}DownEncoderBlock2D" for here in attends],
-        "in_channels": _whole(dd["in_channels"], "in_channels"),
+        "in_channels": _width(dd["in_channels"], "in_channels"),
         "latent_channels": latents,
         "layers_per_block": layers,
         "mid_block_add_attention": kind != "none",
         "norm_num_groups": _GROUPS,
         "norm_type": "group",
-        "num_vq_embeddings": _whole(stage["n_embed"], "n_embed"),
-        "out_channels": _whole(dd["out_ch"], "out_ch"),
+        "num_vq_embeddings": _width(stage["n_embed"], "n_embed"),
+        "out_channels": _width(dd["out_ch"], "out_ch"),
         "sample_size": size,
         "scaling_factor": scale,
         "up_block_types": [f"{'Attn' * here}UpDecoderBlock2D" for here in reversed(attends)],
-        "vq_embed_dim": _whole(stage["embed_dim"], "embed_dim"),
+        "vq_embed_dim": _width(stage["embed_dim"], "embed_dim"),
     }
 
 
@@ -162,13 +162,8 @@ def _encoder(config: Mapping[str, Any]) -> Names:
     for level, width in enumerate(widths):
         theirs, ours = f"encoder.down.{level}", f"encoder.down_blocks.{level}"
         attends = config["down_block_types"][level].startswith("Attn")
-        for block in range(config["layers_per_block"]):
-            yield from _resnet(f"{theirs}.block.{block}", f"{ours}.resnets.{block}", before, width)
-            if attends:
-                yield from _attention(
-                    f"{theirs}.attn.{block}", f"{ours}.attentions.{block}", width
-                )
-            before = width
+        yield from _level(theirs, ours, before, width, config["layers_per_block"], attends=attends)
+        before = width
         if level < last:
             names = f"{theirs}.downsample.conv", f"{ours}.downsamplers.0.conv"
             yield from _layer(*names, (width, width, 3, 3))
@@ -185,18 +180,24 @@ def _decoder(config: Mapping[str, Any]) -> Names:
     for number, width in enumerate(reversed(widths)):
         theirs, ours = f"decoder.up.{last - number}", f"decoder.up_blocks.{number}"
         attends = config["up_block_types"][number].startswith("Attn")
-        for block in range(config["layers_per_block"] + 1):
-            yield from _resnet(f"{theirs}.block.{block}", f"{ours}.resnets.{block}", before, width)
-            if attends:
-                yield from _attention(
-                    f"{theirs}.attn.{block}", f"{ours}.attentions.{block}", width
-                )
-            before = width
+        blocks = config["layers_per_block"] + 1
+        yield from _level(theirs, ours, before, width, blocks, attends=attends)
+        before = width
         if number < last:
             names = f"{theirs}.upsample.conv", f"{ours}.upsamplers.0.conv"
             yield from _layer(*names, (width, width, 3, 3))
     yield from _layer("decoder.norm_out", "decoder.conv_norm_out", (before,))
     yield from _layer(*_both("decoder.conv_out"), (config["out_channels"], before, 3, 3))
+
+
+def _level(
+    theirs: str, ours: str, before: int, width: int, blocks: int, *, attends: bool
+) -> Names:
+    for block in range(blocks):
+        yield from _resnet(f"{theirs}.block.{block}", f"{ours}.resnets.{block}", before, width)
+        if attends:
+            yield from _attention(f"{theirs}.attn.{block}", f"{ours}.attentions.{block}", width)
+        before = width
 
 
 def _middle(half: str, width: int, *, attends: bool) -> Names:
@@ -239,3 +240,9 @@ def _whole(value: Any, key: str) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{key} {value!r}, no whole number of at least 1")
     return value
+
+
+def _width(value: Any, key: str) -> int:
+    if _whole(value, key) > _MOST_WIDE:
+        raise ValueError(f"{key} {value}, above {_MOST_WIDE}")
+    return int(value)

@@ -232,15 +232,17 @@ def _first_stage(
     params: Mapping[str, Any], channels: int
 ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """Return the first stage with a codebook that the file holds, or why there is none."""
-    stage = params.get("first_stage_config", {})
+    stage = _mapping(params.get("first_stage_config", {}), "first_stage_config")
     kind = str(stage.get("target", "")).rsplit(".", 1)[-1]
     if "first_stage_config" not in params or kind.startswith("AutoencoderKL"):
         return None, ()
     scale = None if params.get("scale_by_std", False) else float(params.get("scale_factor", 1.0))
     try:
-        if not kind.startswith("VQModel"):
-            raise ValueError("no VQModel")
-        made = vq_config(stage.get("params", {}), scale=scale)
+        # Of their classes this one alone takes the nearest code first, as diffusers' does.
+        if kind != "VQModelInterface":
+            raise ValueError("no VQModelInterface")
+        given = _mapping(stage.get("params", {}), "first_stage_config.params")
+        made = vq_config(given, scale=scale)
         if made["vq_embed_dim"] != channels:
             raise ValueError(f"embed_dim {made['vq_embed_dim']} of {channels} channels")
         return made, ()
@@ -257,16 +259,23 @@ def _latent_classes(stage: Any) -> dict[str, Any]:
     """Return the classes of a condition of latent diffusion."""
     if stage in (None, "__is_unconditional__", "__is_first_stage__"):
         return {"label_dim": 0}
-    kind = str(stage.get("target", "")).rsplit(".", 1)[-1]
+    kind = str(_mapping(stage, "cond_stage_config").get("target", "")).rsplit(".", 1)[-1]
     if kind != "ClassEmbedder":
         raise ValueError(
             f"a condition by {kind or 'something else'}: of this code's networks those without"
             " conditions and with classes are read, text in diffusers' layout"
         )
-    rows = int(stage["params"].get("n_classes", _CLASSES))
+    given = _mapping(stage["params"], "cond_stage_config.params")
+    rows = int(given.get("n_classes", _CLASSES))
     # One more than ImageNet's classes: the last row stands for no label.
-    labelled = rows - 1 if rows == _CLASSES + 1 or stage["params"].get("null_label") else rows
+    labelled = rows - 1 if rows == _CLASSES + 1 or given.get("null_label") else rows
     return {"label_dim": labelled, "label_rows": rows}
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}, a {type(value).__name__} and no mapping")
+    return value
 
 
 def _uvit(taken: _Taken) -> Described:

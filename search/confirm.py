@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.search import controls
@@ -27,7 +26,7 @@ from skiptune.search.luck import luck_of, rankings
 from skiptune.search.projection import Board
 from skiptune.search.promotion import best
 from skiptune.search.prompting import prompt_counts, refuse_few_prompts
-from skiptune.search.result import NO_GAIN, WIN, Result, is_win
+from skiptune.search.result import NO_GAIN, WIN, Result, is_win, of_search
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.records import SECOND_PLACE, Evaluation, Score, SpentBlock
@@ -148,17 +147,14 @@ def result_of(study: OpenStudy, number: int) -> Result:
         and is_win(tuned, measured[base.id], alpha=spent.alpha, min_gain=min_gain)
     )
     params = {} if winner is None else dict(winner.params)
-    spending = ledger.spending(study.database, study.id)
     seen = None if winner is None or tuned is None else (winner, scores[winner.id])
     looks = {} if winner is None else other_looks(study.database, study.id, base, winner)
     screened = study.spec.objective.projection is not None and len(study.rungs) > 1
     return Result(
-        study=study.spec.study,
+        **of_search(study),
         metric=scores[base.id].metric,
-        setting=study.setting,
         confirm=spent.number,
         alpha=spent.alpha,
-        min_gain=min_gain,
         seeds=(half_a.first_seed, half_b.first_seed),
         baseline=measured[base.id],
         winner=tuned,
@@ -166,17 +162,12 @@ def result_of(study: OpenStudy, number: int) -> Result:
         schedule=study.space.schedule(params) if params else Schedule.baseline(),
         params=params,
         edges=study.space.edges(params) if params else (),
-        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
-        images=spending.images,
-        seconds=spending.seconds,
         verdict=WIN if won else NO_GAIN,
-        better=CATALOGUE[study.spec.objective.keys[0]].better,
         violated=violated,
         second=looks.pop(SECOND_PLACE, None),
         parts=tuple(looks.values()),
         luck=None if seen is None else luck_of(study.database, study.id, *seen, screened=screened),
         rankings=rankings(study.database, study.id, half_a.name, rungs=study.rungs),
-        unit=study.unit,
         prompts=_prompts(study, number).get(half_b.name),
     )
 
@@ -204,14 +195,11 @@ def _untested(study: OpenStudy, number: int) -> Result:
     found = ledger.baseline_score(study.database, study.id)
     assert found is not None
     baseline, score = found
-    spending = ledger.spending(study.database, study.id)
     return Result(
-        study=study.spec.study,
+        **of_search(study),
         metric=score.metric,
-        setting=study.setting,
         confirm=number,
         alpha=study.spec.confirm.alpha / 2.0**number,
-        min_gain=study.spec.confirm.min_gain,
         seeds=(SEARCH_SEED, SEARCH_SEED),
         baseline=measured_of(study.database, baseline, score),
         winner=None,
@@ -219,13 +207,8 @@ def _untested(study: OpenStudy, number: int) -> Result:
         schedule=Schedule.baseline(),
         params={},
         edges=(),
-        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
-        images=spending.images,
-        seconds=spending.seconds,
         verdict=NO_GAIN,
-        better=CATALOGUE[study.spec.objective.keys[0]].better,
         tested=False,
-        unit=study.unit,
         prompts=_prompts(study, number).get(SEARCH),
     )
 

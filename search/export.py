@@ -12,14 +12,12 @@ from importlib.metadata import version
 from skiptune import __version__
 from skiptune.canonical import digest
 from skiptune.errors import OutputError, StorageError
-from skiptune.objectives.catalogue import CATALOGUE
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, TextModel, Verdict
 from skiptune.search.overview import leaders
-from skiptune.search.result import NOT_CONFIRMED, Measured, Result
+from skiptune.search.result import NOT_CONFIRMED, Measured, Result, of_search
 from skiptune.search.study import SEARCH_SEED, OpenStudy
 from skiptune.search.tuned import Tuned
 from skiptune.search.tuned_network import TunedDecoder, TunedNetwork, TunedPrompts
-from skiptune.storage import ledger
 
 __all__ = ["best_so_far", "tuned_of"]
 
@@ -122,14 +120,11 @@ def best_so_far(study: OpenStudy) -> Result:
             found="none",
             hint=f"go on with `skiptune worker {study.spec.study}`",
         )
-    spending = ledger.spending(study.database, study.id)
     return Result(
-        study=study.spec.study,
+        **of_search(study),
         metric=first.metric,
-        setting=study.setting,
         confirm=0,
         alpha=study.spec.confirm.alpha,
-        min_gain=study.spec.confirm.min_gain,
         seeds=(SEARCH_SEED, SEARCH_SEED),
         baseline=first.baseline,
         winner=first.measured,
@@ -137,13 +132,8 @@ def best_so_far(study: OpenStudy) -> Result:
         schedule=first.schedule,
         params=dict(first.params),
         edges=(),
-        evaluations=len(ledger.evaluations(study.database, study.id, kind="proposal")),
-        images=spending.images,
-        seconds=spending.seconds,
         verdict=NOT_CONFIRMED,
-        better=CATALOGUE[study.spec.objective.keys[0]].better,
         tested=False,
-        unit=study.unit,
     )
 
 

@@ -88,7 +88,7 @@ class Origin:
     Arguments:
         study_id: The study in its database.
         created: When, UTC.
-        spec: Its spec; of files the names alone.
+        spec: Its spec without `launch`; of files the names alone.
         hashes: What is identified by its content: (what, name, SHA-256).
         seeds: Blocks of image seeds.
         versions: By package, each version that has sampled.
@@ -232,7 +232,8 @@ def _origin(database: Database, study: Study) -> Origin:
     return Origin(
         study_id=study.id,
         created=study.created,
-        spec=without_places(study.spec),
+        # Where its workers run is no part of the numbers: it names hosts, accounts and variables.
+        spec=without_places({key: part for key, part in study.spec.items() if key != "launch"}),
         hashes=tuple(_hashes(study)),
         seeds=tuple(_seeds(database, study)),
         versions={name: tuple(used[name]) for name in PACKAGES if name in used},

@@ -59,10 +59,9 @@ def collect(
         )
     chunks, images = ledger.droppable_arrays(database) if drop else (0, 0)
     dropped = set(ledger.drop_arrays(database)) if drop and not dry_run else set()
-    if not dry_run:
-        # Of studies whose deletion was cut short; their files go as all do that no row names.
-        ledger.drop_pictures(database)
-    kept = kept_files(database, store)
+    # Of studies whose deletion was cut short; their files go as all do that no row names.
+    unneeded = ledger.drop_pictures(database, dry_run=dry_run)
+    kept = kept_files(database, store).difference(unneeded)
     old = store.now() - ORPHAN_SECONDS
     files = size = 0
     for file in store.files():

@@ -23,14 +23,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from skiptune.errors import Problem, SpecError
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.document import Document, parse_plain, read_text, shown
-from skiptune.search.json_file import check_format, read_json
+from skiptune.search.json_file import check_format, model_of, read_json
 from skiptune.search.output import write_whole
-from skiptune.search.problems import problems_of, refusal, suggestion
+from skiptune.search.problems import refusal, suggestion
 from skiptune.search.sections import Section
 
 if TYPE_CHECKING:
@@ -106,12 +106,7 @@ def load_start(path: Path | str) -> StartFile | None:
         return None
     name = str(path)
     check_format(values, name=name, expected=FORMAT, version=SCHEMA_VERSION, hint=_AGAIN)
-    try:
-        return StartFile.model_validate(values)
-    except ValidationError as error:
-        document = Document(name, values)
-        problems = problems_of(error, model=StartFile, values=values, where=document.where)
-        raise SpecError.of(problems, hint=_AGAIN) from None
+    return model_of(StartFile, values, source=name, hint=_AGAIN)
 
 
 @dataclass(frozen=True)

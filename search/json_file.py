@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from skiptune.errors import SpecError
-from skiptune.search.document import read_text, shown
+from skiptune.search.document import Document, read_text, shown
+from skiptune.search.problems import problems_of
 
-__all__ = ["check_format", "read_json"]
+__all__ = ["check_format", "model_of", "read_json"]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json(path: Path | str, *, hint: str) -> Any:
@@ -59,6 +64,26 @@ def check_format(values: Any, *, name: str, expected: str, version: int, hint: s
             found=f"{written}, written by a newer skiptune",
             hint="pip install --upgrade skiptune",
         )
+
+
+def model_of(model: type[Model], values: dict[str, Any], *, source: str, hint: str) -> Model:
+    """Return what plain data describe.
+
+    Arguments:
+        model: What they are to be.
+        values: The data.
+        source: The file they are from, for messages.
+        hint: What to do when they are something else.
+
+    Raises:
+        SpecError: With every problem at once.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        document = Document(source, values)
+        problems = problems_of(error, model=model, values=values, where=document.where)
+        raise SpecError.of(problems, hint=hint) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

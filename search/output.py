@@ -11,7 +11,7 @@ from pathlib import Path
 
 from skiptune.errors import OutputError
 
-__all__ = ["check_folder_free", "whole_folder", "write_whole"]
+__all__ = ["check_folder_free", "check_no_device", "whole_folder", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
@@ -20,11 +20,13 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
     Arguments:
         path: Where; the folder must exist.
         data: The file's content.
-        force: Replace an existing file.
+        force: Replace an existing file; of a link the file that it names.
 
     Raises:
-        OutputError: When the file exists and `force` is not set, or it cannot be written.
+        OutputError: When the file exists and `force` is not set, it cannot be written, or it is
+            something else, e.g. a device.
     """
+    check_no_device(path, where=str(path))
     taken = OutputError(
         str(path),
         expected="a path where no file is yet",
@@ -35,6 +37,8 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
         raise OutputError(str(path), expected="a file", found="a folder", hint="name a file in it")
     if not force and os.path.lexists(path):
         raise taken
+    if force:
+        path = Path(os.path.realpath(path))
     # A hidden name beside the target, so that the last step stays on one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -61,6 +65,25 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_no_device(path: Path, *, where: str) -> None:
+    """Refuse what is neither a file nor a folder: replacing it would take it from everybody.
+
+    Arguments:
+        path: The file to be written; nothing may be there.
+        where: What the user asked for, for the message.
+
+    Raises:
+        OutputError: It is a device, a pipe or a socket, or a link to one.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OutputError(
+            where,
+            expected="the path of a file",
+            found="a device, a pipe or a socket, which is never replaced",
+            hint="name a file",
+        )
 
 
 def check_folder_free(path: Path, *, marker: str, force: bool = False) -> None:

@@ -58,13 +58,16 @@ class PairedError:
 
         How much of an error is the prompts' and how much the images' own is not known. It falls
         with the root of the prompts at least, and with that of the images at most; the larger of
-        the two is taken.
+        the two is taken. It was learnt on no more prompts than images.
 
         Arguments:
             measured: Prompts that it was learnt on are drawn from so many.
             wanted: Those of the images to come are drawn from so many.
         """
-        return replace(self, floor=self.error * math.sqrt(measured / wanted))
+        seen = float(measured)
+        if self.error > 0:
+            seen = min(seen, (self.deviation / self.error) ** 2)
+        return replace(self, floor=self.error * math.sqrt(seen / wanted))
 
 
 def stored_error(

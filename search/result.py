@@ -8,14 +8,27 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from skiptune.objectives.catalogue import IMAGE, Better, Unit
+from skiptune.objectives.catalogue import CATALOGUE, IMAGE, Better, Unit
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
+from skiptune.storage import ledger
 from skiptune.storage.records import Score
 
-__all__ = ["HOPELESS", "Luck", "Measured", "Ranking", "Result", "SecondLook", "is_win"]
+if TYPE_CHECKING:
+    from skiptune.search.study import OpenStudy
+
+__all__ = [
+    "HOPELESS",
+    "Luck",
+    "Measured",
+    "Ranking",
+    "Result",
+    "SecondLook",
+    "is_win",
+    "of_search",
+]
 
 NO_GAIN = "no significant gain"
 WIN = "win"
@@ -266,3 +279,18 @@ def is_win(measured: Measured, baseline: Measured, *, alpha: float, min_gain: fl
     interval = measured.gain_interval(baseline.value, level=1 - alpha)
     gain = measured.gain(baseline.value)
     return interval is not None and gain is not None and interval[0] > 0 and gain >= min_gain
+
+
+def of_search(study: OpenStudy) -> dict[str, Any]:
+    """Return what every result of a study says, by the names of `Result`, whatever it tells."""
+    spending = ledger.spending(study.database, study.id)
+    return {
+        "study": study.spec.study,
+        "setting": study.setting,
+        "min_gain": study.spec.confirm.min_gain,
+        "evaluations": len(ledger.evaluations(study.database, study.id, kind="proposal")),
+        "images": spending.images,
+        "seconds": spending.seconds,
+        "better": CATALOGUE[study.spec.objective.keys[0]].better,
+        "unit": study.unit,
+    }

@@ -119,7 +119,8 @@ def least_gain(
 
     Half of the paired standard error that the best schedule so far will have in a confirm. Errors
     fall with the root of the images; those that count prompts at least with the root of these, and
-    the larger of the two is taken (`PairedError.on_prompts`).
+    the larger of the two is taken (`PairedError.on_prompts`). Of more prompts than images there
+    are no more seen than images.
 
     Arguments:
         standings: Of one rung.
@@ -131,8 +132,8 @@ def least_gain(
     best = min(standings, key=lambda one: (one.difference, one.number))
     kept = math.sqrt(images / confirm)
     if prompts is not None:
-        searched, tested = prompts
-        kept = max(kept, math.sqrt(searched / max(tested, 1)))
+        searched, tested = min(prompts[0], images), min(max(prompts[1], 1), confirm)
+        kept = max(kept, math.sqrt(searched / tested))
     return PROVABLE * best.difference_error * kept
 
 

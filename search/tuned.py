@@ -18,7 +18,6 @@ from pydantic import (
     AfterValidator,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -27,11 +26,10 @@ from pydantic import (
 from skiptune.errors import NetworkError, Problem, SpecError
 from skiptune.sampling.schedule import BRANCHES, PARTS, Schedule, Term
 from skiptune.sampling.setting import KNOBS
-from skiptune.search.document import Document
 from skiptune.search.evidence import Measure, Provenance, Score, SeedBlock, Verdict
-from skiptune.search.json_file import check_format, read_json
+from skiptune.search.json_file import check_format, model_of, read_json
 from skiptune.search.output import write_whole
-from skiptune.search.problems import one_of, problems_of, refusal
+from skiptune.search.problems import one_of, refusal
 from skiptune.search.sections import Section, SettingSpec, Sha256
 from skiptune.search.tuned_network import TunedNetwork
 
@@ -249,12 +247,7 @@ class Tuned(Section):
         Raises:
             SpecError: With every problem at once.
         """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            document = Document(source, values)
-            problems = problems_of(error, model=cls, values=values, where=document.where)
-            raise SpecError.of(problems, hint=EXPORT) from None
+        return model_of(cls, values, source=source, hint=EXPORT)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

@@ -7,6 +7,7 @@ SIGUSR1. stdout is data, stderr is talk.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -106,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     words = tuple(sys.argv[1:] if arguments is None else arguments)
     options = Options(words=words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Signs that the encoding of a terminal lacks are no reason to print nothing.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = cli.main(list(words), prog_name="skiptune", standalone_mode=False, obj=options)
         # click returns the code of `ctx.exit()` (--help, --version) and a command's own value.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from skiptune.storage.artifacts import put_artifact
 from skiptune.storage.database import Database
@@ -81,24 +82,35 @@ def grids(database: Database, evaluations: Sequence[Evaluation]) -> dict[str, st
     return {key: found[name] for key, name in names.items() if name in found}
 
 
-def drop_pictures(database: Database) -> tuple[str, ...]:
+def drop_pictures(database: Database, *, dry_run: bool = False) -> tuple[str, ...]:
     """Forget the grids that no evaluation and the pairs that no study needs any more.
+
+    Arguments:
+        database: Where they are noted.
+        dry_run: Only look which they are.
 
     Returns:
         Digests of their files.
     """
+    if dry_run:
+        with database.read() as session:
+            return _unneeded(session)
+    with database.write() as session:
+        gone = _unneeded(session)
+        for first in range(0, len(gone), _TOGETHER):
+            part = gone[first : first + _TOGETHER]
+            session.execute(delete(ArtifactRow).where(ArtifactRow.digest.in_(part)))
+    return gone
+
+
+def _unneeded(session: Session) -> tuple[str, ...]:
     pictures = select(ArtifactRow.digest, ArtifactRow.name).where(
         ArtifactRow.kind.in_((_GRID, _PAIR))
     )
     needed = select(EvaluationRow.series, EvaluationRow.schedule).distinct()
-    with database.write() as session:
-        names = {_grid_name(series, schedule) for series, schedule in session.execute(needed)}
-        names |= {f"{study}{PNG}" for study in session.scalars(select(StudyRow.id))}
-        gone = sorted(digest for digest, name in session.execute(pictures) if name not in names)
-        for first in range(0, len(gone), _TOGETHER):
-            part = gone[first : first + _TOGETHER]
-            session.execute(delete(ArtifactRow).where(ArtifactRow.digest.in_(part)))
-    return tuple(gone)
+    names = {_grid_name(series, schedule) for series, schedule in session.execute(needed)}
+    names |= {f"{study}{PNG}" for study in session.scalars(select(StudyRow.id))}
+    return tuple(sorted(key for key, name in session.execute(pictures) if name not in names))
 
 
 def _grid_name(series: str, schedule: str) -> str:

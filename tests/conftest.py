@@ -146,6 +146,25 @@ def write_checkpoint(tiny_config: dict[str, Any]) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def made_up_folder(
+    tmp_path: Path,
+    tiny_study: ModuleType,
+    tiny_network: EDMPrecond,
+    write_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with the files of the tiny study, whose images are made up from here on."""
+    from tests.search import made_up
+
+    folder = tmp_path / "study"
+    folder.mkdir()
+    write_checkpoint(tiny_network, folder / "tiny.safetensors")
+    made_up.write_reference(folder, tiny_study)
+    made_up.replace(monkeypatch.setattr)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_study() -> ModuleType:
     """The module `tiny_study`, loaded once: its extractor can be registered only once."""

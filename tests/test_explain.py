@@ -13,33 +13,20 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from torch import nn
 
 from skiptune.search.course import whole_study
 from skiptune.search.study import open_study
 from skiptune.search.worker import Limits, Worker
-from tests.search import made_up
 
 
 @pytest.fixture
-def folder(
-    tmp_path: Path,
-    tiny_study: ModuleType,
-    tiny_network: nn.Module,
-    write_checkpoint: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def folder(made_up_folder: Path, tiny_study: ModuleType) -> Path:
     """A folder with a study that has scored its baseline and three schedules, all made up."""
-    made_up.replace(monkeypatch.setattr)
-    folder = tmp_path / "study"
-    folder.mkdir()
-    write_checkpoint(tiny_network, folder / "tiny.safetensors")
-    made_up.write_reference(folder, tiny_study)
-    spec = tiny_study.spec(folder, search__rungs=[250], search__sampler="random")
-    study = open_study(spec, storage=f"sqlite:///{folder / 'tiny.db'}")
+    spec = tiny_study.spec(made_up_folder, search__rungs=[250], search__sampler="random")
+    study = open_study(spec, storage=f"sqlite:///{made_up_folder / 'tiny.db'}")
     Worker(study, whole_study(study), limits=Limits(images=1000)).run()
     study.database.close()
-    return folder
+    return made_up_folder
 
 
 def test_a_page_two_pictures_and_data(command: Callable[..., Any], folder: Path) -> None:

@@ -10,28 +10,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from torch import nn
 
 from tests.command_line import write_spec
-from tests.search import made_up
 
 
 @pytest.fixture
-def spec(
-    tmp_path: Path,
-    tiny_study: ModuleType,
-    tiny_network: nn.Module,
-    write_checkpoint: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def spec(tiny_study: ModuleType, made_up_folder: Path) -> Path:
     """The tiny study as a file; its images are made up."""
-    folder = tmp_path / "study"
-    folder.mkdir()
-    write_checkpoint(tiny_network, folder / "tiny.safetensors")
-    made_up.write_reference(folder, tiny_study)
-    made_up.replace(monkeypatch.setattr)
     changes = {"search__evaluations": 3, "space__kind": "uniform"}
-    return write_spec(tiny_study, folder, **changes)
+    return write_spec(tiny_study, made_up_folder, **changes)
 
 
 def test_it_tells_parts_and_hours_and_writes_nothing(

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from torch import nn
 
 from skiptune.search.artifacts import bind_store
 from skiptune.search.course import whole_study
@@ -25,7 +24,6 @@ from skiptune.search.worker import Limits, Worker
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from skiptune.views.result import score_rows
-from tests.search import made_up
 from tests.views.report.parsed import parsed, tables
 from tests.views.report.test_kept import grid, made
 
@@ -33,22 +31,11 @@ Command = Callable[..., Any]
 
 
 @pytest.fixture
-def folder(
-    tmp_path: Path,
-    tiny_study: ModuleType,
-    tiny_network: nn.Module,
-    write_checkpoint: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def folder(made_up_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tiny study's files, and images that are made up."""
-    made_up.replace(monkeypatch.setattr)
     # What another study has brought here is no file of this one.
     monkeypatch.setenv("SKIPTUNE_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "study"
-    folder.mkdir()
-    write_checkpoint(tiny_network, folder / "tiny.safetensors")
-    made_up.write_reference(folder, tiny_study)
-    return folder
+    return made_up_folder
 
 
 def where(folder: Path) -> tuple[str, str]:
@@ -200,6 +187,11 @@ def test_what_is_asked_for_wrongly(
     a_folder = command("report", "tiny", *where(folder), "-o", folder)
     assert a_folder.code == 2 and "a folder" in a_folder.err
     assert command("report", "tiny", *where(folder), "--format", "pdf").code == 2
+    other = command("report", "tiny", *where(folder), "-o", tmp_path / "report.pdf")
+    assert other.code == 2 and "one that ends in .pdf" in other.err
+    assert not (tmp_path / "report.pdf").exists()
+    said = command("report", "tiny", *where(folder), "-o", tmp_path / "r.v2", "--format", "md")
+    assert said.code == 0 and (tmp_path / "r.v2").exists()
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     with unprivileged():

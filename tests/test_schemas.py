@@ -22,7 +22,11 @@ from tests.test_docker import project
 
 ROOT = Path(__file__).resolve().parents[1]
 K8S = ROOT / "docker" / "k8s"
-SECRETS = {"secrets/url": "postgresql://me@host/studies", "secrets/password": "secret"}
+SECRETS = {
+    "secrets/url": "postgresql://me@host/studies",
+    "secrets/password": "secret",
+    "secrets/token": "0123456789abcdef",
+}
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 
 Json = dict[str, Any]
@@ -44,11 +48,9 @@ def test_what_kustomize_builds(folder: Path, version: str) -> None:
         checked(item, version)
         assert item["metadata"]["namespace"] == "skiptune"
     kinds = sorted(item["kind"] for item in items)
-    assert kinds == (
-        ["Job"]
-        if folder.name == "workers"
-        else ["Job", "PersistentVolumeClaim", "Secret", "Service", "StatefulSet"]
-    )
+    everything = ["Deployment", "Job", "PersistentVolumeClaim", "Secret", "Secret"]
+    everything += ["Service", "Service", "StatefulSet"]
+    assert kinds == (["Job"] if folder.name == "workers" else everything)
 
 
 def test_pods_name_what_is_built() -> None:

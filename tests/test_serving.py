@@ -116,6 +116,16 @@ def test_json_is_one_document(studied: str) -> None:
     assert err.startswith("Stopped.")
 
 
+def test_a_proxy_without_a_token_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = frozenset({"localhost", "127.0.0.1", "127.0.0.2", "tune.example.org"})
+    serving._explain(Options(), Access(hosts=hosts), None, None)
+    said = capsys.readouterr().err
+    assert "without a token whoever is let through by tune.example.org sees the studies" in said
+    serving._explain(Options(), Access(hosts=hosts, token=TOKEN), None, None)
+    serving._explain(Options(), Access(), None, None)
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_study_that_optuna_does_not_have_yet_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -302,7 +302,7 @@ def test_an_old_database_is_refused_upgraded_and_goes_on(command: Command, tmp_p
     assert refused.code == 2
     assert "skiptune db upgrade" in refused.err
     versions = json.loads(command("db", "version", "--json").out)
-    assert (versions["schema"], versions["needed"]) == ("0001", "0004")
+    assert (versions["schema"], versions["needed"]) == ("0001", "0005")
     assert json.loads(command("db", "upgrade", "--json").out)["before"] == "0001"
     assert "is up to date" in command("db", "upgrade").err
     assert "confirm 1" in command("status", "tiny").out

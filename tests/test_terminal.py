@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import shlex
@@ -13,14 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from torch import nn
 
-from skiptune.commands.output import print_hints
+from skiptune.commands.output import print_hints, print_json
 from skiptune.search.course import whole_study
 from skiptune.search.study import open_study
 from skiptune.search.tune import run
 from skiptune.search.worker import Limits, Worker
-from tests.search import made_up
 
 WORDS = (("best", "tiny", "--top", "3"), ("explain", "tiny", "--no-model"), ("status", "tiny"),
          ("status",))  # fmt: skip
@@ -28,25 +27,15 @@ STATES = ("searching", "not confirmed", "finished")
 
 
 @pytest.fixture(params=STATES)
-def url(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    tiny_study: ModuleType,
-    tiny_network: nn.Module,
-    write_checkpoint: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> str:
+def url(request: pytest.FixtureRequest, made_up_folder: Path, tiny_study: ModuleType) -> str:
     """The database of a study at one time of its life; many of its scales touch their ends."""
-    made_up.replace(monkeypatch.setattr)
-    write_checkpoint(tiny_network, tmp_path / "tiny.safetensors")
-    made_up.write_reference(tmp_path, tiny_study)
     controls = ["epsilon scale", "grid exponent"] if request.param == "finished" else False
     spec = tiny_study.spec(
-        tmp_path, search__rungs=[250, 500], search__sampler="random", search__evaluations=4,
+        made_up_folder, search__rungs=[250, 500], search__sampler="random", search__evaluations=4,
         search__promote=1.0, space__intervals=3, space__low=0.99, space__high=1.3,
         confirm__controls=controls,
     )  # fmt: skip
-    database = f"sqlite:///{tmp_path / 'tiny.db'}"
+    database = f"sqlite:///{made_up_folder / 'tiny.db'}"
     study = open_study(spec, storage=database)
     if request.param == "finished":
         run(study)
@@ -114,6 +103,22 @@ def test_a_terminal_without_colour_shows_the_same_words(
         assert "\x1b" not in plain
         shown = [line.rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
         assert shown == piped.splitlines()
+
+
+@pytest.mark.parametrize("url", ["finished"], indirect=True)
+def test_signs_that_an_encoding_lacks_end_nothing(url: str, tmp_path: Path) -> None:
+    for words in WORDS:
+        shown = seen(words, url, tmp_path, PYTHONIOENCODING="ascii")
+        assert shown.isascii() and "[+" in shown
+
+
+def test_letters_that_an_encoding_lacks_are_whole_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, text in (("latin-1", rb'"\u0161 \u00b1"'), ("utf-8", '"š ±"'.encode())):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+        print_json("š ±")
+        sys.stdout.flush()
+        assert out.getvalue() == text + b"\n"
 
 
 def test_hints_fit_and_their_commands_can_be_pasted(

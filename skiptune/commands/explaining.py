@@ -9,6 +9,7 @@ import click
 
 from skiptune.commands.options import (
     Options,
+    artifacts_option,
     device_option,
     pass_options,
     shared,
@@ -34,14 +35,7 @@ __all__ = ["explain"]
     is_flag=True,
     help="Load no network: the slice shows measured points only.",
 )
-@click.option(
-    "--artifacts",
-    metavar="PLACE",
-    envvar="SKIPTUNE_ARTIFACTS",
-    show_envvar=True,
-    help="Folder or s3://BUCKET/PREFIX that all workers share.  [default: skiptune-artifacts"
-    " beside a SQLite database]",
-)
+@artifacts_option
 @device_option
 @shared
 @pass_options

@@ -11,11 +11,13 @@ from click.core import ParameterSource
 
 __all__ = [
     "Options",
+    "artifacts_option",
     "device_option",
     "pass_options",
     "shared",
     "store_options",
     "study_option",
+    "tuned_files_options",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -136,6 +138,32 @@ def study_option(function: Function) -> Function:
     )(function)
 
 
+def tuned_files_options(function: Function) -> Function:
+    """Add `--checkpoint` and `--decoder`: where the files are that a TUNED.json names."""
+    function = click.option(
+        "--decoder",
+        metavar="FOLDER",
+        help="The VAE of a network of latents; by default the folder beside TUNED.json.",
+    )(function)
+    return click.option(
+        "--checkpoint",
+        metavar="FILE",
+        help="The network; by default the bundled one or the file beside TUNED.json.",
+    )(function)
+
+
+def artifacts_option(function: Function) -> Function:
+    """Add `--artifacts`, which says where per-image arrays are."""
+    return click.option(
+        "--artifacts",
+        metavar="PLACE",
+        envvar="SKIPTUNE_ARTIFACTS",
+        show_envvar=True,
+        help="Folder or s3://BUCKET/PREFIX that all workers share.  [default: skiptune-artifacts"
+        " beside a SQLite database]",
+    )(function)
+
+
 def store_options(function: Function) -> Function:
     """Add `--artifacts` and `--group-writable`, which say where per-image arrays are stored."""
     function = click.option(
@@ -145,11 +173,4 @@ def store_options(function: Function) -> Function:
         show_envvar=True,
         help="Let the folder's group write what is stored.",
     )(function)
-    return click.option(
-        "--artifacts",
-        metavar="PLACE",
-        envvar="SKIPTUNE_ARTIFACTS",
-        show_envvar=True,
-        help="Folder or s3://BUCKET/PREFIX that all workers share.  [default: skiptune-artifacts"
-        " beside a SQLite database]",
-    )(function)
+    return artifacts_option(function)

@@ -37,7 +37,9 @@ PIPED = 80  # columns where there is no terminal to ask
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout; numbers that JSON has no word for become null."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    # Where the encoding lacks letters, JSON has escapes for them.
+    ascii_alone = "utf" not in str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_alone, allow_nan=False))
 
 
 def print_text(*parts: RenderableType) -> None:
@@ -120,9 +122,13 @@ def check_writable(path: Path, *, force: bool, option: str = "-o") -> None:
         option: How the user chose the path.
 
     Raises:
-        OutputError: The folder is missing, is none, cannot be written, or the file is there.
+        OutputError: The folder is missing, is none, cannot be written, or the file is there, or
+            something else, e.g. a device.
     """
+    from skiptune.search.output import check_no_device
+
     where = f"{option} {path}"
+    check_no_device(path, where=where)
     if path.is_dir():
         raise OutputError(
             where,

@@ -173,11 +173,13 @@ def look_after(options: Options, study: Study, plan: Plan) -> None:
         Stopped: Somebody asked this process, or all of its workers, to stop.
     """
     import socket
+    from dataclasses import replace
 
     from skiptune.commands.output import say
     from skiptune.launch.crew import Crew, signals_kept
     from skiptune.launch.executor import Job
     from skiptune.launch.local import members_of
+    from skiptune.launch.tether import tethered
     from skiptune.search.liveness import worker_name
 
     members = members_of(plan)
@@ -190,7 +192,9 @@ def look_after(options: Options, study: Study, plan: Plan) -> None:
         f" {plan.logs}/{os.getpid()}-*.log",
     )
     look = _Look(options, study)
-    crew = Crew(members, say=lambda text: say(options, text))
+    # Whatever ends this process ends them too: a note of a launch that is over is true then.
+    tied = [replace(member, words=tethered(member.words)) for member in members]
+    crew = Crew(tied, say=lambda text: say(options, text))
     asked: list[int] = []
     try:
         with signals_kept() as signals:

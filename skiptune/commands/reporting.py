@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skiptune.commands.options import Options, device_option, pass_options, shared
+from skiptune.commands.options import (
+    Options,
+    artifacts_option,
+    device_option,
+    pass_options,
+    shared,
+)
 
 if TYPE_CHECKING:
     from skiptune.search.findings import Findings
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-SUFFIXES = {".md": "md", ".markdown": "md"}
+SUFFIXES = {"": "html", ".html": "html", ".htm": "html", ".md": "md", ".markdown": "md"}
 
 
 @click.command()
@@ -45,14 +51,7 @@ SUFFIXES = {".md": "md", ".markdown": "md"}
 )
 @click.option("--open", "opens", is_flag=True, help="Show it in the browser.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-@click.option(
-    "--artifacts",
-    metavar="PLACE",
-    envvar="SKIPTUNE_ARTIFACTS",
-    show_envvar=True,
-    help="Folder or s3://BUCKET/PREFIX that all workers share.  [default: skiptune-artifacts"
-    " beside a SQLite database]",
-)
+@artifacts_option
 @device_option
 @shared
 @pass_options
@@ -90,7 +89,7 @@ def report(
     from skiptune.storage.database import open_database
     from skiptune.views.report.contents import report_of
 
-    kind = kind or ("html" if output is None else SUFFIXES.get(output.suffix.lower(), "html"))
+    kind = kind or _kind_of(output)
     path = output or Path(f"report.{kind}")
     check_writable(path, force=force)
     hush(verbose=options.verbose)
@@ -118,6 +117,26 @@ def report(
     say(options, f"Wrote {path}: {verdict}")
     if opens and not webbrowser.open(path.absolute().as_uri()):
         say(options, f"No browser is here. Open it yourself: {path}")
+
+
+def _kind_of(output: Path | None) -> str:
+    """Return the format of a file by its name.
+
+    Raises:
+        SpecError: It ends in something else.
+    """
+    from skiptune.errors import SpecError
+
+    suffix = "" if output is None else output.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise SpecError(
+            f"-o {output}",
+            expected="a name that ends in .html or .md, or --format",
+            found=f"one that ends in {suffix}",
+            hint="say what it shall hold with --format html or --format md; a browser prints HTML"
+            " as PDF",
+        )
+    return SUFFIXES[suffix]
 
 
 def _unasked(found: Findings) -> Findings:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skiptune.commands.options import Options, device_option, pass_options, shared
+from skiptune.commands.options import (
+    Options,
+    device_option,
+    pass_options,
+    shared,
+    tuned_files_options,
+)
 from skiptune.commands.tuned_network import (
     decoder_place,
     network_place,
@@ -94,16 +100,7 @@ class _Label:
     help="With --num: reference statistics; by default those of TUNED.json, bundled or beside it.",
 )
 @click.option("--weights", metavar="FILE", help="With --num: the extractor's weights.")
-@click.option(
-    "--checkpoint",
-    metavar="FILE",
-    help="The network; by default the bundled one or the file beside TUNED.json.",
-)
-@click.option(
-    "--decoder",
-    metavar="FOLDER",
-    help="The VAE of a network of latents; by default the folder beside TUNED.json.",
-)
+@tuned_files_options
 @click.option(
     "-o",
     "--output",

@@ -24,6 +24,7 @@ from skiptune.commands.options import (
     pass_options,
     shared,
     store_options,
+    tuned_files_options,
 )
 from skiptune.commands.tuned_network import decoder_place, network_place, prompts_place
 from skiptune.errors import OutputError, SpecError
@@ -193,16 +194,7 @@ def ref(
     help="The feature network; by default the reference's or TUNED.json's.",
 )
 @image_options
-@click.option(
-    "--checkpoint",
-    metavar="FILE",
-    help="The network; by default the bundled one or the file beside TUNED.json.",
-)
-@click.option(
-    "--decoder",
-    metavar="FOLDER",
-    help="The VAE of a network of latents; by default the folder beside TUNED.json.",
-)
+@tuned_files_options
 @click.option(
     "--confirmed",
     is_flag=True,

@@ -197,7 +197,15 @@ def _access(
 def _explain(options: Options, access: Access, study: str | None, shown: int | None) -> None:
     """Tell on stderr what the server does, and what it waits for."""
     from skiptune.commands.output import say
+    from skiptune.views.dashboard.access import LOOPBACK, is_address
 
+    names = sorted(host for host in access.hosts - LOOPBACK if not is_address(host))
+    if names and access.token is None:
+        say(
+            options,
+            f"warning: without a token whoever is let through by {', '.join(names)} sees the"
+            " studies; see --token-file",
+        )
     if study is not None and shown is None:
         say(options, f"Optuna has no trial of {study} yet: it is in the list with the first one")
     rights = "Whoever has the token may edit" if access.edit else "Read-only"

@@ -110,6 +110,27 @@ class Plan:
             )
         return {name: environment[name] for name in CARRIED if environment.get(name)}
 
+    def device_on(self, cluster: str, *, asks: bool, found: str, setting: str) -> str:
+        """Return what a worker runs on that a cluster places: a GPU where one is asked for.
+
+        Arguments:
+            cluster: Who places it, in words.
+            asks: Whether the study's section of the cluster asks for a GPU.
+            found: What stands there where it does not.
+            setting: What asks for one, as KEY=VALUE.
+
+        Raises:
+            LaunchError: It is to run on a GPU that nobody asks for.
+        """
+        if self.device == "cuda" and not asks:
+            raise LaunchError(
+                "--device cuda",
+                expected=f"a GPU that is asked of {cluster}",
+                found=found,
+                hint=f"ask for one with -s {setting}",
+            )
+        return self.device if self.device != "auto" else "cuda" if asks else "cpu"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -187,15 +187,9 @@ def _workers(plan: Plan) -> int:
 
 
 def _device(plan: Plan) -> str:
-    gpus = plan.spec.k8s.gpus
-    if plan.device == "cuda" and not gpus:
-        raise LaunchError(
-            "--device cuda",
-            expected="a GPU that is asked of Kubernetes",
-            found="launch.k8s.gpus: 0",
-            hint="ask for one with -s launch.k8s.gpus=1",
-        )
-    return plan.device if plan.device != "auto" else "cuda" if gpus else "cpu"
+    asks = bool(plan.spec.k8s.gpus)
+    found, setting = "launch.k8s.gpus: 0", "launch.k8s.gpus=1"
+    return plan.device_on("Kubernetes", asks=asks, found=found, setting=setting)
 
 
 def _artifacts(plan: Plan) -> str:

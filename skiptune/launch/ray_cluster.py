@@ -134,15 +134,9 @@ def _asked(plan: Plan) -> dict[str, Any]:
 
 
 def _device(plan: Plan) -> str:
-    gpus = plan.spec.ray.gpus
-    if plan.device == "cuda" and not gpus:
-        raise LaunchError(
-            "--device cuda",
-            expected="a GPU that is asked of Ray",
-            found="launch.ray.gpus: 0",
-            hint="ask for one with -s launch.ray.gpus=1",
-        )
-    return plan.device if plan.device != "auto" else "cuda" if gpus else "cpu"
+    asks = bool(plan.spec.ray.gpus)
+    found, setting = "launch.ray.gpus: 0", "launch.ray.gpus=1"
+    return plan.device_on("Ray", asks=asks, found=found, setting=setting)
 
 
 def _refused(address: str, refusal: dict[str, str]) -> LaunchError:

@@ -135,14 +135,12 @@ def _workers(plan: Plan) -> int:
 def _device(plan: Plan) -> str:
     """Return what a worker runs on: a GPU where one is asked of Slurm."""
     asks = plan.spec.slurm.gres is not None or any("gpu" in o for o in plan.spec.slurm.options)
-    if plan.device == "cuda" and not asks:
-        raise LaunchError(
-            "--device cuda",
-            expected="a GPU that is asked of Slurm",
-            found="neither launch.slurm.gres nor an option with gpus",
-            hint="ask for one with -s launch.slurm.gres=gpu:1",
-        )
-    return plan.device if plan.device != "auto" else "cuda" if asks else "cpu"
+    return plan.device_on(
+        "Slurm",
+        asks=asks,
+        found="neither launch.slurm.gres nor an option with gpus",
+        setting="launch.slurm.gres=gpu:1",
+    )
 
 
 def _exports(plan: Plan) -> list[str]:

@@ -30,6 +30,9 @@ RECIPES = sorted((ROOT / "integrations").glob("*/with_skiptune.py")) + sorted(
 )
 EDM = ["ddpmpp-edm", "ncsnpp-ve", "adm-edm"]
 KINDS = ["static", "windowed", "one"]
+LEVELS = (60.0, 12.0, 3.0, 0.8)
+TUNED_AT = Setting(solver="heun", steps=len(LEVELS), sigmas=LEVELS)
+"""What the networks are called at; elsewhere the recipes with skiptune would warn."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,7 @@ def inference() -> Iterator[None]:
 def heun(denoise: Callable[..., Tensor]) -> Tensor:
     """Sample as EDM's script does: Heun's steps in float64 (arXiv 2206.00364, algorithm 1)."""
     generator = torch.Generator().manual_seed(7)
-    levels = torch.tensor([60.0, 12.0, 3.0, 0.8, 0.0], dtype=torch.float64)
+    levels = torch.tensor([*LEVELS, 0.0], dtype=torch.float64)
     rows = torch.eye(3)
     x = levels[0] * torch.randn(3, 1, 8, 8, generator=generator, dtype=torch.float64)
     for now, after in pairwise(levels):
@@ -72,7 +75,7 @@ def of_network(network: Any) -> dict[str, Schedule]:
 def test_edm(name: str, kind: str, tmp_path: Path) -> None:
     network = network_of(FAMILIES[name])
     schedule = of_network(network)[kind]
-    path = str(write_tuned(tmp_path / "tuned.json", network, schedule))
+    path = str(write_tuned(tmp_path / "tuned.json", network, schedule, setting=TUNED_AT))
     tuned, untouched = by_hooks(network, schedule)
     handle = edm_skiptune.install(network, path)
     assert torch.equal(heun(network), tuned)
@@ -88,7 +91,7 @@ def test_edm(name: str, kind: str, tmp_path: Path) -> None:
 def test_consistency_models(kind: str, tmp_path: Path) -> None:
     network = network_of(FAMILIES["consistency"])
     schedule = of_network(network)[kind]
-    path = str(write_tuned(tmp_path / "tuned.json", network, schedule))
+    path = str(write_tuned(tmp_path / "tuned.json", network, schedule, setting=TUNED_AT))
     tuned, untouched = by_hooks(network, schedule)
 
     def through(model: Callable[..., Tensor]) -> Callable[..., Tensor]:

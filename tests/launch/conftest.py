@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from skiptune.storage import ledger
 from skiptune.storage.database import init_database
 
 Script = Callable[..., Path]
+
+COMPLETE = f"""{sys.executable} - <<'PYTHON'
+import sqlite3
+database = sqlite3.connect("skiptune.db")
+database.execute("UPDATE skiptune_studies SET state = 'complete'")
+database.commit()
+PYTHON"""
+"""Lines of a shell script that end the study of this folder's database."""
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +22,12 @@ from skiptune.search.liveness import process_name
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from tests.command_line import Outcome, write_spec
+from tests.launch.conftest import COMPLETE
 
 Command = Callable[..., Outcome]
 Script = Callable[..., Path]
 URL = "sqlite:///skiptune.db"
 CPU = ("--device", "cpu")
-
-COMPLETE = f"""{sys.executable} - <<'PYTHON'
-import sqlite3
-database = sqlite3.connect("skiptune.db")
-database.execute("UPDATE skiptune_studies SET state = 'complete'")
-database.commit()
-PYTHON"""
 
 
 @pytest.fixture(autouse=True)
@@ -350,6 +343,32 @@ def test_a_detached_launch_is_stopped_by_its_name(
     assert f"Ended local {launch.job}" in stopped.err
     assert noted() == ()
     os.waitpid(int(launch.job.split(":")[-2]), 0)
+
+
+LAUNCHER = """
+import sys
+from skiptune.cli import main
+from skiptune.launch import local
+local.program = lambda: [sys.argv[1]]
+sys.exit(main(["launch", "tiny", "--device", "cpu", "--workers", "2"]))
+"""
+
+
+def test_workers_leave_when_who_looks_after_them_is_killed(
+    created: str, script: Script, tmp_path: Path
+) -> None:
+    """In the background it is the same: what `--detach` leaves behind is this very command."""
+    program = script(
+        "skiptune",
+        f"trap 'touch {tmp_path}/left-$$; exit 143' TERM\ntouch {tmp_path}/here-$$\n"
+        "while :; do sleep 0.02; done",
+    )
+    words = [sys.executable, "-c", LAUNCHER, str(program)]
+    launcher = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    until(lambda: len([*tmp_path.glob("here-*")]) == 2)
+    launcher.kill()
+    assert launcher.wait(60) == -signal.SIGKILL
+    until(lambda: len([*tmp_path.glob("left-*")]) == 2)
 
 
 def test_no_gpu_where_one_is_asked(

@@ -31,6 +31,7 @@ from skiptune.launch.ray_cluster import RayCluster
 from skiptune.search.launch_section import LaunchSpec, RaySpec
 from skiptune.storage import ledger
 from tests.command_line import Outcome
+from tests.launch.conftest import COMPLETE
 
 Command = Callable[..., Outcome]
 STEADY = "trap 'echo left; exit 143' TERM\necho at work\nwhile :; do sleep 0.05; done"
@@ -44,13 +45,6 @@ import os, sys
 if sys.orig_argv[1:4] == ["-m", "skiptune", "worker"]:
     os.execv("/bin/sh", ["sh", os.environ["STAND_IN"], *sys.orig_argv[3:]])
 """
-
-COMPLETE = f"""{sys.executable} - <<'PYTHON'
-import sqlite3
-database = sqlite3.connect("skiptune.db")
-database.execute("UPDATE skiptune_studies SET state = 'complete'")
-database.commit()
-PYTHON"""
 
 
 @pytest.fixture(autouse=True)

@@ -131,6 +131,8 @@ def stage_of(**changes: Any) -> dict[str, Any]:
         ({"ch": 24}, "no multiple of 32"),
         ({"num_res_blocks": 10**9}, "1000000000 blocks"),
         ({"z_channels": 0}, "z_channels 0"),
+        ({"ch": 32 * 10**12}, "ch 32000000000000"),
+        ({"ch": 2**19, "ch_mult": [1, 4]}, "above 1048576"),
     ],
 )
 def test_a_stage_that_diffusers_does_not_have_is_told(
@@ -141,6 +143,41 @@ def test_a_stage_that_diffusers_does_not_have_is_told(
     # The network is read all the same.
     described = config_of(latent_options(**changes), where="options")
     assert described.stage is None and reason in described.cautions[0]
+
+
+def test_a_stage_that_decodes_latents_as_they_are_is_told() -> None:
+    """CompVis's `VQModel.decode` takes no nearest code; `VQModelInterface` and diffusers do."""
+    options = latent_options()
+    stage = options["model"]["params"]["first_stage_config"]
+    stage["target"] = "ldm.models.autoencoder.VQModel"
+    described = config_of(options, where="options")
+    assert described.stage is None
+    assert "latents of a VQModel, which is not converted" in described.cautions[0]
+
+
+def test_more_codes_than_there_can_be_are_told_before_the_file_is_read() -> None:
+    options = latent_options()
+    options["model"]["params"]["first_stage_config"]["params"]["n_embed"] = 10**30
+    described = config_of(options, where="options")
+    assert described.stage is None and "n_embed 1000" in described.cautions[0]
+
+
+@pytest.mark.parametrize("value", [None, "VQModelInterface", ["VQModelInterface"]])
+@pytest.mark.parametrize("key", ["first_stage_config", "cond_stage_config"])
+def test_a_stage_that_is_no_mapping_is_refused(key: str, value: Any) -> None:
+    options = latent_options()
+    params = options["model"]["params"]
+    if (key, value) != ("cond_stage_config", None):  # that is a network without a condition
+        with pytest.raises(NetworkError, match=f"{key}, a .* and no mapping"):
+            config_of({"model": {"params": params | {key: value}}}, where="options")
+    params[key]["params"] = value
+    if key == "cond_stage_config":
+        with pytest.raises(NetworkError, match=f"{key}.params, a .* and no mapping"):
+            config_of(options, where="options")
+    else:
+        described = config_of(options, where="options")
+        assert described.stage is None
+        assert "first_stage_config.params, a" in described.cautions[0]
 
 
 def test_a_file_of_another_stage_is_refused(tmp_path: Path) -> None:

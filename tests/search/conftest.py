@@ -144,3 +144,12 @@ def real_images(tmp_path: Path) -> Path:
     images = rng.integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(300) % 3)
     return path
+
+
+@pytest.fixture(params=["pixels", "latents"])
+def pipe(request: pytest.FixtureRequest) -> Any:
+    """A tiny pipeline of diffusers that makes pixels, and one that makes latents."""
+    # diffusers is slow to load, and most tests here need none of it.
+    from tests import scaled_pipelines
+
+    return getattr(scaled_pipelines, request.param)()

@@ -33,11 +33,6 @@ from tests.search.test_tuned import SHA, make_network, make_tuned
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
-@pytest.fixture(params=[pixels, latents], ids=["pixels", "latents"])
-def pipe(request: pytest.FixtureRequest) -> Any:
-    return request.param()
-
-
 # Weights and settings that are not those that were tuned
 
 

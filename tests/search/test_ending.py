@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from skiptune.sampling.schedule import Schedule
 from skiptune.search.ending import images_left, seconds_left
 from skiptune.search.overview import overview
 from skiptune.storage import leases, ledger
 from skiptune.storage.crews import Member
 from skiptune.storage.database import Database, init_database
 from skiptune.storage.records import Budget, Kind, Study
-from tests.search.test_overview import MEANING, SPEC, page
+from tests.search.test_overview import MEANING, SPEC, enter, page
 
 PLAN = {"plan": {"search": 10_000, "confirm": 4000}}
 
@@ -45,19 +44,10 @@ def sample(
 ) -> None:
     """Store the images of one schedule on a block of seeds."""
     first = {"search": 1_000_000, "confirm-1/A": 2_000_000, "confirm-1/B": 2_050_000}[block]
-    ledger.add_evaluation(
-        database,
-        study.id,
-        kind=kind,
-        label=kind,
-        block=block,
-        series={"network": "n"},
-        measure={"extractor": "e"},
-        schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
-        first_seed=first,
-        images=images,
-        params={"all": scale},
-    )
+    enter(
+        database, scale, kind=kind, label=kind, block=block, first_seed=first, images=images,
+        study=study.name,
+    )  # fmt: skip
     while (held := leases.claim_chunk(database, study.id, worker="w", seconds=60.0)) is not None:
         leases.commit_chunk(database, held, array="0" * 64, seconds=10.0, nfe=6.0)
 
@@ -136,19 +126,7 @@ def test_the_page_tells_when(database: Database) -> None:
     study = create(database)
     sample(database, study, 1000)  # 25 images a second
     assert "estimated end" not in page(overview(database, "s"))
-    ledger.add_evaluation(
-        database,
-        study.id,
-        kind="proposal",
-        label="proposal",
-        block="search",
-        series={"network": "n"},
-        measure={"extractor": "e"},
-        schedule=Schedule.uniform({"8x8_block0": 0.7}).to_json(),
-        first_seed=1_000_000,
-        images=500,
-        params={"all": 0.7},
-    )
+    enter(database, 0.7)
     leases.claim_chunk(database, study.id, worker="w", seconds=60.0)
     found = overview(database, "s")
     assert found.seconds_left == pytest.approx(13_000 / 25)

@@ -46,6 +46,19 @@ def test_it_is_what_others_tell(tiny: Tiny) -> None:
     _origin_is_whole(study, tiny, found)
 
 
+def test_where_the_workers_run_is_nobodys_business(tiny: Tiny) -> None:
+    variables = {"env_vars": {"HF_TOKEN": "hf_secret"}}
+    launch = {
+        "ray": {"address": "head.example:6379", "runtime_env": variables},
+        "slurm": {"account": "physics"},
+    }
+    study = tiny.open(search__evaluations=1, launch=launch)
+    worked(study, 750)
+    assert "hf_secret" in json.dumps(study.row.spec)
+    told = repr(find(study.database, "tiny"))
+    assert not any(word in told for word in ("hf_secret", "head.example", "physics", "launch"))
+
+
 def _costs_add_up(study: OpenStudy, found: Any) -> None:
     whole = ledger.spending(study.database, study.id)
     for field in ("images", "network_images", "doubled_images", "reused_images"):

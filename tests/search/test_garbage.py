@@ -83,8 +83,8 @@ def test_pictures_go_with_the_studies_that_need_them(tiny: Tiny, quick: None) ->
     ledger.put_grid(database, digest=left, bytes=27, series="0" * 64, schedule="0" * 64)
     aged(store, kept, ".png", 2 * ORPHAN_SECONDS)
     aged(store, left, ".png", 2 * ORPHAN_SECONDS)
-    # Trying only, nothing is forgotten.
-    collect(database, store, dry_run=True)
+    # Trying only, nothing is forgotten, and the same is counted.
+    assert collect(database, store, dry_run=True) == Collected(1, 27, 0, 0)
     assert {kept, left} <= ledger.named_files(database)
     found = collect(database, store)
     assert (found.files, found.bytes) == (1, 27)

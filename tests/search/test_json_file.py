@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from skiptune.errors import SpecError
-from skiptune.search.json_file import check_format, read_json
+from skiptune.search.json_file import check_format, model_of, read_json
+from skiptune.search.sections import Section
 
 
 def test_plain_json_is_read(tmp_path: Path) -> None:
@@ -53,3 +54,18 @@ def test_other_formats_and_newer_ones_are_refused(values: object, where: str) ->
     check_format(
         {"format": "a", "schema_version": 2}, name="a.json", expected="a", version=2, hint=""
     )
+
+
+class Pair(Section):
+    one: int
+    two: float = 2.5
+
+
+def test_data_become_what_they_describe_or_all_mistakes_are_told() -> None:
+    assert model_of(Pair, {"one": 1}, source="a.json", hint="mend it") == Pair(one=1)
+    with pytest.raises(SpecError) as refused:
+        model_of(Pair, {"one": "x", "three": 3}, source="a.json", hint="mend it")
+    assert refused.value.hint == "mend it"
+    assert {problem.where for problem in refused.value.problems} == {
+        "a.json: one", "a.json: three",
+    }  # fmt: skip

@@ -28,6 +28,31 @@ def test_another_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_file_is_never_replaced(force: bool, tmp_path: Path) -> None:
+    """Root might replace /dev/null; a named pipe is a device in this, too."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(OutputError, match="a device, a pipe or a socket"):
+            write_whole(path, b"data", force=force)
+    assert pipe.is_fifo() and link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_of_a_link_the_file_that_it_names_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    path, link = tmp_path / "there" / "a.json", tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(OutputError, match="an existing file"):
+        write_whole(link, b"one")
+    for data in (b"one", b"two"):
+        write_whole(link, data, force=True)
+        assert link.is_symlink() and path.read_bytes() == data
+    assert os.listdir(tmp_path / "there") == ["a.json"]
+
+
 def test_a_file_that_appears_meanwhile_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

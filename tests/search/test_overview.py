@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from skiptune.errors import StorageError
 from skiptune.sampling.schedule import Schedule
@@ -18,6 +16,7 @@ from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database, init_database
 from skiptune.storage.records import Budget, Evaluation, Kind
 from skiptune.views.study import overview_view
+from tests.views.printed import printed
 
 SPEC = {"search": {"evaluations": 40}}
 MEANING = {"confirm.min_gain": 0.01}
@@ -38,10 +37,12 @@ def enter(
     label: str = "proposal",
     block: str = "search",
     first_seed: int = 1_000_000,
+    images: int = 500,
+    study: str = "s",
 ) -> Evaluation:
     return ledger.add_evaluation(
         database,
-        ledger.require_study(database, "s").id,
+        ledger.require_study(database, study).id,
         kind=kind,
         label=label,
         block=block,
@@ -49,7 +50,7 @@ def enter(
         measure={"extractor": "e"},
         schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
         first_seed=first_seed,
-        images=500,
+        images=images,
         params={} if scale == 1 else {"all": scale},
     )
 
@@ -81,19 +82,7 @@ def test_what_the_search_may_still_spend(database: Database) -> None:
         database, name="limited", spec=SPEC, meaning=MEANING, budget=budget
     )
     assert overview(database, "limited").left == budget
-    ledger.add_evaluation(
-        database,
-        study.id,
-        kind="proposal",
-        label="proposal",
-        block="search",
-        series={"network": "n"},
-        measure={"extractor": "e"},
-        schedule=Schedule.uniform({"8x8_block0": 0.5}).to_json(),
-        first_seed=1_000_000,
-        images=500,
-        params={"all": 0.5},
-    )
+    enter(database, 0.5, study="limited")
     claim = leases.claim_chunk(database, study.id, worker="w", seconds=60.0)
     assert claim is not None
     leases.commit_chunk(database, claim, array="0" * 64, seconds=60.0, nfe=6.0)
@@ -127,7 +116,7 @@ def test_who_works_on_it(database: Database) -> None:
         enter(database, 0.1 * scale)
     first = leases.claim_chunk(database, study.id, worker="node0:1", seconds=60.0)
     assert first is not None
-    facts = {"device": "cuda:0", "gpu": "H200"}
+    facts = {"device": "cuda:0", "gpu": "L4"}
     leases.commit_chunk(database, first, array="0" * 64, seconds=20.0, nfe=6.0, provenance=facts)
     for number in range(10):
         leases.claim_chunk(database, study.id, worker=f"node{number}:1", seconds=60.0)
@@ -135,7 +124,7 @@ def test_who_works_on_it(database: Database) -> None:
     assert tuple(member.name for member in found.crew) == found.workers
     words = page(found)
     assert re.search(
-        r"workers now +node0:1: cuda:0 \(H200\), 12\.5 images/s, stored \d+ s ago,"
+        r"workers now +node0:1: cuda:0 \(L4\), 12\.5 images/s, stored \d+ s ago,"
         r" seen \d+ s ago\n",
         words,
     )
@@ -147,10 +136,7 @@ def test_who_works_on_it(database: Database) -> None:
 
 def page(study: Overview) -> str:
     """The page of `skiptune status`, as text."""
-    console = Console(width=100, record=True, file=io.StringIO())
-    for part in overview_view(study):
-        console.print(part)
-    return console.export_text()
+    return printed(*overview_view(study), width=100)
 
 
 def test_a_new_study_has_nothing_yet(database: Database) -> None:
@@ -248,19 +234,8 @@ def test_a_gain_that_violates_a_constraint_is_no_win(
         ("baseline", "baseline", 1.0), ("confirm", "tuned", 1.5),
     )  # fmt: skip
     for kind, label, scale in rows:
-        made = ledger.add_evaluation(
-            database,
-            study.id,
-            kind=kind,
-            label=label,
-            block="confirm-1/B",
-            series={"network": "n"},
-            measure={"extractor": "e"},
-            schedule=Schedule.uniform({"8x8_block0": scale}).to_json(),
-            first_seed=block.first_seed + 50_000,
-            images=500,
-            params={},
-        )
+        made = enter(database, scale, kind=kind, label=label, block="confirm-1/B",
+                     first_seed=block.first_seed + 50_000, study="t")  # fmt: skip
         score(database, made, None if kind == "baseline" else -0.5)
         if kind == "confirm":
             ledger.put_score(

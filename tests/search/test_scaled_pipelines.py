@@ -43,11 +43,6 @@ from tests.scaled_pipelines import (
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
-@pytest.fixture(params=[pixels, latents], ids=["pixels", "latents"])
-def pipe(request: pytest.FixtureRequest) -> Any:
-    return request.param()
-
-
 # Pipelines
 
 

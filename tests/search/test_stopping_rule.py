@@ -97,6 +97,9 @@ def test_an_improvement_that_counts_is_half_of_what_a_confirm_tells() -> None:
     assert least == pytest.approx(0.2 * 2 * PROVABLE)
     least = least_gain(standings, images=500, confirm=2000, prompts=(140, 1400))
     assert least == pytest.approx(0.2 / 2 * PROVABLE)
+    # Of a large file of prompts each image has its own: then they are as good as images.
+    least = least_gain(standings, images=500, confirm=2000, prompts=(20_000, 20_000))
+    assert least == pytest.approx(0.2 / 2 * PROVABLE)
 
 
 def test_without_patience_a_search_goes_on(tiny: Tiny) -> None:

@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from skiptune.search.projection import SCHEDULE, Board
-from skiptune.search.proposals import propose
+from skiptune.search.projection import SCHEDULE
 from skiptune.search.study import OpenStudy
 from skiptune.search.told import Scores, attached, attributes_of
 from skiptune.search.upkeep import project
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
 from skiptune.storage.records import FIRST_CONSTRAINT, Evaluation, Score
-from skiptune.storage.turns import end_turn, take_turn
 from tests.search import made_up
 from tests.search.conftest import Tiny, crew_member
-from tests.search.pictured import NAME, finished, quick, theirs
+from tests.search.pictured import NAME, end_proposals, finished, quick, theirs
 
 __all__ = ["quick"]
 
@@ -140,15 +138,7 @@ def test_trials_speak_for_themselves(tiny: Tiny, quick: None) -> None:
 def test_a_diverged_and_a_failed_trial_say_why(tiny: Tiny, quick: None) -> None:
     study = tiny.open()
     crew_member(study, "a", limits=Limits(trials=1)).run()
-    board = Board(study.database, study.row)
-    board.refresh()
-    turn = take_turn(study.database, study.id, task="propose", worker="a:0:1:1", seconds=60.0)
-    assert turn is not None
-    for state in ("diverged", "failed"):
-        made = propose(study, board, turn)
-        assert made is not None
-        ledger.finish_evaluation(study.database, made.id, state, f"it {state}")
-    end_turn(study.database, turn)
+    end_proposals(study, "diverged", "failed")
     project(study.database, NAME)
     trials = {t.user_attrs.get("reason"): t for t in theirs(study).trials}
     diverged, failed = trials["it diverged"], trials["it failed"]

@@ -39,7 +39,7 @@ from skiptune.storage.database import open_database
 SCRIPT = Path(__file__).with_name("tiny_study.py")
 # What belongs to a run and not to its result.
 INCIDENTAL = frozenset(
-    "id created finished completed committed seconds worker fence attempts lease_until"
+    "id created finished completed committed seconds worker fence attempts lease_until renewed"
     " provenance doubled_images".split()
 )
 

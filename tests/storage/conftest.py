@@ -33,6 +33,17 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
+@pytest.fixture
+def quiet_optuna() -> Iterator[None]:
+    """Optuna tells of nothing less than a warning."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """The kind of database of a test."""

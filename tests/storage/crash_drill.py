@@ -172,7 +172,7 @@ def contents(path: Path, folder: Path) -> dict[str, Any]:
             shown = dict(row)
             for key in ("id", "fence", "attempts", "worker"):
                 shown.pop(key, None)
-            for key in ("created", "finished", "completed", "committed", "lease_until"):
+            for key in ("created", "finished", "completed", "committed", "lease_until", "renewed"):
                 if key in shown:
                     shown[key] = shown[key] is not None
             if shown.get("study_id") is not None:

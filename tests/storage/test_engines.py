@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import optuna
 import pytest
@@ -20,13 +19,7 @@ from skiptune.storage.location import parse_url
 from skiptune.storage.optuna_rows import optuna_storage
 from tests.storage.conftest import Add, Work, on_postgresql, on_sqlite
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
+pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
 
 def name_of(database: Database) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import optuna
 import pytest
 
@@ -16,13 +14,7 @@ from skiptune.storage.optuna_attributes import (
 from skiptune.storage.optuna_rows import optuna_storage
 from tests.storage.conftest import in_threads
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
+pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
 
 def made(database: Database, name: str) -> int:

@@ -281,7 +281,7 @@ def contents(database: Database) -> dict[str, list[str]]:
 
 
 def shown(key: str, value: Any) -> Any:
-    times = ("created", "finished", "completed", "committed", "lease_until")
+    times = ("created", "finished", "completed", "committed", "lease_until", "renewed")
     if key.endswith("id") or key in times:
         return value is not None
     return None if key == "fence" else value

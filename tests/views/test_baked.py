@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from rich.console import Console
 
 from skiptune.sampling.deviation import Deviation, Deviations
 from skiptune.sampling.fold import Edit, Fold, FoldedBlock
 from skiptune.views.baked import baked_view
+from tests.views.printed import printed
 
 EDIT = Edit("key", 1, 0, torch.ones(2, dtype=torch.float64))
 FOUND = Deviations(
@@ -26,11 +26,7 @@ def shown(left: bool, found: Deviations = FOUND) -> str:
         FoldedBlock("8x8_block0", False, False, {"both": 0.75, "residual": 1.1}, (EDIT,)),
         FoldedBlock("8x8_block1", True, left, {"both": 0.9}, ()),
     )
-    console = Console(width=80, no_color=True)
-    with console.capture() as captured:
-        for part in baked_view(Fold(blocks), found):
-            console.print(part)
-    return captured.get()
+    return printed(*baked_view(Fold(blocks), found))
 
 
 def test_every_block_has_a_row_and_the_near_ones_their_deviation() -> None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from skiptune.sampling.schedule import Schedule
 from skiptune.search.confirm_evidence import ConfirmEvidence
@@ -24,6 +23,7 @@ from skiptune.views.chart import BEST, PROVED
 from skiptune.views.explanation import explanation_hints, explanation_view
 from skiptune.views.explanation_pictures import gain_picture, slice_picture
 from skiptune.views.study import overview_view
+from tests.views.printed import printed
 
 SCHEDULE = Schedule.uniform({"8x8_block0": 1.25, "16x16_block0": 0.9})
 BASELINE = Measured("baseline", 2000, 6.0, 10.0, 0.3)
@@ -106,11 +106,7 @@ NEW = replace(
 
 
 def page(found: Explanation, *, width: int = 80) -> str:
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
-    with console.capture() as capture:
-        for part in explanation_view(found):
-            console.print(part)
-    return capture.get()
+    return printed(*explanation_view(found), width=width)
 
 
 def text(found: Explanation) -> str:
@@ -240,9 +236,5 @@ def test_the_slice_has_a_line_where_there_is_a_model() -> None:
 
 @pytest.mark.parametrize(("sampler", "told"), [("descent (auto)", True), ("", False)])
 def test_where_a_study_stands_says_who_proposes(sampler: str, *, told: bool) -> None:
-    console = Console(width=80)
-    with console.capture() as capture:
-        for part in overview_view(replace(OVERVIEW, sampler=sampler)):
-            console.print(part)
-    words = " ".join(capture.get().split())
+    words = " ".join(printed(*overview_view(replace(OVERVIEW, sampler=sampler))).split())
     assert ("proposed by descent (auto)" in words) == told

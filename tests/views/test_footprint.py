@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
-from rich.console import Console
-
 from skiptune.search.footprint import Footprint, Pile
 from skiptune.views.footprint import footprint_view
+from tests.views.printed import printed
 
 FOUND = Footprint(
     studies={"tiny": Pile(1200, 12_345_678)},
@@ -20,10 +17,7 @@ FOUND = Footprint(
 
 
 def text(found: Footprint | None) -> list[str]:
-    console = Console(width=80, record=True, file=io.StringIO())
-    for part in footprint_view(found):
-        console.print(part)
-    return console.export_text().splitlines()
+    return printed(*footprint_view(found)).splitlines()
 
 
 def test_a_row_for_each_pile() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from skiptune.search.forecast import Forecast, Part
 from skiptune.search.paired_errors import PairedError
 from skiptune.search.plan import Cost
 from skiptune.views.forecast import forecast_hints, forecast_view
+from tests.views.printed import printed
 
 # Standard error of a gain on 1,600 images: 44 / 40 / 10 = 11 % of 10.
 ERROR = PairedError(44.0, 22.0, 88.0, 5, 10.0, "study a")
@@ -33,11 +33,7 @@ FOUND = Forecast(
 
 
 def page(found: Forecast, *, width: int = 80) -> str:
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
-    with console.capture() as capture:
-        for part in forecast_view(found, device="cuda (H100)"):
-            console.print(part)
-    return capture.get()
+    return printed(*forecast_view(found, device="cuda (H100)"), width=width)
 
 
 def test_every_part_has_a_row_and_the_sum_one() -> None:
@@ -67,6 +63,14 @@ def test_more_images_of_the_same_prompts_promise_nothing() -> None:
     )
     assert found.to_json()["prompts"] == counts
     assert "prompts" not in FOUND.to_json()
+
+
+def test_images_with_a_prompt_each_promise_what_images_do() -> None:
+    # 1,600 images of 20,000 prompts saw no more than 1,600 of them; 4,000 others are to come.
+    error = replace(ERROR, error=1.1).on_prompts(20_000, 4_000)
+    assert error.at(400) == ERROR.at(400)
+    assert error.at(4_000) == pytest.approx(ERROR.at(4_000))
+    assert error.at(160_000) == pytest.approx(ERROR.at(4_000))
 
 
 def test_the_smallest_gain_is_told_with_what_it_rests_on() -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from skiptune.sampling.norms import NormRatios
 from skiptune.sampling.skips import Skip
 from skiptune.views.network import heat_table, path_text, skip_table
+from tests.views.printed import printed
 
 SKIPS = [
     Skip("32x32_block2", 10, 32, 1024, 1024, 32, mixed=True),
@@ -16,10 +17,7 @@ SKIPS = [
 
 
 def page(width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(skip_table(SKIPS, searched={"8x8_block1"}))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return printed(skip_table(SKIPS, searched={"8x8_block1"}), width=width)
 
 
 def test_every_address_stands_whole_in_80_columns() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.setting import Setting
 from skiptune.search.result import NO_GAIN, WIN, Luck, Measured, Ranking, Result, SecondLook
 from skiptune.views.result import result_view, setting_text, verdict_text
+from tests.views.printed import printed
 
 ADDRESSES = ("8x8_block0", "8x8_block1", "16x16_block0")
 
@@ -45,11 +45,7 @@ RESULT = Result(
 
 
 def page(result: Result, *, width: int = 80) -> str:
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
-    with console.capture() as capture:
-        for part in result_view(result, addresses=ADDRESSES):
-            console.print(part)
-    return capture.get()
+    return printed(*result_view(result, addresses=ADDRESSES), width=width)
 
 
 def test_every_row_has_its_value_its_gain_its_cost_and_their_intervals() -> None:

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
 from skiptune.sampling.schedule import BRANCHES, Schedule, Term
 from skiptune.views.scales import scale_table
+from tests.views.printed import printed
 
 
 def text(schedule: Schedule) -> list[str]:
-    console = Console(width=80, no_color=True)
-    with console.capture() as shown:
-        console.print(scale_table(schedule, addresses=["8x8_block0", "16x16_block1"]))
-    return [" ".join(line.split()) for line in shown.get().splitlines() if line.strip()]
+    shown = printed(scale_table(schedule, addresses=["8x8_block0", "16x16_block1"]))
+    return [" ".join(line.split()) for line in shown.splitlines() if line.strip()]
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
@@ -44,8 +42,6 @@ def test_the_part_is_shown_where_one_is_scaled_alone() -> None:
 
 def test_skips_stand_in_the_order_of_the_decoder() -> None:
     scales = {"16x16_block0": 0.9, "8x8_block10": 1.1, "8x8_block2": 1.2}
-    console = Console(width=80, no_color=True)
-    with console.capture() as shown:
-        console.print(scale_table(Schedule.uniform(scales)))
-    rows = [line.split()[0] for line in shown.get().splitlines() if "block" in line]
+    shown = printed(scale_table(Schedule.uniform(scales)))
+    rows = [line.split()[0] for line in shown.splitlines() if "block" in line]
     assert rows == ["8x8_block2", "8x8_block10", "16x16_block0"]

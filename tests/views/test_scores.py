@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from skiptune.objectives.paired import Estimate
 from skiptune.objectives.standalone import Pair, Row
@@ -23,18 +23,11 @@ from skiptune.views.scores import (
     scores_json,
     scores_view,
 )
+from tests.views.printed import printed
 
 
 def row(value: float, error: float, name: str = "KID(inception)-50k") -> Row:
     return Row("kid", name, "lower", Estimate(value, error, 50_000))
-
-
-def page(*parts: RenderableType, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    for part in parts:
-        console.print(part)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 def test_a_score_has_an_interval_where_its_error_is_known() -> None:
@@ -43,7 +36,7 @@ def test_a_score_has_an_interval_where_its_error_is_known() -> None:
         row(3.25, math.nan, "FD(efficientnet-lite0)-50k"),
         row(1.0, 0.2, "FD(efficientnet-lite0)-50k-corrected"),
     ]
-    text = page(*scores_view("images/: 50,000 images", rows, ["Nobody knows."]))
+    text = printed(*scores_view("images/: 50,000 images", rows, ["Nobody knows."]))
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert "2.500 [2.304, 2.696]" in lines["KID(inception)-50k"]
     plain = lines["FD(efficientnet-lite0)-50k"]
@@ -58,7 +51,7 @@ def test_two_schedules_stand_below_each_other_with_their_difference() -> None:
         Pair(row(2.5, 0.1), row(2.25, 0.1), Estimate(-0.25, 0.01, 50_000)),
         Pair(row(9.0, math.nan, "FD-50k"), row(8.0, math.nan, "FD-50k"), None),
     ]
-    text = page(*pairs_view("tuned.json", pairs, []))
+    text = printed(*pairs_view("tuned.json", pairs, []))
     lines = [line.strip() for line in text.splitlines()]
     names = [line.split("  ")[0] for line in lines[4:] if line]
     assert names == [
@@ -118,7 +111,7 @@ def test_schedules_side_by_side_are_shown_metric_by_metric() -> None:
         ComparedRow("mine", "FD(dct)-2k", "lower", "4.000", "-1.000 [-1.200, -0.800]"),
         ComparedRow("baseline", "recall(dct)-2k", "higher", "0.500", ""),
     ]
-    text = page(*compared_view("Seeds 0 to 1,999", rows, ["few prompts."], first="baseline"))
+    text = printed(*compared_view("Seeds 0 to 1,999", rows, ["few prompts."], first="baseline"))
     assert text.count("minus baseline, paired [95 %]") == 2
     assert re.search(r"mine +4.000 +-1.000 \[-1.200, -0.800\]", text)
     assert text.endswith("Caution: few prompts.\n")
@@ -128,7 +121,7 @@ def test_schedules_side_by_side_are_shown_metric_by_metric() -> None:
 def test_scores_that_were_made_again_stand_beside_the_stored_ones() -> None:
     rows = [Reproduced("baseline", 0.1, 0.1), Reproduced("tuned", 0.1, 0.1 + 2**-56)]
     assert [one.is_same for one in rows] == [True, False]
-    text = page(*reproduced_view("tuned.json", rows, ["Another device."]))
+    text = printed(*reproduced_view("tuned.json", rows, ["Another device."]))
     assert re.search(r"baseline +0.1 +0.1 +same bits", text)
     assert re.search(r"tuned +0.1 +0.10000000000000002 +\+1.4e-17", text)
     assert "Caution: Another device." in text

@@ -4,17 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from skiptune.search.slopes import Slopes
 from skiptune.views.slopes import interval_table, sensitivity_table
+from tests.views.printed import printed
 
 
 def shown(slopes: Slopes, addresses: list[str]) -> list[str]:
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(sensitivity_table(slopes, addresses, unit=10.0, log=math.log1p(0.1)))
-    return capture.get().splitlines()
+    table = sensitivity_table(slopes, addresses, unit=10.0, log=math.log1p(0.1))
+    return printed(table).splitlines()
 
 
 def test_a_cell_is_the_change_in_percent_and_clear_ones_are_marked() -> None:
@@ -41,11 +39,9 @@ def test_each_noise_interval_has_its_change() -> None:
     blocks = np.array([[[-5.0, 1.0, 3.0]], [[-5.2, -1.0, 1.0]]])
     slopes = Slopes(blocks, (80.0, 5.0, 0.5), 0.0)
     bounds = [(20.0, math.inf), (0.0, 20.0)]
-    console = Console(width=80)
     log = math.log1p(0.1)
-    with console.capture() as capture:
-        console.print(interval_table(slopes, ["32x32_block10"], bounds=bounds, unit=10.0, log=log))
-    lines = capture.get().splitlines()
+    table = interval_table(slopes, ["32x32_block10"], bounds=bounds, unit=10.0, log=log)
+    lines = printed(table).splitlines()
     assert all(len(line.rstrip()) <= 80 for line in lines)
     assert "@0: 20 up" in lines[0] and "@1: to 20" in lines[0]
     (row,) = [line for line in lines if "32x32_block10" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -222,9 +223,11 @@ def _plain(text: str) -> str:
     """Return text in which nothing is markup: the page renders HTML that stands in a note."""
     for letter, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(letter, instead)
-    for letter in ("`", "*", "[", "]"):
-        text = text.replace(letter, f"\\{letter}")
-    return text
+    # The backslash too, or one before a letter would take the effect of ours away; the page takes
+    # what stands between dollars for formulas.
+    text = re.sub(r"([\\`*\[\]~$])", r"\\\1", text)
+    # An underscore within a word is none of Markdown's: addresses stay readable.
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
 def _bounded(parts: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ Say = Callable[[str], None]
 SILENT_SECONDS: Final = 30.0
 """How long a client may be silent in the middle of a request."""
 
+# Ports that somebody uses, and those below 1024, which are the system's.
+_OF_THE_PORT: Final = (errno.EADDRINUSE, errno.EACCES)
 _MORE: Final = 100  # how many ports above a used one are tried for a hint
 
 
@@ -162,8 +164,9 @@ def listen(address: Address, *, command: str, complain: Say, say: Say | None = N
     try:
         return Server(address, complain=complain, say=say)
     except (OSError, OverflowError) as error:
-        free = free_port(address)
-        hint = f"{command} --port {free}" if free else "leave --host out, or name one of this host"
+        hint = "leave --host out, or name one of this host"
+        if getattr(error, "errno", None) in _OF_THE_PORT:
+            hint = f"{command} --port {free_port(address) or 0}"
         raise SpecError(
             f"--host {address.given} --port {address.port}",
             expected="an address of this host and a port that nobody uses",
@@ -181,7 +184,7 @@ def free_port(address: Address) -> int | None:
                 tried.bind(address.at(port).place)
                 return port
             except OSError as error:
-                # Ports below 1024 are the system's; other reasons hold for every port.
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                # Other reasons hold for every port.
+                if error.errno not in _OF_THE_PORT:
                     return None
     return None

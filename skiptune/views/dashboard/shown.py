@@ -7,6 +7,7 @@ trial, and calls the smallest value best whatever constraint it violates.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from copy import copy
 from typing import Any, NoReturn
 
 from bottle import HTTPError
@@ -29,7 +30,7 @@ class ShownStorage(BaseStorage):
     refused here.
 
     Arguments:
-        inner: The storage; its cached trials get the attribute `CONSTRAINTS`.
+        inner: The storage.
         edit: Let writing through as well.
     """
 
@@ -163,8 +164,12 @@ def _is_feasible(trial: FrozenTrial) -> bool:
 def _in_both_forms(trial: FrozenTrial) -> FrozenTrial:
     attributes: dict[str, Any] = trial._system_attrs
     prefix = f"{CONSTRAINTS}:"
-    if CONSTRAINTS not in attributes:
-        values = [value for key, value in attributes.items() if key.startswith(prefix)]
-        if values:
-            attributes[CONSTRAINTS] = values
-    return trial
+    if CONSTRAINTS in attributes:
+        return trial
+    values = [value for key, value in attributes.items() if key.startswith(prefix)]
+    if not values:
+        return trial
+    # The storage below hands out trials that other threads are reading: they stay as they are.
+    both = copy(trial)
+    both._system_attrs = {**attributes, CONSTRAINTS: values}
+    return both

@@ -339,16 +339,30 @@ def _answer(result: Result) -> Iterator[Paragraph]:
             "warning",
         )
     elif result.verdict == WIN:
-        yield Paragraph(
-            f"The skips do something that these do not: the best of them, {best.label}, gains "
-            f"{numbers.percent(gain)} %, the schedule {numbers.percent(tuned)} %.",
-            "strong",
+        said = (
+            f"the best of them, {best.label}, gains {numbers.percent(gain)} %, the schedule "
+            f"{numbers.percent(tuned)} %"
         )
+        if _is_apart(result):
+            yield Paragraph(f"The skips do something that these do not: {said}.", "strong")
+        else:
+            yield Paragraph(
+                f"None of these gains as much: {said}. But the intervals overlap, so that the "
+                "skips do more than all of these is not shown."
+            )
     yield Paragraph(
         "A control and the schedule were each compared with the untouched network, not with each "
         "other, and not put together: whether their gains add up is not measured.",
         "quiet",
     )
+
+
+def _is_apart(result: Result) -> bool:
+    """Whether the schedule's interval lies above those of all controls."""
+    base = result.baseline.value
+    own = None if result.winner is None else result.winner.gain_interval(base)
+    others = [control.gain_interval(base) for control in result.controls]
+    return own is not None and all(ends is None or ends[1] < own[0] for ends in others)
 
 
 def _gain_text(measured: Measured, baseline: Measured) -> str:

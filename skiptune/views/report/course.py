@@ -173,8 +173,8 @@ def _frontier(found: Findings) -> Figure | None:
         title="Value against network evaluations",
         keys=[
             Key("untouched", GREY),
-            Key("tuned, confirmed", PROVED),
-            Key("tuned, not confirmed", BEST, filled=False),
+            Key("tuned, on fresh seeds", PROVED),
+            Key("tuned, in the search", BEST, filled=False),
         ],
     )
     beside = ASIDE * (right - left)  # of the untouched network at the same NFE

@@ -23,11 +23,10 @@ from skiptune.search.artifacts import required_store
 from skiptune.storage import ledger
 from skiptune.storage.budgets import SEARCH_BLOCK
 from skiptune.storage.database import Database
+from skiptune.storage.pictures import PNG
 
-__all__ = ["KIND", "Kept", "kept"]
+__all__ = ["Kept", "kept"]
 
-KIND: Final = "grid"
-PNG: Final = ".png"
 COLUMNS: Final = 8
 GAP: Final = 2  # pixels between two images
 SEEDS: Final = "skiptune:seeds"  # the text of the file that tells them
@@ -66,7 +65,6 @@ def kept(
     Raises:
         StorageError: A file that is noted is missing, damaged, or no such picture.
     """
-    named = {note.name: note.digest for note in ledger.artifacts(database) if note.kind == KIND}
     found = []
     for one in (Schedule.baseline(), schedule):
         evaluation = ledger.find_evaluation(
@@ -74,7 +72,7 @@ def kept(
         )
         if evaluation is None:
             return None
-        digest = named.get(f"{evaluation.series}/{evaluation.schedule}{PNG}")
+        digest = ledger.grids(database, [evaluation]).get(evaluation.id)
         if digest is None:
             return None
         store = required_store(database, artifacts)

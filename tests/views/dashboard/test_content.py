@@ -23,8 +23,7 @@ from skiptune.errors import StorageError
 from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.search.explanation import explain
 from skiptune.search.overview import leaders, overview
-from skiptune.search.projection import SCHEDULE, Board, board_names
-from skiptune.search.proposals import propose
+from skiptune.search.projection import SCHEDULE, board_names
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.search.upkeep import delete
 from skiptune.search.worker import Limits
@@ -43,7 +42,7 @@ from skiptune.views.dashboard.note import BLANK, MOST_CHARACTERS
 from tests.postgres import fresh_database
 from tests.search import made_up
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member, empty_database, tiny
-from tests.search.pictured import NAME, finished, quick, theirs
+from tests.search.pictured import NAME, end_proposals, finished, quick, theirs
 
 __all__ = ["empty_database", "quick", "tiny"]
 
@@ -208,14 +207,7 @@ def test_the_best_trial_has_the_pair_beside_its_own_picture(tiny: Tiny, quick: N
 def test_ends_that_are_no_values_stand_in_the_note(tiny: Tiny, quick: None) -> None:
     study = tiny.open()
     crew_member(study, "a", limits=Limits(trials=1)).run()
-    board = Board(study.database, study.row)
-    board.refresh()
-    turn = take_turn(study.database, study.id, task="propose", worker="a:0:1:1", seconds=60.0)
-    assert turn is not None
-    made = propose(study, board, turn)
-    end_turn(study.database, turn)
-    assert made is not None
-    ledger.finish_evaluation(study.database, made.id, "diverged", "it diverged")
+    end_proposals(study, "diverged")
     shown(study)
     assert "1 diverged" in get_note(theirs(study))
     (trial,) = [t for t in theirs(study).trials if t.user_attrs.get("reason")]

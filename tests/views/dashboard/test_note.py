@@ -34,6 +34,13 @@ def test_texts_of_a_study_are_no_markup() -> None:
     assert "&lt;img" in rest
 
 
+def test_a_backslash_of_a_text_does_not_undo_ours() -> None:
+    found = explanation(space=r"\[link\](http://x) \*bold* $x$ ~~gone~~ _it_ a_b")
+    text = note(found, (), addresses=())
+    # CommonMark, section 2.4: each pair of backslashes is one, what is left over escapes.
+    assert r"\\\[link\\\](http://x) \\\*bold\* \$x\$ \~\~gone\~\~ \_it\_ a_b" in text
+
+
 def test_a_row_for_each_skip_that_is_scaled_and_each_that_is_not() -> None:
     best = leader(1, Term(SKIPS[0], 0.8), Term(SKIPS[2], 1.25))
     text = note(explanation(), (best,), addresses=SKIPS).replace(BLANK, "")

@@ -12,6 +12,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 
 from skiptune.errors import SpecError
+from skiptune.views.dashboard import server as module
 from skiptune.views.dashboard.access import Access
 from skiptune.views.dashboard.guard import Guard
 from skiptune.views.dashboard.server import Server, free_port, listen, resolve
@@ -31,6 +32,7 @@ def serving(
     say = None if said is None else said.append
     with listen(resolve("127.0.0.1", 0), command=COMMAND, complain=complain, say=say) as server:
         server.set_app(app)
+        server.daemon_threads = False  # closing waits for them: what they say is said then
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -88,7 +90,11 @@ def test_a_failure_is_one_line_and_the_server_goes_on() -> None:
         assert get(server, "/raises")[0] == 500
         assert get(server, "/tells") == (200, b"/tells")
         assert get(server, "/x") == (200, b"/x")
-    assert said == ["A request failed: KeyError: 'x'", "A request failed: ValueError: of a view"]
+    # Each in a thread of its own, which may say it after the next one has answered.
+    assert sorted(said) == [
+        "A request failed: KeyError: 'x'",
+        "A request failed: ValueError: of a view",
+    ]
 
 
 def test_clients_that_go_away_are_no_failures() -> None:
@@ -127,6 +133,16 @@ def test_the_ports_in_between_are_passed_over() -> None:
         with socket.create_server(("127.0.0.1", free)):
             after = free_port(resolve("127.0.0.1", port))
             assert after is not None and after > free
+
+
+def test_where_no_port_above_is_free_any_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of port 65535, or of port 80 for who has no rights."""
+    monkeypatch.setattr(module, "free_port", lambda address: None)
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        address = resolve("127.0.0.1", used.getsockname()[1])
+        with pytest.raises(SpecError, match="Address already in use") as raised:
+            listen(address, command=COMMAND, complain=pytest.fail)
+    assert raised.value.hint == f"{COMMAND} --port 0"
 
 
 def test_an_address_of_another_host_is_refused() -> None:

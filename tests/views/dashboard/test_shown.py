@@ -97,6 +97,9 @@ def test_infeasible_trials_look_infeasible_to_the_dashboard() -> None:
     assert told == [[0.5, -1.0], [-0.5, 0.0], []]
     again = shown.get_all_trials(study._study_id, deepcopy=False)
     assert [trial._system_attrs["constraints"] for trial in again[:2]] == told[:2]
+    # Other threads read them meanwhile: a dictionary that grows ends whoever goes through it.
+    below = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    assert not any("constraints" in trial._system_attrs for trial in below)
 
 
 @pytest.mark.parametrize(

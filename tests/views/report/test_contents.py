@@ -126,6 +126,11 @@ def test_controls_are_told_with_what_they_change() -> None:
     better = replace(RESULT.controls[1], difference=-2.0)
     told = text(made(replace(FINDINGS, result=replace(RESULT, controls=(better,)))), "controls")
     assert "More is gained without touching a skip: epsilon scale: epsilon x 1.005 gains" in told
+    # +9 % ± 4 beside +10 % ± 3.9: nobody has shown which is larger.
+    close = replace(RESULT.controls[1], difference=-0.9, difference_error=0.2)
+    told = text(made(replace(FINDINGS, result=replace(RESULT, controls=(close,)))), "controls")
+    assert "None of these gains as much: the best of them, epsilon scale" in told
+    assert "the intervals overlap" in told and "The skips do something" not in told
     none = text(made(replace(FINDINGS, result=replace(RESULT, controls=()))), "controls")
     assert "this study asked for none (confirm.controls)" in none
 

@@ -110,6 +110,11 @@ def test_studies_of_other_numbers_of_evaluations_make_a_frontier() -> None:
     figure = drawn(landscape(FINDINGS), "Value against network evaluations")
     assert count(figure, "dot grey") == 2 and count(figure, "dot proved") == 1
     assert "fashion, longer" in figure.caption
+    # A confirm that proved nothing stands there as well: nothing is called confirmed.
+    assert [key.text for key in figure.keys[1:]] == [
+        "tuned, on fresh seeds",
+        "tuned, in the search",
+    ]
     assert not any(
         isinstance(b, Figure) and "against network" in b.caption
         for b in landscape(replace(FINDINGS, frontier=()))

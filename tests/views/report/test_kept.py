@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,18 @@ def test_what_is_no_such_picture_is_refused(studied: Studied, data: bytes, words
     with pytest.raises(StorageError, match="a PNG of images in rows of 8") as refused:
         studied.kept()
     assert words in refused.value.problems[0].found
+
+
+def test_of_two_pictures_the_one_that_the_dashboard_shows(studied: Studied) -> None:
+    """Two devices that round otherwise have kept two."""
+    seeds = "1000000 to 1000015"
+    studied.note(Schedule.baseline(), grid(made(0), seeds))
+    for seed in (1, 2):
+        studied.note(SCHEDULE, grid(made(seed), seeds))
+        time.sleep(0.002)
+    found = studied.kept()
+    assert found is not None
+    np.testing.assert_array_equal(found.after, made(1))
 
 
 def test_a_file_that_is_lost_is_told(studied: Studied) -> None:
