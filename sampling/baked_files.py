@@ -31,7 +31,21 @@ from skiptune.sampling.pipeline_files import INDEX, pipeline_files, read_json
 from skiptune.sampling.published import read_file
 from skiptune.sampling.tensor_files import save_tensors
 
-__all__ = ["check_original", "source_metadata", "stored_tensors", "write_baked"]
+__all__ = [
+    "BAKED_KEY",
+    "MARKER",
+    "check_original",
+    "scales_within",
+    "source_metadata",
+    "stored_tensors",
+    "write_baked",
+]
+
+MARKER = "baked.json"
+"""The file by which a folder of baked weights is known."""
+
+BAKED_KEY = "skiptune.baked"
+"""Metadata entry of a checkpoint with scales in its weights: what `MARKER` says."""
 
 # The U-Nets that upstream's code loads from files of torch.save, and how it calls these.
 _UPSTREAM = {"OpenAIUNet": ".pt", "UViT": ".pth", "LucidrainsUnet": ".pt"}
@@ -73,6 +87,24 @@ def source_metadata(checkpoint: Checkpoint) -> dict[str, str]:
         return {}
     with safe_open(checkpoint.path, framework="pt", device="cpu") as file:
         return dict(file.metadata() or {})
+
+
+def scales_within(path: Path) -> dict[str, Any] | None:
+    """Return what is known of the scales that a network's weights hold already.
+
+    Arguments:
+        path: A checkpoint's file or a pipeline's folder, as `write_baked` and the marker beside
+            its weights made it.
+
+    Returns:
+        What `MARKER` says; None of any other network.
+    """
+    if path.is_dir():
+        place = path / MARKER
+        return dict(read_json(place)) if place.is_file() else None
+    with safe_open(path, framework="pt", device="cpu") as file:
+        text = (file.metadata() or {}).get(BAKED_KEY)
+    return None if text is None else dict(json.loads(text))
 
 
 def check_original(checkpoint: Checkpoint, original: Path) -> None:

@@ -58,6 +58,7 @@ class Deviations:
         moved: The same between the untouched network and the hooked one.
         images: Images compared.
         evaluations: Evaluations of the network compared, of all images at once.
+        rounded: Types of half precision to which folded tensors were rounded.
     """
 
     whole: Deviation
@@ -67,6 +68,7 @@ class Deviations:
     moved: float
     images: int
     evaluations: int
+    rounded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ def deviations(
         moved=_levels(hooked_images, plain_images),
         images=len(seeds),
         evaluations=len(states),
+        rounded=tuple(
+            sorted({str(t.dtype)[6:] for t in folded.values() if torch.finfo(t.dtype).bits < 32})
+        ),
     )
 
 

@@ -252,7 +252,9 @@ def _static(schedule: Scales) -> dict[tuple[str, str], float]:
         if problems:
             raise NetworkError.of(problems, hint=_HINT)
         return {place: scale for place, scale in found.items() if scale != 1}
+    settings = []
     if schedule.branches != "both":
+        settings.append("-s space.branches=both")
         text = f"scales in the evaluations {schedule.branches} of guidance alone"
         problems.append(Problem("schedule: branches", _STATIC, text))
     windows = [term for term in schedule.terms if term.low > 0 or term.high < math.inf]
@@ -260,10 +262,13 @@ def _static(schedule: Scales) -> dict[tuple[str, str], float]:
         shown = [f"{t.address} at sigma {t.low:g} to {t.high:g}" for t in windows[:_SHOWN]]
         more = len(windows) - len(shown)
         shown += [f"and {more} more"] if more else []
-        text = f"{len(windows)} in windows of the noise level: {', '.join(shown)}"
+        where = "a window" if len(windows) == 1 else "windows"
+        text = f"{len(windows)} in {where} of the noise level: {', '.join(shown)}"
+        settings += ["-s space.window=null", "-s space.intervals=1"]
         problems.append(Problem("schedule: scales", _STATIC, text))
     if problems:
-        raise NetworkError.of(problems, hint=_HINT)
+        again = f"skiptune tune SPEC -s study=NAME {' '.join(settings)}"
+        raise NetworkError.of(problems, hint=f"{_HINT}; or tune scales that fold: {again}")
     return {(term.address, term.part): term.scale for term in schedule.terms}
 
 

@@ -11,12 +11,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from skiptune.errors import NetworkError, Problem, SkiptuneError, SkiptuneWarning
+from skiptune.sampling.baked_files import scales_within
 from skiptune.sampling.checkpoint import Checkpoint
 from skiptune.sampling.hooks import Handle, apply, refuse_compiled
 from skiptune.sampling.levels import levels, rounded
@@ -29,10 +31,35 @@ from skiptune.sampling.skips import find_skips, skip_sites
 if TYPE_CHECKING:
     from skiptune.search.tuned import Tuned
 
-__all__ = ["installed"]
+__all__ = ["installed", "refuse_baked"]
 
 _NEAR = 1e-3  # relative: how far a call's noise level may be from the setting's
 _ELSEWHERE = "nothing was measured there: score it, or tune it: `skiptune init study.yaml`"
+
+
+def refuse_baked(tuned: Tuned, path: Path, sha256: str | None) -> None:
+    """Refuse weights that hold tuned scales already, other than those the scales were tuned on.
+
+    Arguments:
+        tuned: The scales.
+        path: The network's file or folder.
+        sha256: Its hash.
+
+    Raises:
+        NetworkError: Scales would act twice.
+    """
+    if sha256 == tuned.network.sha256:
+        return
+    within = scales_within(path)
+    if within is not None:
+        own = within.get("schedule_sha256") == tuned.schedule_sha256
+        raise NetworkError(
+            "network",
+            expected=f"the weights of {tuned.network.name} (sha256 {tuned.network.sha256})",
+            found=f"{path.name}, whose weights hold {'these scales' if own else 'scales'} already"
+            f" (baked, of study {within.get('study')})",
+            hint="use it as it is: once more, scales would act twice",
+        )
 
 
 def installed(
@@ -51,6 +78,8 @@ def installed(
         at.calls.read()  # refuses a scheduler that has no noise levels
     if sha256 is None and check_weights:
         found = at.sha256()
+        if at.place is not None:
+            refuse_baked(tuned, at.place, found)
         if found not in (None, tuned.network.sha256):
             name = tuned.network.name
             expected = f"the weights of {name} (sha256 {tuned.network.sha256})"
@@ -70,12 +99,14 @@ class _Target:
     sha256: Callable[[], str | None]
     watch: _LevelWatch | _SchedulerWatch | None
     calls: PipelineCalls | None = None
+    place: Path | None = None
 
 
 def _target_of(target: Any, scheduler: Any, setting: Setting) -> _Target:
     if isinstance(target, Checkpoint):
         network, sha256 = target.network, target.sha256
-        return _Target(network, lambda: sha256, _level_watch(network, setting))
+        watched = _level_watch(network, setting)
+        return _Target(network, lambda: sha256, watched, place=target.path)
     if isinstance(target, nn.Module):
         if scheduler is None:
             return _Target(target, lambda: None, _level_watch(target, setting))
@@ -101,7 +132,7 @@ def _target_of(target: Any, scheduler: Any, setting: Setting) -> _Target:
     _refuse_without_timestep(unet)
     calls = PipelineCalls(pipeline=target)
     watch = _SchedulerWatch(calls, setting)
-    return _Target(unet, lambda: _pipeline_digest(target), watch, calls)
+    return _Target(unet, lambda: _pipeline_digest(target), watch, calls, _pipeline_folder(target))
 
 
 def _refuse_without_timestep(unet: nn.Module) -> None:
@@ -115,13 +146,22 @@ def _refuse_without_timestep(unet: nn.Module) -> None:
         )
 
 
-def _pipeline_digest(pipeline: Any) -> str | None:
-    """Return the hash of the folder that a pipeline was read from; None where none can be told."""
+def _pipeline_folder(pipeline: Any) -> Path | None:
+    """Return the folder of this host that a pipeline was read from; None of any other."""
     name = getattr(pipeline, "name_or_path", None)
     if not name:
         return None
+    folder = Path(hub_folder(str(name)) or str(name))
+    return folder if folder.is_dir() else None
+
+
+def _pipeline_digest(pipeline: Any) -> str | None:
+    """Return the hash of the folder that a pipeline was read from; None where none can be told."""
+    folder = _pipeline_folder(pipeline)
+    if folder is None:
+        return None
     try:
-        return content_digest(hub_folder(str(name)) or str(name))[0]
+        return content_digest(folder)[0]
     except SkiptuneError:
         # Another place than this host's, or another format: what was read cannot be told.
         return None

@@ -7,6 +7,7 @@ people (`BAKED.md`) and programs (`baked.json`), and what the source says of its
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,12 @@ from typing import Any
 
 from skiptune import __version__
 from skiptune.canonical import file_digest
-from skiptune.errors import NetworkError
+from skiptune.errors import NetworkError, OutputError
 from skiptune.sampling.baked_files import (
+    BAKED_KEY,
+    MARKER,
     check_original,
+    scales_within,
     source_metadata,
     stored_tensors,
     write_baked,
@@ -35,14 +39,10 @@ from skiptune.search.tuned import Tuned
 __all__ = ["FORMAT", "IMAGES", "MARKER", "Baked", "bake", "measured_fold"]
 
 FORMAT = "skiptune.baked"
-MARKER = "baked.json"
-"""The file by which a folder of baked weights is known."""
-
 IMAGES = 4
 """Images on which normalisations are fitted, and as many others on which is compared."""
 
 _CARD = "BAKED.md"
-_BAKED_KEY = "skiptune.baked"
 _LICENCE_KEY = "skiptune.licence"
 _NOTICES = ("LICENSE", "LICENCE", "NOTICE")
 _MOST_CARD = 1 << 20  # characters of a card that is looked through for a licence
@@ -107,27 +107,30 @@ def bake(
 
     Raises:
         NetworkError: The network is another one, or the scales cannot be weights.
-        OutputError: The folder is there, or cannot be written.
+        OutputError: The folder is there, holds the network itself, or cannot be written.
     """
     document.check(checkpoint.skips, sha256=checkpoint.sha256)
     check_folder_free(folder, marker=MARKER, force=force)
+    _refuse_over_source(folder, checkpoint.path)
     if original is not None:
         check_original(checkpoint, original)
     folded, found = measured_fold(document, checkpoint, mixed=mixed, images=images)
     licence = _licence(checkpoint)
+    within = scales_within(checkpoint.path)
+    network = {"name": document.network.name, "sha256": document.network.sha256}
     about = {
         "format": FORMAT,
         "schema_version": 1,
         "skiptune": __version__,
         "study": document.study,
         "verdict": document.verdict.verdict,
-        "network": {"name": document.network.name, "sha256": document.network.sha256},
+        "network": network if within is None else {**network, "baked": _origin(within)},
         "schedule_sha256": document.schedule_sha256,
         "setting": document.setting.to_setting().to_json(),
         "licence": licence,
         **_measured(folded, found),
     }
-    metadata = {_BAKED_KEY: json.dumps(about), _LICENCE_KEY: licence}
+    metadata = {BAKED_KEY: json.dumps(about), _LICENCE_KEY: licence}
     with whole_folder(folder, marker=MARKER, force=force) as place:
         weights = write_baked(checkpoint, folded, place, metadata=metadata, original=original)
         if not checkpoint.path.is_dir():  # pipelines bring theirs
@@ -138,7 +141,7 @@ def bake(
         names = {str(path.relative_to(place)): file_digest(path) for path in weights}
         text = json.dumps({**about, "weights": names}, indent=2, allow_nan=False) + "\n"
         (place / MARKER).write_text(text, encoding="utf-8")
-        card = _card_text(document, folded, found, licence, tuple(names))
+        card = _card_text(document, folded, found, licence, tuple(names), within)
         (place / _CARD).write_text(card, encoding="utf-8")
     return Baked(
         folder=folder,
@@ -168,11 +171,12 @@ def measured_fold(
     """
     schedule = document.schedule
     if not schedule.terms:
+        knobs = document.knob_changes
         raise NetworkError(
             f"scales of {document.study}",
             expected="at least one scale other than 1",
-            found="an untouched network",
-            hint=f"use {document.network.name} as it is",
+            found=f"an untouched network{' and ' + ', '.join(knobs) if knobs else ''}",
+            hint=f"use {document.network.name} as it is{', at that setting' if knobs else ''}",
         )
     network, setting = checkpoint.network, document.setting.to_setting()
     fold(network, schedule, mixed=mixed)  # refuses before anything is sampled
@@ -188,6 +192,13 @@ def measured_fold(
         tensors=stored_tensors(checkpoint, folded.keys),
         decoder=checkpoint.decoder,
     )
+    if not all(math.isfinite(value) for value in (*asdict(found.whole).values(), found.levels)):
+        raise NetworkError(
+            f"scales of {document.study}",
+            expected="images that can be compared",
+            found="NaN or infinity: with these scales the network diverges",
+            hint="export scales that were measured: skiptune export STUDY",
+        )
     if found.exact.output > _MOST_OFF and found.exact.effect > _MOST_LOST:
         raise NetworkError(
             f"scales of {document.study}",
@@ -197,6 +208,17 @@ def measured_fold(
             hint="install these scales at run time instead: skiptune.load(FILE).apply(network)",
         )
     return folded, found
+
+
+def _refuse_over_source(folder: Path, source: Path) -> None:
+    """Refuse a folder that holds the network which is read: --force would take it away."""
+    if source.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(
+            str(folder),
+            expected="a folder without the network that is read",
+            found=str(source),
+            hint="choose another folder",
+        )
 
 
 def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:
@@ -214,7 +236,13 @@ def _measured(folded: Fold, found: Deviations) -> dict[str, Any]:
         "grey_levels": found.levels,
         "grey_levels_of_the_scales": found.moved,
         "images": found.images,
+        "rounded_to": list(found.rounded),
     }
+
+
+def _origin(within: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what scales a network held before; theirs may have come upon others in turn."""
+    return {key: within.get(key) for key in ("study", "schedule_sha256", "network")}
 
 
 def _licence(checkpoint: Checkpoint) -> str:
@@ -268,17 +296,25 @@ def _card_text(
     found: Deviations,
     licence: str,
     weights: Sequence[str],
+    within: Mapping[str, Any] | None,
 ) -> str:
     """Return the text of the card: what was done to which weights, and how exact it is."""
     network = document.network
+    before = ""
+    if within is not None:
+        origin = _origin(within)
+        before = f", which holds scales already: study {origin['study']}, schedule"
+        before += f" `{origin['schedule_sha256']}`"
     rows: Mapping[str, str] = {
-        "made from": f"{network.name}, sha256 `{network.sha256}`",
+        "made from": f"{network.name}, sha256 `{network.sha256}`{before}",
         "changed": ", ".join(f"`{name}`" for name in weights),
         "scales of": f"study {document.study}, schedule `{document.schedule_sha256}`",
         "verdict": document.verdict.verdict,
+        **({"not in the weights": "; ".join(document.knob_changes)} if document.knobs else {}),
         "tuned at": f"`{json.dumps(document.setting.to_setting().to_json())}`",
         "baked against hooked": f"{found.whole.output:.2g} of the output, {found.whole.effect:.2g}"
-        f" of the scales' effect, {found.levels:.2g} of 255 grey levels ({found.images} images)",
+        f" of the scales' effect, {found.levels:.2g} of 255 grey levels ({found.images} images)"
+        + (f", rounding to {' and '.join(found.rounded)} among it" if found.rounded else ""),
         "baked by": f"skiptune {__version__}",
         "licence": licence,
     }

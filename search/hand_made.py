@@ -149,6 +149,8 @@ def hand_made(path: Path | str, skips: Sequence[Skip]) -> HandMade:
     else:
         value, document = parse_plain(read_text(Path(path), hint=HINT), name=name)
     problems = list(document.problems)
+    if problems:  # what could not be read says nothing about the rest
+        raise SpecError.of(problems, hint=HINT)
     skips = sorted(skips, key=lambda skip: skip.index)
     addresses = [skip.address for skip in skips]
     scales: dict[str, float] = dict.fromkeys(addresses, 1.0)

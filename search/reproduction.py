@@ -89,7 +89,7 @@ def refuse_other_measure(tuned: Tuned, extractor: Extractor, reference: Referenc
     if not keys:
         raise SpecError(
             "measure.metric",
-            expected="a metric of images' features",
+            expected=f"a metric of images' features, of {images:,} images",
             found=told.metric,
             hint="score the study itself: skiptune score STUDY",
         )

@@ -253,6 +253,10 @@ class Tuned(Section):
         """Return plain data."""
         return self.model_dump(mode="json")
 
+    def text(self) -> str:
+        """Return the content of the file."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
     @property
     def schedule(self) -> Schedule:
         """The schedule that the rows stand for."""
@@ -265,6 +269,22 @@ class Tuned(Section):
             return {}
         before, now = self.untouched_setting.to_setting(), self.setting.to_setting()
         return {name: now.knob(name) for name in KNOBS if now.knob(name) != before.knob(name)}
+
+    @property
+    def knob_changes(self) -> tuple[str, ...]:
+        """The same in words: what each is, and what it is for the untouched network."""
+        if self.untouched_setting is None:
+            return ()
+        before = self.untouched_setting.to_setting()
+        return tuple(
+            f"{name} {now:.4g} (baseline {before.knob(name):.4g})"
+            for name, now in self.knobs.items()
+        )
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the tuned network scored worse than the untouched one on the same seeds."""
+        return (self.tuned.difference or 0.0) > 0  # negative is better, whatever the metric
 
     def check(self, skips: Sequence[Skip], *, sha256: str | None = None) -> None:
         """Refuse any other network than the tuned one.
@@ -344,8 +364,7 @@ class Tuned(Section):
         Raises:
             OutputError: When the file exists and `force` is not set, or it cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(Path(path), text.encode("utf-8"), force=force)
+        write_whole(Path(path), self.text().encode("utf-8"), force=force)
 
 
 def load(path: Path | str) -> Tuned:

@@ -29,7 +29,7 @@ from tests.command_line import Outcome, write_spec
 from tests.pipelines import random_unet, write_pipeline
 from tests.sampling.families import random_network
 from tests.sampling.published_options import TINY
-from tests.tuned_documents import tuned_for
+from tests.tuned_documents import SETTING, tuned_for
 
 Command = Callable[..., Outcome]
 
@@ -67,6 +67,8 @@ def test_a_baked_network_needs_nothing_but_the_file(command: Command, results: P
     assert done.err.splitlines()[0] == "Wrote baked: win"
     assert "BAKED.md" in done.err
     assert command("skips", "baked/net.safetensors").code == 0
+    twice = command("sample", results / "tuned.json", "--checkpoint", "baked/net.safetensors")
+    assert twice.code == 2 and "hold these scales already" in twice.err
     again = command("export", results / "tuned.json", "--format", "baked")
     assert again.code == 2
     assert "--force" in again.err
@@ -145,6 +147,53 @@ def test_tables_go_to_a_file_or_to_stdout(
     assert command("export", results / "tuned.json", "--format", kind).code == 2
     again = command("export", results / "tuned.json", "--format", kind, "--force", "-q")
     assert (again.code, again.out, again.err) == (0, "", "")
+
+
+def test_stdout_gets_a_file_whole_or_is_refused(command: Command, results: Path) -> None:
+    tuned = results / "tuned.json"
+    for words in ([], ["--json"]):
+        printed = command("export", tuned, "-o", "-", *words)
+        assert (printed.code, printed.err) == (0, "")
+        assert printed.out == tuned.read_text()
+    for words in (["--format", "baked"], ["--format", "csv", "--json"]):
+        refused = command("export", tuned, "-o", "-", *words)
+        assert refused.code == 2 and "-o -" in refused.err and refused.out == ""
+    document_of(results / "net.safetensors", results, verdict=Verdict(verdict="not confirmed"))
+    assert "caution: not confirmed" in command("export", tuned, "-o", "-").err
+    assert os.listdir() == ["results"]  # none is called `-`
+
+
+def test_the_file_that_is_read_is_never_written_over(command: Command, results: Path) -> None:
+    tuned = results / "tuned.json"
+    before = tuned.read_bytes()
+    for words in (["--format", "csv"], ["--format", "json"], ["--format", "baked"]):
+        refused = command("export", tuned, "-o", tuned, "--force", *words)
+        assert refused.code == 2 and "another file than the one that is read" in refused.err
+    assert tuned.read_bytes() == before
+
+
+def test_what_is_no_weight_and_what_is_no_gain_is_said(command: Command, results: Path) -> None:
+    before = SETTING.to_json()
+    along: dict[str, Any] = {
+        "verdict": Verdict(verdict="not confirmed"),
+        "setting": SETTING.with_knobs({"epsilon_scale": 1.008966}),
+        "untouched_setting": before,
+    }
+    path = document_of(results / "net.safetensors", results, **along)
+    words = ("--format", "baked", "--images", "1", "-o")
+    done = command("export", path, *words, "along")
+    text = "epsilon_scale 1.009 (baseline 1)"
+    assert text in " ".join(done.out.split()) and "1 image," in done.out
+    assert f"| not in the weights | {text} |" in Path("along/BAKED.md").read_text()
+    assert "worse than the untouched" not in done.err
+    checkpoint = load_checkpoint(results / "net.safetensors")
+    alone = tuned_for(checkpoint, Schedule.baseline(), **along)
+    alone.write(path, force=True)
+    refused = command("export", path, *words, "alone")
+    assert refused.code == 2 and text in refused.err and "at that setting" in refused.err
+    worse = alone.tuned.model_copy(update={"difference": 0.5, "value": 6.3125})
+    alone.model_copy(update={"tuned": worse}).write(path, force=True)
+    assert "caution: worse than the untouched network" in command("export", path, "-o", "-").err
 
 
 def test_what_would_change_nothing_is_refused(command: Command, results: Path) -> None:

@@ -117,3 +117,22 @@ def test_a_space_that_holds_nothing_of_it_is_told(command: Command, spec: Path) 
     assert done.code == 2
     assert "a schedule that scales a skip of this space" in done.err
     assert not Path("start.json").exists()
+
+
+def test_files_that_are_read_are_never_written_over(
+    command: Command, spec: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("stages: [0.9, 0.6]\n")
+    before = spec.read_bytes()
+    for words in (("--for", spec, "-o", mine), ("--into", spec, "-o", spec)):
+        refused = command("import", "mine.yaml", *words, "--force")
+        assert refused.code == 2 and "another file than those that are read" in refused.err
+    assert mine.read_text() == "stages: [0.9, 0.6]\n" and spec.read_bytes() == before
+
+
+def test_what_cannot_be_read_is_the_only_problem(command: Command, spec: Path) -> None:
+    Path("mine.yaml").write_text("1: 0.5\n")
+    refused = command("import", "mine.yaml", "--for", spec)
+    assert refused.code == 2 and "keys that are text" in refused.err
+    assert "an empty file" not in refused.err

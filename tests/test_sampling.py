@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from skiptune.canonical import digest
 from skiptune.commands.pictures import images_of
 from skiptune.objectives.extractors import load_extractor
 from skiptune.objectives.image_files import open_images
-from skiptune.objectives.paired import paired_difference
-from skiptune.objectives.reference import load_reference
+from skiptune.objectives.reference import reference_of, save_reference
 from skiptune.sampling import images
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
@@ -303,41 +301,6 @@ def test_schedules_and_classes_have_folders_of_their_own(
     assert np.array_equal(pixels(Path("all") / wanted[3]), made[0])
 
 
-# Scores beside the picture
-
-
-def test_schedules_are_held_against_the_first_in_pairs(
-    command: Command, tuned: Path, other: Path, network: Checkpoint, tiny_study: ModuleType
-) -> None:
-    path = tuned.parent / "reference.npz"
-    words = ("sample", "--compare", "baseline", tuned, other, "--seeds", "0-3", "--num", "150")
-    done = command(*words, "--reference", path, "--json")
-    assert done.code == 0, done.err
-    scores = json.loads(done.out)["scores"]
-    assert [score["label"] for score in scores] == ["baseline", "tuned", "other"]
-    extractor, reference = load_extractor(tiny_study.EXTRACTOR), load_reference(path)
-    features = [
-        extractor(torch.from_numpy(images_of(network, SETTING, schedule, range(150)))).numpy()
-        for schedule in (None, schedule_of(network, 0.4), schedule_of(network, 1.8))
-    ]
-    assert scores[0]["difference"] is None
-    for score, rows in zip(scores[1:], features[1:], strict=True):
-        wanted = paired_difference(rows, features[0], reference)
-        assert score["difference"]["value"] == pytest.approx(wanted.value, rel=1e-6)
-        error = score["difference"]["standard_error"]
-        assert error == pytest.approx(wanted.standard_error, rel=1e-6)
-    page = command(*words, "--reference", path, "--force")
-    assert "minus baseline, paired [95 %]" in page.out
-    assert max(map(len, page.out.splitlines())) <= 80
-    assert "Pictures decide nothing" not in page.err
-
-    # The first one named is what the others are held against.
-    turned_words = ("--compare", other, "baseline", "--seeds", "0", "--num", "150", "--force")
-    done = command("sample", *turned_words, "--reference", path, "--json")
-    turned = json.loads(done.out)["scores"][1]["difference"]
-    assert turned["value"] == pytest.approx(-scores[2]["difference"]["value"], rel=1e-6)
-
-
 # What is refused
 
 
@@ -363,6 +326,7 @@ REFUSED = (
     ("T --seeds 0-9999 --compare", "skiptune sample", "at most 10,000"),
     ("T --seeds 0-99999", "--seeds 0-99999", "at most 10,000"),
     ("T -o none/grid.png", "-o none/grid.png", "No such file"),
+    ("T -o -", "-o -", "a picture or a folder"),
     ("T -o T/images/", "-o", "Not a directory"),
 )
 
@@ -431,5 +395,33 @@ def test_prompts_of_the_command_line_take_the_place_of_those_that_were_tuned_wit
     assert command(*words, "-o", "c.png").code == 0  # those of the file, by the seeds
     assert command(*words, "--prompts", "mine.txt", "-o", "folder/").code == 0
     assert {path.parent.name for path in Path("folder").rglob("*.png")} == {"a-boat", "the-sea"}
+    # Prompts that begin alike do not meet in one folder.
+    alike = [f"{'a boat on the sea, ' * 4}{end}" for end in ("by day", "by night")]
+    alike_words = ("--prompt", alike[0], "--prompt", alike[1], "-o", "alike/")
+    assert command(*words, *alike_words).code == 0
+    folders = {path.parent.name for path in Path("alike").rglob("*.png")}
+    assert len(folders) == 2 and all(len(name) == 69 for name in folders)
     refused = command(*words, "--class", "1", "-o", "d.png")
     assert refused.code == 2 and "name prompts with --prompt" in refused.err
+
+    # One prompt for all images is no unit to count errors by.
+    extractor = load_extractor("dct")
+    pixels = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
+    reference = reference_of(extractor(pixels).numpy(), extractor=extractor, name="noise")
+    save_reference(tmp_path / "noise.npz", reference)
+    scored = ("--compare", "--seeds", "0", "--num", "512", "--json", "-o")
+    for labels, unit in (("random", "prompt"), (1, None)):
+        changed = replace(setting, labels=labels)
+        measure = {
+            "metric": "FD", "extractor": "dct", "extractor_sha256": extractor.sha256,
+            "reference": "noise", "reference_sha256": reference.digest,
+        }  # fmt: skip
+        own_path = tmp_path / f"{labels}.json"
+        write(loaded, own_path, 0.4, network=network, setting=changed, measure=measure)
+        done = command("sample", own_path, *scored, f"{labels}.png")
+        assert done.code == 0, done.err
+        rows_of = json.loads(done.out)["scores"]
+        assert {row.get("unit") for row in rows_of} == {unit}
+        few = [row for row in rows_of if any("prompts" in text for text in row["cautions"])]
+        assert bool(few) == (unit == "prompt")
+        assert rows_of[1]["difference"]["standard_error"] is not None

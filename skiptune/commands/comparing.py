@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skiptune.commands.measuring import Loading, against, image_progress, sampled
+from skiptune.commands.measuring import (
+    Loading,
+    against,
+    cautions_of,
+    image_progress,
+    meaning,
+    sampled,
+)
 from skiptune.errors import NetworkError, Problem, SpecError
 from skiptune.objectives.paired import VERDICT_PER_FEATURE
 
@@ -98,7 +105,7 @@ def lines_of(words: Sequence[str], *, compare: bool) -> tuple[tuple[Line, ...], 
         )
     if compare and len(words) == 1:
         words = (BASELINE, *words)
-    if len(set(words)) < len(words):
+    if len({word if word == BASELINE else Path(word).absolute() for word in words}) < len(words):
         raise SpecError(
             "skiptune sample",
             expected="every name once",
@@ -120,7 +127,13 @@ def lines_of(words: Sequence[str], *, compare: bool) -> tuple[tuple[Line, ...], 
 
 
 def scored_lines(
-    options: Options, loaded: Checkpoint, lines: Sequence[Line], loading: Loading, count: int
+    options: Options,
+    loaded: Checkpoint,
+    lines: Sequence[Line],
+    loading: Loading,
+    count: int,
+    *,
+    tuned: Tuned,
 ) -> Compared:
     """Sample the seeds 0 to `count` - 1 of every schedule, and hold them against the first one.
 
@@ -130,16 +143,20 @@ def scored_lines(
         lines: The schedules.
         loading: What is measured.
         count: Images of each.
+        tuned: The first file.
 
     Raises:
-        SpecError: They are too few for a verdict.
+        SpecError: They are too few for a verdict, or labelled in different ways.
         ObjectiveError: As `Measure.check`; or images diverge.
     """
     from skiptune.objectives.standalone import compare
     from skiptune.sampling.schedule import Schedule
+    from skiptune.search.prompting import shares_of
     from skiptune.views.scores import ComparedRow, compared_view, estimate_text, pairs_json
 
-    drawn = getattr(loaded.network, "shares", None) is not None
+    _refuse_other_labels(lines)
+    # As a study counts: one prompt for all images is no unit.
+    drawn = shares_of(loaded) is not None and lines[0].setting.labels == "random"
     measures = loading.measures(count, unit="prompt" if drawn else "image")
     for measure in measures:
         _refuse_few(measure, count)
@@ -156,6 +173,9 @@ def scored_lines(
     pages = []
     for place, measure in enumerate(measures):
         own: list[ComparedRow] = []
+        units = samples[0][place].units()
+        notes = cautions_of(measure, tuned, samples[0][place])
+        counted = {} if units is None else {"unit": "prompt", "prompts": units.count}
         for line, sample in zip(lines, samples, strict=True):
             pairs = compare(measure, samples[0][place], sample[place])
             for pair, row in zip(pairs, pairs_json(pairs), strict=True):
@@ -173,11 +193,12 @@ def scored_lines(
                 )
                 kept = {"metric": row["metric"], "key": row["key"], "better": row["better"]}
                 difference = None if is_first else row["difference"]
-                plain.append(
-                    {"label": line.label, **kept, **row["tuned"], "difference": difference}
-                )
+                score = {"label": line.label, **kept, **row["tuned"], "difference": difference}
+                plain.append({**score, **meaning(measure), **counted, "cautions": notes})
         title = f"Seeds 0 to {count - 1:,}, {against(measure)}"
-        pages.append(compared_view(title, own, first=lines[0].label))
+        if units is not None:
+            title += f"; errors count prompts, {units.count:,} of them"
+        pages.append(compared_view(title, own, notes, first=lines[0].label))
         scores += own
     return Compared(scores, pages, plain)
 
@@ -192,6 +213,18 @@ def _refuse_few(measure: Measure, count: int) -> None:
             found=f"{count:,}",
             hint=f"--num {least}, or leave --num out for the pictures alone",
         )
+
+
+def _refuse_other_labels(lines: Sequence[Line]) -> None:
+    """Refuse pairs whose images are not of the same class or prompt."""
+    problems = [
+        Problem(f"{line.label}: setting.labels", f"{lines[0].setting.labels}", f"{found}")
+        for line in lines[1:]
+        if (found := line.setting.labels) != lines[0].setting.labels
+    ]
+    if problems:
+        hint = "score schedules of equal labels, or leave --num out for the pictures alone"
+        raise SpecError.of(problems, hint=hint)
 
 
 def _refuse_other_networks(path: str, first: Tuned, documents: dict[str, Tuned]) -> None:
@@ -216,9 +249,13 @@ def _shown(value: Any) -> str:
 def _labels(words: Sequence[str]) -> dict[str, str]:
     """Return short names of files: without their folders where that leaves them apart."""
     stems = [Path(word).stem for word in words]
+    bare = [str(Path(word).with_suffix("")) for word in words]
+    labels = [
+        stem if stems.count(stem) == 1 and stem != BASELINE else name
+        for stem, name in zip(stems, bare, strict=True)
+    ]
+    # Of baseline.json in this folder the whole name, for the untouched network has the other.
     return {
-        word: stem
-        if stems.count(stem) == 1 and stem != BASELINE
-        else str(Path(word).with_suffix(""))
-        for word, stem in zip(words, stems, strict=True)
+        word: str(Path(word)) if label == BASELINE else label
+        for word, label in zip(words, labels, strict=True)
     }

@@ -17,7 +17,7 @@ from skiptune.commands.options import (
     shared,
     store_options,
 )
-from skiptune.errors import SpecError
+from skiptune.errors import OutputError, SpecError
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ class _Wanted:
     "--output",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="The file, or with baked the folder, to write; - prints a table.  [default: tuned.json,"
+    help="The file, or with baked the folder, to write; - prints a file.  [default: tuned.json,"
     " baked, tuned.csv, tuned.md, tuned.tex]",
 )
 @click.option("--force", is_flag=True, help="Replace a file, or a folder of a baked network.")
@@ -141,7 +141,7 @@ def export(
     wanted = _Wanted(kind, path, force, mixed, images, original, checkpoint, decoder, device)
     from_file = Path(source).suffix == ".json"
     _refuse_unread(wanted, from_file=from_file)
-    _check_place(wanted)
+    _check_place(options, wanted, Path(source) if from_file else None)
     if from_file:
         from skiptune.search.tuned import load
 
@@ -177,19 +177,48 @@ def _refuse_unread(wanted: _Wanted, *, from_file: bool) -> None:
             )
 
 
-def _check_place(wanted: _Wanted) -> None:
-    """Refuse a place that cannot be written, before any work is done for it."""
+def _check_place(options: Options, wanted: _Wanted, source: Path | None) -> None:
+    """Refuse a place that cannot be written, before any work is done for it.
+
+    Arguments:
+        options: Shared ones.
+        wanted: What is to be written.
+        source: The file that is read; None for a study.
+    """
     from skiptune.commands.output import check_folder, check_writable
 
-    if wanted.kind == "baked":
+    path = wanted.path
+    if path == STDOUT:
+        if wanted.kind == "baked":
+            raise SpecError(
+                "-o -",
+                expected="a folder: a baked network is several files",
+                found="stdout",
+                hint="name the folder, or leave -o out for `baked`",
+            )
+        if options.json and wanted.kind != "json":
+            raise SpecError(
+                "--json -o -",
+                expected="one document on stdout",
+                found=f"JSON and a table ({wanted.kind})",
+                hint="leave --json out, or write the table to a file",
+            )
+    elif source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise OutputError(
+            f"-o {path}",
+            expected="another file than the one that is read",
+            found=str(source),
+            hint="choose another name with -o",
+        )
+    elif wanted.kind == "baked":
         from skiptune.commands.device import check_device
         from skiptune.search.output import check_folder_free
 
-        check_folder_free(wanted.path, marker="baked.json", force=wanted.force)
-        check_folder(wanted.path.absolute().parent, where=f"-o {wanted.path}")
+        check_folder_free(path, marker="baked.json", force=wanted.force)
+        check_folder(path.absolute().parent, where=f"-o {path}")
         check_device(wanted.device)
-    elif wanted.path != STDOUT or wanted.kind == "json":
-        check_writable(wanted.path, force=wanted.force)
+    else:
+        check_writable(path, force=wanted.force)
 
 
 def _network_of(document: Tuned, tuned: Path, wanted: _Wanted) -> Checkpoint:
@@ -252,10 +281,7 @@ def _deliver(
     path, verdict = wanted.path, document.verdict.verdict
     told: dict[str, Any] = {"written": path, "verdict": verdict, **known}
     following = ""
-    if wanted.kind == "json":
-        document.write(path, force=wanted.force)
-        following = f"skiptune sample {path} --compare -o grid.png"
-    elif wanted.kind == "baked":
+    if wanted.kind == "baked":
         assert network is not None
         told |= _bake(options, wanted, document, network)
         following = f"see {path / 'BAKED.md'}: what changed, how exactly, and the licence"
@@ -263,12 +289,15 @@ def _deliver(
         from skiptune.search.output import write_whole
         from skiptune.views.paper import PAPERS
 
-        text = PAPERS[wanted.kind](document)
+        is_json = wanted.kind == "json"
+        text = document.text() if is_json else PAPERS[wanted.kind](document)
         if path == STDOUT:
             print(text, end="")
-            return
-        write_whole(path, text.encode("utf-8"), force=wanted.force)
-    if options.json:
+        else:
+            write_whole(path, text.encode("utf-8"), force=wanted.force)
+        if is_json:
+            following = f"skiptune sample {path} --compare -o grid.png"
+    if options.json and path != STDOUT:
         print_json(told)
     if verdict == "not confirmed":
         decide = "" if study is None else f": `skiptune confirm {study}` decides on fresh ones"
@@ -277,6 +306,10 @@ def _deliver(
             "caution: not confirmed: the best of the search, on the seeds it was chosen by"
             + decide,
         )
+        if document.is_worse:
+            say(options, "caution: worse than the untouched network on these seeds, too")
+    if path == STDOUT:
+        return
     say(options, f"Wrote {path}: {verdict}")
     if following:
         say(options, f"Next: {following}")
@@ -299,5 +332,5 @@ def _bake(
         force=wanted.force,
     )
     if not options.json:
-        print_text(*baked_view(made.fold, made.deviations))
+        print_text(*baked_view(made.fold, made.deviations, beside=document.knob_changes))
     return made.to_json()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from skiptune.commands.options import Options, pass_options, shared, study_option
-from skiptune.errors import SpecError
+from skiptune.errors import OutputError, SpecError
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -78,6 +79,7 @@ def import_(
     beside = Path() if into is None else into.parent
     output = beside / "start.json" if output is None else output
     check_writable(output, force=force)
+    _refuse_over(output, [file, *([] if target is None else [Path(target)])])
     text = None
     if into is not None:
         named = _named(output, into)
@@ -102,6 +104,18 @@ def import_(
     else:
         place = output if output.is_absolute() else f"./{output}"
         say(options, f"Next: name it in the study, under `search`: `warm_start: {place}`")
+
+
+def _refuse_over(output: Path, read: Sequence[Path]) -> None:
+    """Refuse to write over a file that is read, whatever --force says."""
+    for path in read:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise OutputError(
+                f"-o {output}",
+                expected="another file than those that are read",
+                found=str(path),
+                hint="choose another name with -o",
+            )
 
 
 def _named(output: Path, study: Path) -> str:

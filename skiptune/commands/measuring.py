@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Loading",
     "against",
+    "cautions_of",
     "image_progress",
+    "known_references",
+    "meaning",
     "no_reference",
     "part_notes",
     "sampled",
     "score_images",
     "score_tuned",
+    "study_reference",
 ]
 
 BUNDLED = "fashion-train"
@@ -53,6 +57,7 @@ class Loading:
         weights: Of the one feature network, where they are not its own.
         weights_sha256: What they must hash to.
         device: Of the feature networks.
+        known: References by feature network, for those that no reference was named for.
     """
 
     groups: Sequence[Group]
@@ -60,6 +65,7 @@ class Loading:
     weights: str | None
     weights_sha256: str | None
     device: str
+    known: Mapping[str, str | Path] = field(default_factory=dict)
 
     def measures(self, images: int, *, unit: Unit = "image") -> list[Measure]:
         """Load networks and references, and refuse those that do not fit so many images.
@@ -86,7 +92,7 @@ class Loading:
             )
         found = []
         for group in self.groups:
-            reference = self.reference
+            reference = self.reference or self.known.get(group.extractor)
             if reference is None and group.extractor == FASHION_CNN:
                 reference = BUNDLED
             if reference is None:
@@ -101,6 +107,28 @@ class Loading:
             measure.check(images, unit=unit)
             found.append(measure)
         return found
+
+
+def study_reference(tuned: Tuned, path: Path) -> str | Path | None:
+    """Return the reference that a TUNED.json was scored against; None where it is not at hand.
+
+    Arguments:
+        tuned: The file's content.
+        path: The file; statistics of one's own lie beside it by the name that it says.
+    """
+    from skiptune.objectives.names import REFERENCES
+
+    name = tuned.measure.reference
+    if name is None or name in REFERENCES:
+        return name
+    beside = (path.parent / name, path.parent / f"{name}.npz")
+    return next((place for place in beside if place.is_file()), None)
+
+
+def known_references(tuned: Tuned, path: Path) -> dict[str, str | Path]:
+    """Return the same by the feature network that it belongs to, for `Loading`."""
+    reference = study_reference(tuned, path)
+    return {} if reference is None else {tuned.measure.extractor: reference}
 
 
 def score_images(
@@ -125,7 +153,7 @@ def score_images(
         notes = [*part_notes(source, num), *measure.cautions(source.count)]
         title = f"{images}: {source.count:,} images, {against(measure)}"
         pages.append(scores_view(title, rows, notes))
-        plain += [{**row, **_meaning(measure), "cautions": notes} for row in scores_json(rows)]
+        plain += [{**row, **meaning(measure), "cautions": notes} for row in scores_json(rows)]
     return source.count, pages, plain
 
 
@@ -158,10 +186,9 @@ def score_tuned(
     plain: list[dict[str, Any]] = []
     for measure, baseline, ours in zip(measures, *both, strict=True):
         pairs = compare(measure, baseline, ours)
-        notes = [*_other_reference(measure, tuned), *measure.cautions(count)]
+        notes = cautions_of(measure, tuned, ours)
         units = ours.units()
         counted = {} if units is None else {"unit": "prompt", "prompts": units.count}
-        notes += _few_prompts(units)
         what = "".join(f" and {key} {value:.4g}" for key, value in tuned.knobs.items())
         title = f"{name}: seeds 0 to {count - 1:,} with and without scales{what}, "
         title += against(measure)
@@ -169,7 +196,7 @@ def score_tuned(
             title += f"; errors count prompts, {units.count:,} of them"
         pages.append(pairs_view(title, pairs, notes))
         rows = pairs_json(pairs)
-        plain += [{**row, **_meaning(measure), **counted, "cautions": notes} for row in rows]
+        plain += [{**row, **meaning(measure), **counted, "cautions": notes} for row in rows]
     return count, pages, plain
 
 
@@ -248,6 +275,12 @@ def sampled(
     return samples
 
 
+def cautions_of(measure: Measure, tuned: Tuned, sample: Sample) -> list[str]:
+    """Return what a person has to know of the scores of sampled images, in sentences."""
+    cautions = [*_other_reference(measure, tuned), *measure.cautions(sample.images)]
+    return cautions + _few_prompts(sample.units())
+
+
 def _few_prompts(units: Units | None) -> list[str]:
     """Return what to know where errors rest on few prompts."""
     from skiptune.objectives.units import LEAST_UNITS
@@ -274,7 +307,7 @@ def against(measure: Measure) -> str:
     return f"features of {measure.extractor.name}, reference {reference.name}{real}"
 
 
-def _meaning(measure: Measure) -> dict[str, Any]:
+def meaning(measure: Measure) -> dict[str, Any]:
     """Return what scores mean as plain data."""
     reference = measure.reference
     return {

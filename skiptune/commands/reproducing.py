@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skiptune.commands.measuring import image_progress, no_reference
+from skiptune.commands.measuring import image_progress, study_reference
 from skiptune.commands.tuned_network import (
     decoder_place,
     network_place,
@@ -25,6 +25,12 @@ __all__ = ["reproduce"]
 _OTHERWISE = (
     "Another kind of device, number of threads or version of torch changes the last digits:"
     " the file's `provenance` says which made it."
+)
+
+_FAR = 1e-3  # of the score: roundings of another device stay far below
+_OTHER = (
+    "These are other numbers, not other roundings: the file's scores, setting or seeds are not"
+    " those of its study. Export it again."
 )
 
 
@@ -49,7 +55,6 @@ def reproduce(
     """
     from skiptune.commands.device import check_device
     from skiptune.commands.output import print_json, print_text
-    from skiptune.objectives.names import REFERENCES
     from skiptune.search.tuned import load
 
     path = Path(name)
@@ -63,9 +68,14 @@ def reproduce(
     tuned = load(path)
     network = network_place(places["checkpoint"], tuned, path)
     vae = decoder_place(places["decoder"], tuned, path, network)
-    reference = reference or tuned.measure.reference
-    if reference is None or (reference not in REFERENCES and not Path(reference).is_file()):
-        raise no_reference()
+    held_against = reference or study_reference(tuned, path)
+    if held_against is None:
+        raise SpecError(
+            "--reference",
+            expected=f"the statistics that {name} was scored against, {tuned.measure.reference}",
+            found="nothing, and no such file beside it",
+            hint="say where they are: --reference FILE",
+        )
     check_device(device)
     from skiptune.objectives.extractors import load_extractor
     from skiptune.objectives.reference import load_reference
@@ -74,7 +84,7 @@ def reproduce(
 
     seeds = deciding_seeds(tuned, name=name)
     extractor = load_extractor(tuned.measure.extractor, weights=weights, device=device)
-    held = load_reference(reference, extractor=extractor)
+    held = load_reference(held_against, extractor=extractor)
     loaded = tuned_network(tuned, network, vae, prompts_place(tuned, path), device=device)
     with ExitStack() as stack:
         bars: dict[str, Callable[[int], None]] = {}
@@ -101,4 +111,6 @@ def reproduce(
         )
         return
     title = f"{name}: {tuned.measure.metric}, seeds {seeds[0]:,} to {seeds[-1]:,}"
-    print_text(*reproduced_view(title, rows, [] if identical else [_OTHERWISE]))
+    far = any(abs(row.found - row.stored) > _FAR * abs(tuned.baseline.value) for row in rows)
+    notes = [] if identical else [_OTHERWISE, *([_OTHER] if far else [])]
+    print_text(*reproduced_view(title, rows, notes))

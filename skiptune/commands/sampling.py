@@ -97,7 +97,7 @@ class _Label:
 @click.option(
     "--reference",
     metavar="FILE",
-    help="With --num: reference statistics; fashion-train for the bundled extractor.",
+    help="With --num: reference statistics; by default those of TUNED.json, bundled or beside it.",
 )
 @click.option("--weights", metavar="FILE", help="With --num: the extractor's weights.")
 @tuned_files_options
@@ -157,6 +157,7 @@ def sample(
     wanted = list(dict.fromkeys(_numbers(seeds, "--seeds", most=most, hint=hint)))
     path = first_file(schedules)
     lines, document = lines_of(schedules, compare=compare)
+    _refuse_stdout(output)
     if not folder:
         check_writable(Path(output), force=force)
     controls = _controls(classes, texts, prompts)
@@ -173,14 +174,15 @@ def sample(
     loaded = _loaded(document, path, checkpoint, decoder, controls, device=device)
     compared = None
     if num is not None:
-        from skiptune.commands.measuring import Loading
+        from skiptune.commands.measuring import Loading, known_references
         from skiptune.objectives.standalone import metric_groups
 
         groups = metric_groups(
             metric, extractor=None, default=lambda: document.measure.extractor, sampled=True
         )
-        loading = Loading(groups, reference, weights, None, device)
-        compared = scored_lines(options, loaded, lines, loading, num)
+        known = known_references(document, path)
+        loading = Loading(groups, reference, weights, None, device, known)
+        compared = scored_lines(options, loaded, lines, loading, num, tuned=document)
     labels = controls or (_Label(""),)
     made: dict[str, Any] = {"written": output, "seeds": wanted, "compare": compare}
     if folder:
@@ -262,11 +264,12 @@ def _write_folders(
     from skiptune.commands.output import say
 
     total = diverged = 0
-    for line in lines:
-        for label in labels:
-            parts = [line.label] if len(lines) > 1 else []
-            parts += [label.name] if len(labels) > 1 else []
-            names = [_file_name(part) for part in parts]
+    line_names = _file_names([line.label for line in lines])
+    label_names = _file_names([label.name for label in labels])
+    for line, line_name in zip(lines, line_names, strict=True):
+        for label, label_name in zip(labels, label_names, strict=True):
+            names = [line_name] if len(lines) > 1 else []
+            names += [label_name] if len(labels) > 1 else []
             setting = label.setting(line.setting)
             more = {"label": label.name} if label.name else {}
             with image_progress(options, "/".join((folder.name, *names)), len(seeds)) as progress:
@@ -289,14 +292,32 @@ def _write_folders(
     return {"images": total, "diverged": diverged}
 
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "images"
+def _file_names(texts: Sequence[str]) -> list[str]:
+    """Return names of folders, each once: those that begin alike get their hash behind them."""
+    names = [re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "images" for text in texts]
+    lower = [name.lower() for name in names]  # some file systems know no case
+    return [
+        name
+        if lower.count(name.lower()) == 1
+        else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        for name, text in zip(names, texts, strict=True)
+    ]
 
 
 def _is_folder(output: str) -> bool:
     """Return whether an output is a folder: by its end, or because it is one."""
     path = Path(output)
     return output.endswith("/") or path.is_dir() or (not path.suffix and not path.exists())
+
+
+def _refuse_stdout(output: str) -> None:
+    if output == "-":
+        raise SpecError(
+            "-o -",
+            expected="a picture or a folder",
+            found="stdout",
+            hint="name a picture: -o grid.png",
+        )
 
 
 def _controls(

@@ -11,6 +11,7 @@ from skiptune.commands.interruption import stoppable
 from skiptune.commands.measuring import (
     Loading,
     image_progress,
+    known_references,
     no_reference,
     part_notes,
     score_images,
@@ -184,7 +185,8 @@ def ref(
 @click.option(
     "--reference",
     metavar="FILE",
-    help="Reference statistics; fashion-train for the bundled extractor.",
+    help="Reference statistics; by default those of TUNED.json, bundled or beside it, and"
+    " fashion-train for the bundled extractor.",
 )
 @click.option(
     "--extractor",
@@ -284,7 +286,8 @@ def score(
         ),
         sampled=tuned is not None,
     )
-    loading = Loading(groups, reference, weights, weights_sha256, device)
+    known = known_references(tuned, Path(images)) if tuned else {}
+    loading = Loading(groups, reference, weights, weights_sha256, device, known)
     if tuned is None:
         for option, given_place in (("--checkpoint", checkpoint), ("--decoder", decoder)):
             if given_place is not None:

@@ -107,8 +107,10 @@ def tuned_network(
     from skiptune.sampling.checkpoint import load_checkpoint
     from skiptune.sampling.decoder import load_decoder
     from skiptune.sampling.numeric_mode import in_mode
+    from skiptune.search.application import refuse_baked
 
     loaded = load_checkpoint(network, device=device)
+    refuse_baked(document, loaded.path, loaded.sha256)
     document.check(loaded.skips, sha256=loaded.sha256)
     loaded = in_mode(loaded, document.network.dtype)
     told = document.network.prompts

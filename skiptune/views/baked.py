@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["baked_view"]
 
 
-def baked_view(fold: Fold, found: Deviations) -> Iterator[RenderableType]:
+def baked_view(
+    fold: Fold, found: Deviations, *, beside: Sequence[str] = ()
+) -> Iterator[RenderableType]:
     """Yield the parts of the page: a row per scale, then how far all of them are together.
 
     Arguments:
         fold: What became of the scales.
         found: How far that is from scaling the skips themselves.
+        beside: What was tuned with the scales and is no weight, in words.
     """
     rows: list[tuple[str, ...]] = []
     for block in fold.blocks:
@@ -46,16 +49,26 @@ def baked_view(fold: Fold, found: Deviations) -> Iterator[RenderableType]:
         gap=1,  # addresses of diffusers have to fit into 80
     )
     yield Text("")
+    rounded = ""
+    if found.rounded:
+        rounded = f" Rounding to the file's {' and '.join(found.rounded)} is part of it."
+    images = "image" if found.images == 1 else "images"
     yield paragraph(
-        f"Baked against hooked on {found.images} images, {found.evaluations} evaluations: off by"
+        f"Baked against hooked on {found.images} {images}, {found.evaluations} evaluations: off by"
         f" at most {found.whole.output:.1e} of the output and {100 * found.whole.effect:.2g} % of"
         f" what the scales change; images by {found.levels:.2g} grey levels of 255, where the"
-        f" scales move them by {found.moved:.2g}."
+        f" scales move them by {found.moved:.2g}.{rounded}"
     )
     left = [block.address for block in fold.blocks if block.left]
     if left:
         yield paragraph(
             f"Left at 1: {', '.join(left)}. `--mixed fold` folds them nearly.", style="yellow"
+        )
+    if beside:
+        yield paragraph(
+            f"Not in the weights, but tuned with them: {', '.join(beside)}. Set it where images"
+            " are made.",
+            style="yellow",
         )
 
 

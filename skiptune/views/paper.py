@@ -1,7 +1,8 @@
 r"""Scores and scales as tables for a paper: CSV, Markdown, LaTeX with booktabs.
 
 Every number that has an interval stands with it: a value with its 95 % interval, a paired
-difference with that of the difference. CSV has all digits, for it is read by programs.
+difference with that of the difference: of value less baseline, also of metrics of which more is
+better. CSV has all digits, for it is read by programs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ COLUMNS = (
     "nfe",
     "metric",
 )
-"""Of the CSV: `table` is verdict, score or scale; a cell that does not apply is empty."""
+"""Of the CSV: `table` is verdict, score, setting (what was tuned beside scales) or scale; a cell
+that does not apply is empty."""
 
 NORMAL = 1.959963984540054  # the 97.5 % point of the normal distribution
 _SCORES = ("", "value [95 %]", "less baseline [95 %]", "NFE", "images")
@@ -52,7 +54,7 @@ _SPECIAL = {
 
 
 def csv_text(document: Tuned) -> str:
-    """Return the verdict, the scores and the scales as one CSV of `COLUMNS`."""
+    """Return the verdict, the scores, what goes with the scales, and these: a CSV of `COLUMNS`."""
     verdict, metric = document.verdict, document.measure.metric
     low, high = verdict.interval or (None, None)
     rows: list[dict[str, Any]] = [
@@ -73,7 +75,7 @@ def csv_text(document: Tuned) -> str:
             "standard_error": score.standard_error,
             "interval_low": score.interval[0],
             "interval_high": score.interval[1],
-            "difference": score.difference,
+            "difference": _less_baseline(document, score),
             "difference_error": score.difference_error,
             "images": score.images,
             "nfe": score.nfe,
@@ -81,6 +83,12 @@ def csv_text(document: Tuned) -> str:
         }
         for score in _scores(document)
     ]
+    rows += [
+        {"table": "setting", "name": name, "value": value}
+        for name, value in document.knobs.items()
+    ]
+    if document.branches != "both":
+        rows.append({"table": "setting", "name": f"branches {document.branches}"})
     rows += [
         {
             "table": "scale",
@@ -158,7 +166,8 @@ def _terms(document: Tuned) -> list[tuple[Any, Term]]:
 def _caption(document: Tuned) -> str:
     verdict, setting = document.verdict, document.setting
     measured = f"{document.measure.metric}, {document.measure.better} is better"
-    text = f"{measured}; {setting.solver}, {setting.steps} steps. Verdict: {verdict.verdict}"
+    where = [f"{setting.solver}, {setting.steps} steps", *_beside(document)]
+    text = f"{measured}; {'; '.join(where)}. Verdict: {verdict.verdict}"
     if verdict.gain is not None and verdict.interval is not None and verdict.alpha is not None:
         gain = numbers.gain(verdict.gain / 100, *(end / 100 for end in verdict.interval))
         text += f", gain {gain} at {100 * (1 - verdict.alpha):g} %"
@@ -167,12 +176,22 @@ def _caption(document: Tuned) -> str:
     return f"{text}."
 
 
+def _beside(document: Tuned) -> list[str]:
+    """Return what the scales are nothing without: numbers that were tuned too, and branches."""
+    found = []
+    if document.knob_changes:
+        found.append(f"tuned with the scales: {', '.join(document.knob_changes)}")
+    if document.branches != "both":
+        found.append(f"scales in the {document.branches} evaluations of guidance alone")
+    return found
+
+
 def _score_rows(document: Tuned) -> list[tuple[str, ...]]:
     return [
         (
             score.label,
             f"{numbers.value(score.value)} {numbers.interval(*score.interval)}",
-            _difference(score),
+            _difference(document, score),
             numbers.nfe(score.nfe),
             numbers.count(score.images),
         )
@@ -180,14 +199,22 @@ def _score_rows(document: Tuned) -> list[tuple[str, ...]]:
     ]
 
 
-def _difference(score: Score) -> str:
-    if score.difference is None:
+def _less_baseline(document: Tuned, score: Score) -> float | None:
+    """Return a value less the baseline's; the file's own difference is negative where better."""
+    if score.difference is None or document.measure.better == "lower":
+        return score.difference
+    return -score.difference
+
+
+def _difference(document: Tuned, score: Score) -> str:
+    difference = _less_baseline(document, score)
+    if difference is None:
         return ""
-    value = numbers.value(score.difference)
+    value = numbers.value(difference)
     if score.difference_error is None:
         return value
     half = NORMAL * score.difference_error
-    return f"{value} {numbers.interval(score.difference - half, score.difference + half)}"
+    return f"{value} {numbers.interval(difference - half, difference + half)}"
 
 
 def _scale_rows(document: Tuned) -> list[tuple[str, ...]]:

@@ -103,13 +103,14 @@ def pairs_view(
 
 
 def compared_view(
-    title: str, rows: Sequence[ComparedRow], *, first: str
+    title: str, rows: Sequence[ComparedRow], cautions: Sequence[str], *, first: str
 ) -> Iterator[RenderableType]:
     """Yield the parts of the page that shows several schedules on the same seeds, by metric.
 
     Arguments:
         title: What was scored, with what.
         rows: One per schedule and metric.
+        cautions: What a person has to know, in sentences.
         first: The schedule that the others are held against.
     """
     yield from _head(title)
@@ -121,6 +122,8 @@ def compared_view(
             [(row.label, row.value, row.difference) for row in own],
         )
         yield Text("")
+    for caution in cautions:
+        yield paragraph(f"Caution: {caution}", style="yellow")
 
 
 def rescored_view(title: str, rows: Sequence[Rescored]) -> Iterator[RenderableType]:

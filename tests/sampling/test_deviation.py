@@ -112,8 +112,9 @@ def test_rounding_to_half_precision_is_part_of_what_is_measured() -> None:
     network.load_state_dict({k: v.float() for k, v in halves.items()})
     schedule = schedule_of(network, mixed=False)
     folded = fold(network, schedule)
-    found = [
-        deviations(network, schedule, folded, SETTING, SEEDS, tensors=tensors).whole.output
+    whole, half = (
+        deviations(network, schedule, folded, SETTING, SEEDS, tensors=tensors)
         for tensors in (network.state_dict(), halves)
-    ]
-    assert found[0] < 1e-5 < found[1] < 1e-3
+    )
+    assert whole.whole.output < 1e-5 < half.whole.output < 1e-3
+    assert (whole.rounded, half.rounded) == ((), ("float16",))

@@ -190,9 +190,14 @@ def test_what_is_no_number_of_its_own_is_refused_all_at_once(network: Any) -> No
     assert problem.found == (
         f"2 in windows of the noise level: {one} at sigma 1 to inf, {three} at sigma 0 to 2"
     )
+    assert "tune scales that fold" in error.hint
+    assert error.hint.endswith("-s space.window=null -s space.intervals=1")
+    window = refusal(network, Schedule([Term(one, 0.8, low=1.0)]))
+    assert window.problems[0].found.startswith("1 in a window of the noise level: ")
     many = Schedule([Term(one, 0.9 - level / 10, low=level, high=level + 1) for level in range(5)])
     assert refusal(network, many).problems[0].found.endswith("sigma 2 to 3, and 2 more")
     error = refusal(network, Schedule.uniform({one: 0.8}, branches="cond"))
+    assert error.hint.endswith("-s space.branches=both")
     assert "evaluations cond of guidance" in error.problems[0].found
     error = refusal(network, {one: torch.tensor([0.8, 0.9])})
     assert "2 scales, one per image" in error.problems[0].found

@@ -53,6 +53,19 @@ def test_the_weights_of_a_pipeline_are_those_of_its_folder(tmp_path: Path) -> No
     assert hooks_of(pipe.unet) == []
 
 
+def test_a_pipeline_that_holds_scales_gets_no_others(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "pipe")
+    (folder / "baked.json").write_text('{"study": "first", "schedule_sha256": "0"}')
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    with pytest.raises(NetworkError, match=r"pipe, whose weights hold scales .*of study first"):
+        tuned_for(pipe.unet).apply(pipe)
+    assert hooks_of(pipe.unet) == []
+    sha256, _ = content_digest(folder)
+    with no_warning():
+        tuned_for(pipe.unet, sha256=sha256).apply(pipe).remove()  # tuned on it
+        tuned_for(pipe.unet).apply(pipe, check_weights=False).remove()
+
+
 def test_a_checkpoint_knows_its_weights(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(write_pipeline(tmp_path / "pipe"))
     with no_warning():

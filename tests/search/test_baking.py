@@ -77,6 +77,40 @@ def test_the_folder_says_what_was_done_and_samples_as_the_hooks_do(
     assert made.to_json()["deviation"]["effect"] == made.deviations.whole.effect
 
 
+def test_scales_are_not_applied_to_weights_that_hold_them(
+    checkpoint: Any, schedule: Schedule, tmp_path: Path
+) -> None:
+    document = tuned_for(checkpoint, schedule)
+    baked = load_checkpoint(bake(document, checkpoint, tmp_path / "baked", images=1).weights[0])
+    with pytest.raises(NetworkError, match=r"hold these scales already .*of study tiny"):
+        document.apply(baked)
+    # A study of the baked network itself has scales that belong on it, and may be baked in turn.
+    more = Schedule.uniform({schedule.addresses[1]: 0.9})
+    upon = tuned_for(baked, more, study="upon")
+    upon.apply(baked).remove()
+    with pytest.raises(NetworkError, match="hold scales already"):
+        tuned_for(checkpoint, more).apply(baked)
+    with pytest.raises(OutputError, match="without the network that is read"):
+        bake(upon, baked, tmp_path / "baked", images=1, force=True)
+    assert baked.path.is_file()
+    twice = bake(upon, baked, tmp_path / "twice", images=1)
+    told = json.loads((tmp_path / "twice" / MARKER).read_text())["network"]
+    assert told["sha256"] == baked.sha256
+    origin = told["baked"]
+    assert (origin["study"], origin["schedule_sha256"]) == ("tiny", schedule.digest)
+    assert origin["network"]["sha256"] == checkpoint.sha256
+    card = (tmp_path / "twice" / "BAKED.md").read_text()
+    assert f"holds scales already: study tiny, schedule `{schedule.digest}`" in card
+    assert load_checkpoint(twice.weights[0]).sha256 != baked.sha256
+
+
+def test_a_network_that_diverges_is_refused(checkpoint: Any, tmp_path: Path) -> None:
+    huge = Schedule.uniform({s.address: 1e38 for s in checkpoint.skips}, part="residual")
+    with pytest.raises(NetworkError, match="NaN or infinity"):
+        bake(tuned_for(checkpoint, huge), checkpoint, tmp_path / "baked", images=1)
+    assert not (tmp_path / "baked").exists()
+
+
 def test_mixed_blocks_may_be_left_or_refused(
     checkpoint: Any, schedule: Schedule, tmp_path: Path
 ) -> None:

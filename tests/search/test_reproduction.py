@@ -129,6 +129,15 @@ def test_what_differs_is_told_and_what_is_other_is_refused(folder: Path, command
     page = command("score", folder / "moved.json", "--confirmed", "--reference",
                    folder / "reference.npz")  # fmt: skip
     assert page.code == 0 and "same bits" not in page.out and "number of threads" in page.out
+    assert "other numbers, not other roundings" in page.out
+
+    # A last digit is no sign of an edited file.
+    near = tuned.tuned.value * (1 + 1e-9)
+    edited(tuned, lambda v: v["tuned"].update(value=near)).write(folder / "near.json")
+    page = command("score", folder / "near.json", "--confirmed", "--reference",
+                   folder / "reference.npz")  # fmt: skip
+    assert page.out.count("same bits") == 2 and "number of threads" in page.out
+    assert "other numbers" not in page.out
 
     assert deciding_seeds(tuned) == range(2_150_000, 2_150_000 + IMAGES)
     for change in (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from skiptune.sampling.deviation import Deviation, Deviations
@@ -19,12 +21,12 @@ FOUND = Deviations(
 )
 
 
-def shown(left: bool) -> str:
+def shown(left: bool, found: Deviations = FOUND) -> str:
     blocks = (
         FoldedBlock("8x8_block0", False, False, {"both": 0.75, "residual": 1.1}, (EDIT,)),
         FoldedBlock("8x8_block1", True, left, {"both": 0.9}, ()),
     )
-    return printed(*baked_view(Fold(blocks), FOUND))
+    return printed(*baked_view(Fold(blocks), found))
 
 
 def test_every_block_has_a_row_and_the_near_ones_their_deviation() -> None:
@@ -46,3 +48,9 @@ def test_blocks_left_at_1_are_named() -> None:
     text = " ".join(shown(left=True).split())
     assert "8x8_block1 0.900 left at 1 1.0e-04" in text
     assert "Left at 1: 8x8_block1. `--mixed fold`" in text
+
+
+def test_rounding_is_told_where_the_file_is_of_half_precision() -> None:
+    assert "Rounding" not in shown(left=False)
+    text = " ".join(shown(False, replace(FOUND, rounded=("float16",))).split())
+    assert "by 16. Rounding to the file's float16 is part of it." in text

@@ -156,3 +156,32 @@ def test_a_table_without_a_confirm_says_so(document: Any) -> None:
         assert "gain" not in text
     row = next(csv.DictReader(io.StringIO(csv_text(unconfirmed))))
     assert (row["name"], row["value"], row["interval_low"]) == ("not confirmed", "", "")
+
+
+def test_what_goes_with_the_scales_stands_in_every_table(document: Any) -> None:
+    before = document.setting.model_copy(update={"guidance": 3.0})
+    now = before.model_copy(update={"epsilon_scale": 1.008966, "guidance": 2.5})
+    changes = {"setting": now, "untouched_setting": before, "branches": "cond"}
+    along = document.model_copy(update=changes)
+    for text in (markdown_text(along), latex_text(along).replace(r"\_", "_")):
+        assert "epsilon_scale 1.009 (baseline 1), guidance 2.5 (baseline 3)" in text
+        assert "in the cond evaluations of guidance alone" in text
+    rows = [r for r in csv.DictReader(io.StringIO(csv_text(along))) if r["table"] == "setting"]
+    assert [(row["name"], row["value"]) for row in rows] == [
+        ("epsilon_scale", "1.008966"), ("guidance", "2.5"), ("branches cond", ""),
+    ]  # fmt: skip
+    for text in (markdown_text(document), latex_text(document), csv_text(document)):
+        assert "tuned with" not in text and "guidance" not in text and "setting," not in text
+
+
+def test_of_metrics_of_which_more_is_better_a_gain_is_above_zero(document: Any) -> None:
+    measure = document.measure.model_copy(update={"metric": "recall", "better": "higher"})
+    # The file's own difference is negative where the tuned network is better.
+    more = {"value": 6.375, "difference": -0.5625, "difference_error": 0.0625}
+    tuned = document.tuned.model_copy(update=more)
+    recall = document.model_copy(update={"measure": measure, "tuned": tuned, "controls": ()})
+    text = markdown_text(recall)
+    assert recall.tuned.value - recall.baseline.value == 0.5625
+    assert "| 6.375 [5.600, 6.000] | 0.5625 [0.4400, 0.6850] |" in text
+    (row,) = (r for r in csv.DictReader(io.StringIO(csv_text(recall))) if r["name"] == "tuned")
+    assert (row["difference"], row["difference_error"]) == ("0.5625", "0.0625")

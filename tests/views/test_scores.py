@@ -111,9 +111,10 @@ def test_schedules_side_by_side_are_shown_metric_by_metric() -> None:
         ComparedRow("mine", "FD(dct)-2k", "lower", "4.000", "-1.000 [-1.200, -0.800]"),
         ComparedRow("baseline", "recall(dct)-2k", "higher", "0.500", ""),
     ]
-    text = printed(*compared_view("Seeds 0 to 1,999", rows, first="baseline"))
+    text = printed(*compared_view("Seeds 0 to 1,999", rows, ["few prompts."], first="baseline"))
     assert text.count("minus baseline, paired [95 %]") == 2
     assert re.search(r"mine +4.000 +-1.000 \[-1.200, -0.800\]", text)
+    assert text.endswith("Caution: few prompts.\n")
     assert text.index("FD(dct)-2k, lower is better") < text.index("recall(dct)-2k, higher")
 
 

@@ -1,0 +1,125 @@
+"""`skiptune sample --compare`: scores of schedules side by side, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from skiptune.commands.pictures import images_of
+from skiptune.objectives.extractors import load_extractor
+from skiptune.objectives.paired import paired_difference
+from skiptune.objectives.reference import load_reference
+from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
+from tests.command_line import Outcome
+from tests.test_sampling import SETTING, schedule_of, write
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def network(study_folder: Path) -> Checkpoint:
+    return load_checkpoint(study_folder / "tiny.safetensors")
+
+
+@pytest.fixture
+def tuned(network: Checkpoint, study_folder: Path) -> Path:
+    return write(network, study_folder / "tuned.json", 0.4)
+
+
+@pytest.fixture
+def other(network: Checkpoint, study_folder: Path) -> Path:
+    return write(network, study_folder / "other.json", 1.8)
+
+
+def test_schedules_are_held_against_the_first_in_pairs(
+    command: Command, tuned: Path, other: Path, network: Checkpoint, tiny_study: ModuleType
+) -> None:
+    path = tuned.parent / "reference.npz"
+    words = ("sample", "--compare", "baseline", tuned, other, "--seeds", "0-3", "--num", "150")
+    done = command(*words, "--reference", path, "--json")
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)["scores"]
+    assert [score["label"] for score in scores] == ["baseline", "tuned", "other"]
+    extractor, reference = load_extractor(tiny_study.EXTRACTOR), load_reference(path)
+    features = [
+        extractor(torch.from_numpy(images_of(network, SETTING, schedule, range(150)))).numpy()
+        for schedule in (None, schedule_of(network, 0.4), schedule_of(network, 1.8))
+    ]
+    assert scores[0]["difference"] is None
+    for score, rows in zip(scores[1:], features[1:], strict=True):
+        wanted = paired_difference(rows, features[0], reference)
+        assert score["difference"]["value"] == pytest.approx(wanted.value, rel=1e-6)
+        error = score["difference"]["standard_error"]
+        assert error == pytest.approx(wanted.standard_error, rel=1e-6)
+    page = command(*words, "--reference", path, "--force")
+    assert "minus baseline, paired [95 %]" in page.out
+    assert max(map(len, page.out.splitlines())) <= 80
+    assert "Pictures decide nothing" not in page.err
+
+    # The first one named is what the others are held against.
+    turned_words = ("--compare", other, "baseline", "--seeds", "0", "--num", "150", "--force")
+    done = command("sample", *turned_words, "--reference", path, "--json")
+    turned = json.loads(done.out)["scores"][1]["difference"]
+    assert turned["value"] == pytest.approx(-scores[2]["difference"]["value"], rel=1e-6)
+
+
+def test_the_reference_of_the_study_is_found_beside_the_file(
+    command: Command, tuned: Path, network: Checkpoint, study_folder: Path, tiny_study: ModuleType
+) -> None:
+    measure = {
+        "metric": "FD",
+        "extractor": tiny_study.EXTRACTOR,
+        "extractor_sha256": "0" * 64,
+        "reference": "reference",
+        "reference_sha256": "1" * 64,
+    }
+    (study_folder / "told").mkdir()
+    told = write(network, study_folder / "told" / "tuned.json", 0.4, measure=measure)
+    place = study_folder / "told" / "reference.npz"
+    words = ("--checkpoint", study_folder / "tiny.safetensors", "--num", "150", "--json")
+    lines = ("sample", "--compare", told, "--seeds", "0", "--force", *words)
+    for missing in (command(*lines), command("score", told, *words)):
+        assert missing.code == 2 and "error: --reference" in missing.err
+    place.write_bytes((study_folder / "reference.npz").read_bytes())
+    compared, scored = command(*lines), command("score", told, *words)
+    assert (compared.code, scored.code) == (0, 0), compared.err + scored.err
+    rows, (corrected, _) = (json.loads(one.out)["scores"] for one in (compared, scored))
+    # Both commands say the same of the same seeds, and of what they were held against.
+    for row, side in zip(rows, ("baseline", "tuned"), strict=True):
+        assert row["value"] == corrected[side]["value"]
+        assert row["interval"] == corrected[side]["interval"]
+        for key in ("extractor", "reference", "cautions"):
+            assert row[key] == corrected[key]
+    assert rows[1]["difference"] == corrected["difference"]
+    assert rows[0]["reference"]["name"] == "own images"
+    assert "scored against other statistics" in rows[0]["cautions"][0]
+    page = command(*lines[:-1])
+    assert "Caution: The study was scored against other statistics" in page.out
+
+
+def test_pairs_are_of_equal_labels(
+    command: Command, tuned: Path, network: Checkpoint, study_folder: Path
+) -> None:
+    one = write(network, study_folder / "one.json", 0.4, setting=replace(SETTING, labels=1))
+    words = ("--num", "150", "--reference", study_folder / "reference.npz", "--seeds", "0")
+    refused = command("sample", "--compare", tuned, one, *words)
+    assert refused.code == 2
+    assert "error: one: setting.labels" in refused.err and "expected: random" in refused.err
+    assert command("sample", "--compare", tuned, one, "--seeds", "0").code == 0
+
+
+def test_a_file_that_is_called_baseline_is_not_taken_for_it(
+    command: Command, tuned: Path, study_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study_folder)
+    (study_folder / "baseline.json").write_bytes(tuned.read_bytes())
+    words = ("sample", "--compare", "baseline", "baseline.json", "--seeds", "0", "--json")
+    assert json.loads(command(*words).out)["rows"] == ["baseline", "baseline.json"]
+    twice = command("sample", "--compare", "tuned.json", "./tuned.json", "--seeds", "0")
+    assert twice.code == 2 and "every name once" in twice.err
