@@ -38,13 +38,11 @@ def images_left(
     over = study.state == "complete" and all(confirms.values())
     if over or study.state == "stopped":
         return 0
+    open_now = [block for block, finished in confirms.items() if not finished]
     search = 0
-    if not confirms:
+    if not open_now:  # also after a confirm, where the budget was raised
         search = _rest(plan["search"], ledger.spending(database, study.id, block=SEARCH_BLOCK))
         search = search if most is None else min(search, most)
-    open_now = [block for block, finished in confirms.items() if not finished]
-    if confirms and not open_now:
-        return search
     confirm = int(plan["confirm"])
     for block in open_now:
         for half in "AB":
