@@ -194,9 +194,16 @@ def _device(plan: Plan) -> str:
 
 def _artifacts(plan: Plan) -> str:
     """Return where pods keep arrays: the claim that they mount, or a bucket."""
-    given = plan.artifacts or ""
-    if plan.spec.k8s.claim is not None:
-        return "/arrays"
+    given, claim = plan.artifacts or "", plan.spec.k8s.claim
+    if given.startswith("s3://") and claim is not None:
+        raise LaunchError(
+            "launch.k8s.claim",
+            expected="null with a bucket: pods keep arrays in one place",
+            found=f"{claim}, and --artifacts {given}",
+            hint="-s launch.k8s.claim=null, or leave --artifacts out",
+        )
+    if claim is not None:
+        return "/arrays"  # a folder that is given is where this host has the claim's volume
     if given.startswith("s3://"):
         return given
     raise LaunchError(

@@ -97,6 +97,11 @@ def test_arrays_are_on_a_claim_or_in_a_bucket(plan: Plan) -> None:
     bucket = replace(with_k8s(plan, claim=None), artifacts="s3://bucket/x")
     assert pod(bucket)["containers"][0]["env"][1]["value"] == "s3://bucket/x"
     assert len(pod(bucket)["volumes"]) == 2
+    with pytest.raises(LaunchError, match="null with a bucket"):
+        manifest(replace(with_k8s(plan), artifacts="s3://bucket/x"))
+    # A folder is where this host has the claim's volume mounted.
+    here = replace(with_k8s(plan), artifacts="/mnt/arrays")
+    assert pod(here)["containers"][0]["env"] == claimed["containers"][0]["env"]
     with pytest.raises(LaunchError, match="a claim that all pods mount"):
         manifest(replace(with_k8s(plan, claim=None), artifacts="/here"))
 
