@@ -241,6 +241,7 @@ def _next(study: str, written: list[Path]) -> str:
     lines = [
         f"skiptune best {study}                 the best schedules of the search",
         f"skiptune confirm {study}              test again on fresh seeds",
+        f"skiptune report {study}               all of it in one page that can be sent",
     ]
     if written:
         lines.append(f"skiptune sample {written[0]} --compare -o grid.png")
