@@ -110,12 +110,12 @@ def test_comparable_studies_at_other_evaluations_make_a_frontier(
 @pytest.mark.parametrize(
     ("value", "left"),
     [
-        ("/home/me/data/net.safetensors", "net.safetensors"),
+        ("/data/me/net.safetensors", "net.safetensors"),
         ("~/net.pkl", "net.pkl"),
         ("../net.pkl", "net.pkl"),
         (r"C:\Users\me\net.pkl", "net.pkl"),
         (r"\\host\share\net.pkl", "net.pkl"),
-        ("file:///home/me/net.pkl", "net.pkl"),
+        ("file:///data/me/net.pkl", "net.pkl"),
         ("https://me:word@host.example/net.pkl?token=1#x", "https://host.example/net.pkl"),
         ("s3://bucket/prefix/net.npz", "s3://bucket/prefix/net.npz"),
         ("fashion", "fashion"),

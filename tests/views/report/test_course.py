@@ -77,7 +77,7 @@ def test_without_slopes_there_is_a_table_or_the_reason() -> None:
     table = next(block for block in fold.blocks if isinstance(block, Listing))
     assert table.rows == [("all", "-0.90 ± 0.10")]
 
-    why = "slopes of proposal 3 are not here (/home/me/store: no marker of the database)"
+    why = "slopes of proposal 3 are not here (/data/store: no marker of the database)"
     missing = [
         b for b in landscape(told(Sensitivities("nothing", why))) if isinstance(b, Paragraph)
     ]
