@@ -91,10 +91,11 @@ def require_study(database: Database, name: str) -> Study:
         return study
     with database.read() as session:
         names = list(session.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+    there = f"one of its {len(names)} studies" if names else "a study"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     raise StorageError(
         database.name,
-        expected=f"one of its {len(names)} studies" if names else "a study",
+        expected=f"its only study, {names[0]}" if len(names) == 1 else there,
         found=f"no study {name!r}",
         hint=f"did you mean {' or '.join(f'`{item}`' for item in near)}?"
         if near

@@ -46,6 +46,11 @@ def test_a_name_like_no_other(database: Database, study: ledger.Study) -> None:
     with pytest.raises(StorageError) as raised:
         ledger.require_study(database, "zzzzzz")
     assert "skiptune status" in raised.value.hint
+    with pytest.raises(StorageError, match="its only study, cats"):
+        ledger.require_study(database, "horses")
+    ledger.create_study(database, name="dogs", spec={}, meaning={})
+    with pytest.raises(StorageError, match="one of its 2 studies"):
+        ledger.require_study(database, "horses")
 
 
 def test_state_and_spec_change_and_meaning_stays(database: Database, study: ledger.Study) -> None:
