@@ -92,7 +92,7 @@ def carried(
     if schedule.knobs:
         notes.append(f"its setting is not taken over: {', '.join(schedule.knobs)}")
     wanted = np.array([found.get(place, 0.0) for place in places])
-    if not np.any(np.abs(wanted) > _SAME):
+    if not np.any(wanted):
         raise _nothing("a schedule that scales a skip of this space", schedule)
     logs = _fitted(space, places, wanted, whole, notes)
     ends = (1.0, space.low, space.high)

@@ -40,6 +40,14 @@ def test_scales_that_differ_in_their_last_bit_stay_apart() -> None:
     assert space.schedule(found.params) == schedule
 
 
+def test_a_scale_one_bit_off_1_is_a_scale() -> None:
+    space = Space("uniform", 0.5, 2.0, SKIPS, (80.0, 0.002))
+    params = {name: math.nextafter(1.0, 0.0) for name in space.scale_names}
+    schedule = space.schedule(params)
+    found = carried(schedule, skips=HERE, params={}, space=space, here=HERE)
+    assert (space.schedule(found.params), found.notes) == (schedule, ())
+
+
 def squares(space: Space, params: dict[str, float], wanted: np.ndarray) -> float:
     made = space.schedule({**space.baseline_params(), **params})
     logs = [math.log(made.scale(skip.address, 1.0)) for skip in space.skips]
