@@ -112,6 +112,8 @@ def launch(
 
     if forget and not stop:
         raise click.UsageError("--forget goes with --stop")
+    if dry_run and stop:
+        raise click.UsageError("--dry-run shows what would be started: it goes without --stop")
     if stop:
         placing.stop(options, _name_of(target, overrides), executor, forget=forget)
         return

@@ -42,8 +42,10 @@ class Local:
                 for key, value in member.environment.items()
                 if os.environ.get(key) != value and key not in hidden
             }
-            words = [*(f"{key}={value}" for key, value in sorted(changed.items())), *member.words]
-            lines.append(f"{shlex.join(words)} >>{shlex.quote(str(member.log))} 2>&1 &\n")
+            # The value alone is quoted: a shell takes a quoted NAME=VALUE for a program.
+            words = [f"{key}={shlex.quote(value)}" for key, value in sorted(changed.items())]
+            words += [shlex.join(member.words), f">>{shlex.quote(str(member.log))} 2>&1 &"]
+            lines.append(" ".join(words) + "\n")
         return "".join(lines)
 
     def start(self, plan: Plan) -> Job:

@@ -7,6 +7,7 @@ the time limit goes to the job's steps, that is to the worker below `srun`, not 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -31,6 +32,10 @@ NO_CLUSTER: Final = "slurm"  # the place of a job where sbatch names no cluster
 WAITING: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"})
 GONE: Final = "Invalid job id"  # squeue of a job that ended a while ago
 
+_JOB = re.compile(r"(?P<job>\d+)(;(?P<cluster>\S+))?")
+_GPU = re.compile(r"(.*[,/])?(gpu|mps|shard)([:=,].*)?")  # in a list of generic resources
+_GPU_OPTION = re.compile(r"--gpus(-per-(node|socket|task))?=.*")
+
 
 class Slurm:
     """Workers as elements of an array job."""
@@ -49,8 +54,9 @@ class Slurm:
             "--requeue",
             f"--signal={SIGNAL}",
             "--open-mode=append",
-            f"--output={shlex.quote(str(plan.logs / '%A_%a.log'))}",
-            f"--chdir={shlex.quote(os.getcwd())}",
+            # A % of the folder's own is doubled: Slurm would read it as in %A.
+            f"--output={_quoted(str(plan.logs).replace('%', '%%'))}/%A_%a.log",
+            f"--chdir={_quoted(os.getcwd())}",
         ]
         for key, value in (
             ("partition", slurm.partition),
@@ -60,7 +66,7 @@ class Slurm:
             ("mem", slurm.memory),
         ):
             if value is not None:
-                options.append(f"--{key}={value}")
+                options.append(f"--{key}={shlex.quote(value)}")  # a bare # begins a comment
         options += slurm.options
         worker = [*program(), *plan.worker_words(_device(plan))]
         return "\n".join(
@@ -93,8 +99,15 @@ class Slurm:
                 " e.g. -s launch.slurm.partition=NAME",
             )
         # `41` or `41;cluster`, on the last line: sites print greetings before it.
-        job, _, cluster = answer.stdout.strip().splitlines()[-1].partition(";")
-        return Job(cluster or NO_CLUSTER, job, _workers(plan))
+        answered = _JOB.fullmatch(answer.stdout.strip().rpartition("\n")[2].strip())
+        if answered is None:
+            raise LaunchError(
+                f"sbatch {script}",
+                expected="the number of the job, as `sbatch --parsable` prints it",
+                found=answer.stdout.strip() or "nothing",
+                hint="see with `squeue --me` whether there is a job, and end it with `scancel`",
+            )
+        return Job(answered["cluster"] or NO_CLUSTER, answered["job"], _workers(plan))
 
     def list(self, launch: Launch) -> Counts | None:
         """Ask squeue for the states of the elements."""
@@ -132,13 +145,34 @@ def _workers(plan: Plan) -> int:
     return plan.workers
 
 
+def _quoted(folder: str) -> str:
+    """Return a folder as sbatch reads it in a script, where quotes are those of a shell.
+
+    Raises:
+        LaunchError: It cannot be said: a line break ends an option, and a backslash in the name
+            of an output file keeps Slurm from replacing anything in it.
+    """
+    if "\\" in folder or len(folder.splitlines()) > 1:
+        raise LaunchError(
+            repr(folder),
+            expected="a folder without backslashes and line breaks, which Slurm cannot be told",
+            found="one with them",
+            hint="launch from another folder, or name another one with --logs",
+        )
+    return shlex.quote(folder)
+
+
 def _device(plan: Plan) -> str:
     """Return what a worker runs on: a GPU where one is asked of Slurm."""
-    asks = plan.spec.slurm.gres is not None or any("gpu" in o for o in plan.spec.slurm.options)
+    slurm = plan.spec.slurm
+    words = [option.partition("=") for option in slurm.options]
+    resources = [value for name, _, value in words if name in ("--gres", "--tres-per-task")]
+    asks = any(_GPU.fullmatch(text) for text in (slurm.gres or "", *resources))
+    asks = asks or any(_GPU_OPTION.fullmatch(option) for option in slurm.options)
     return plan.device_on(
         "Slurm",
         asks=asks,
-        found="neither launch.slurm.gres nor an option with gpus",
+        found="none in launch.slurm.gres or launch.slurm.options",
         setting="launch.slurm.gres=gpu:1",
     )
 

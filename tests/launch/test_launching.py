@@ -291,6 +291,18 @@ def test_what_cannot_be_ended_is_forgotten_on_request(command: Command, created:
     assert noted() == ()
 
 
+def test_a_dry_run_ends_nothing(command: Command, created: str) -> None:
+    with open_database(URL) as database:
+        study = ledger.require_study(database, created)
+        ledger.add_launch(
+            database, study.id, executor="local", place="x", job="x:0:1:2", workers=1
+        )
+    outcome = command("launch", created, "--stop", "--forget", "--dry-run")
+    assert outcome.code == 2
+    assert "it goes without --stop" in outcome.err
+    assert len(noted()) == 1
+
+
 def test_forgetting_is_no_launch(command: Command, created: str) -> None:
     outcome = command("launch", created, "--forget")
     assert outcome.code == 2

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +86,23 @@ def test_a_url_goes_by_the_environment_and_is_not_shown_with_its_password(
     assert "SKIPTUNE_STORAGE=sqlite:///x.db" in Local().text(
         replace(plan, storage="sqlite:///x.db")
     )
+
+
+def test_a_shell_runs_the_lines_that_are_shown(
+    plan: Plan, script: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A URL with a question mark or a blank has to be quoted, and stays an assignment.
+    said = 'printf \'%s|\' "$SKIPTUNE_STORAGE" "$@"'
+    program = [str(script("a program", said))]
+    monkeypatch.setattr(module, "program", lambda: program)
+    logs = tmp_path / "it's; $(touch here)"
+    logs.mkdir()
+    url = "postgresql://me@host/a b?sslmode=require&application_name=$HOME"
+    odd = replace(plan, workers=1, storage=url, artifacts="/the arrays", logs=logs)
+    text = Local().text(odd) + "wait\n"
+    subprocess.run(["sh", "-euc", text], cwd=tmp_path, check=True)
+    [log] = logs.iterdir()
+    assert log.read_text() == (
+        f"{url}|worker|tiny|--until-done|--device|cpu|--artifacts|/the arrays|"
+    )
+    assert not (tmp_path / "here").exists()

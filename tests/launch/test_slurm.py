@@ -7,6 +7,7 @@ do was seen with a real Slurm: see docs/launch.md.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -128,9 +129,59 @@ def test_a_number_and_a_gpu_are_asked_for(plan: Plan) -> None:
         Slurm().text(replace(plan, workers=None))
     with pytest.raises(LaunchError, match="gres=gpu:1"):
         Slurm().text(replace(plan, device="cuda"))
-    assert "--device cuda" in Slurm().text(
-        replace(with_slurm(plan, options="--gpus=1"), device="auto")
-    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "device"),
+    [
+        ({"gres": "gpu:1"}, "cuda"),
+        ({"gres": "lscratch:10,gpu:a100:2"}, "cuda"),
+        ({"gres": "shard:4"}, "cuda"),
+        ({"gres": "lscratch:10"}, "cpu"),
+        ({"options": "--gpus=1"}, "cuda"),
+        ({"options": "--gpus-per-task=a100:1"}, "cuda"),
+        ({"options": "--gres=gpu"}, "cuda"),
+        ({"options": "--tres-per-task=cpu:4,gres/gpu:1"}, "cuda"),
+        # These name machines, and ask for none of their GPUs.
+        ({"options": ["--exclude=gpu01", "--partition=gpu", "--gpu-freq=low"]}, "cpu"),
+    ],
+)
+def test_a_worker_runs_on_the_gpu_that_is_asked_for(
+    plan: Plan, keys: dict[str, object], device: str
+) -> None:
+    text = Slurm().text(replace(with_slurm(plan, **keys), device="auto"))
+    assert text.endswith(f" --device {device}\n")
+
+
+def test_folders_and_words_are_what_slurm_reads(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Seen with Slurm 22.05.8: quotes are a shell's, a bare # begins a comment, and %% in the name
+    # of an output file is a percent sign.
+    folder = tmp_path / 'it\'s 100%u #1 "x"'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    text = Slurm().text(replace(with_slurm(plan, partition="a#b"), logs=folder / "logs"))
+    options = [
+        shlex.split(line.removeprefix("#SBATCH "), comments=True)
+        for line in text.splitlines()
+        if line.startswith("#SBATCH ")
+    ]
+    assert ["--partition=a#b"] in options
+    assert [f"--chdir={folder}"] in options
+    assert [f'--output={tmp_path}/it\'s 100%%u #1 "x"/logs/%A_%a.log'] in options
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\n#SBATCH --account=other"])
+def test_a_folder_that_slurm_cannot_be_told_is_refused(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(LaunchError, match="--logs"):
+        Slurm().text(replace(plan, logs=tmp_path / name))
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(LaunchError, match="another folder"):
+        Slurm().text(plan)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +197,16 @@ def test_a_job_has_the_number_that_sbatch_prints(
     [script] = plan.logs.glob("workers-*.sbatch")
     assert said.read_text() == f"--parsable {script}\n"
     assert script.read_text() == Slurm().text(plan)
+
+
+@pytest.mark.parametrize("answer", ["", "Your job is number 41", "41 42"])
+def test_a_job_without_a_number_is_not_noted(
+    plan: Plan, fake: Callable[..., Path], answer: str
+) -> None:
+    fake("sbatch", answer)
+    with pytest.raises(LaunchError, match="squeue --me") as caught:
+        Slurm().start(plan)
+    assert caught.value.problems[0].found == (answer or "nothing")
 
 
 def test_what_sbatch_refuses_is_told_in_its_words(plan: Plan, fake: Callable[..., Path]) -> None:
