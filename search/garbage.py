@@ -58,7 +58,7 @@ def collect(
             hint="give each database a store of its own with --artifacts; nothing was removed",
         )
     chunks, images = ledger.droppable_arrays(database) if drop else (0, 0)
-    dropped = set(ledger.drop_arrays(database)) if drop and not dry_run else set()
+    dropped = set(ledger.drop_arrays(database, dry_run=dry_run)) if drop else set()
     # Of studies whose deletion was cut short; their files go as all do that no row names.
     unneeded = ledger.drop_pictures(database, dry_run=dry_run)
     kept = kept_files(database, store).difference(unneeded)
@@ -67,7 +67,8 @@ def collect(
     for file in store.files():
         if file.digest in dropped:
             size += file.bytes
-            store.remove(file.digest, suffix=file.suffix)
+            if not dry_run:
+                store.remove(file.digest, suffix=file.suffix)
         elif file.digest not in kept and _goes(store, file, old, dry_run=dry_run):
             files, size = files + 1, size + file.bytes
     for file in store.leftovers():

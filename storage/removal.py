@@ -6,7 +6,10 @@ collection finds, never rows that name a file which is gone.
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text
+from collections.abc import Set
+from typing import Final
+
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
 from skiptune.storage.database import Database
@@ -25,6 +28,8 @@ __all__ = ["BEST_KEPT", "delete_study", "drop_arrays", "droppable_arrays", "name
 
 BEST_KEPT = 10
 """Proposals of each study whose arrays are kept: those with most images, then the best."""
+
+_TOGETHER: Final = 500  # digests in one statement: PostgreSQL takes 65,535 values at most
 
 
 def delete_study(database: Database, study_id: str) -> tuple[str, ...]:
@@ -57,16 +62,25 @@ def droppable_arrays(database: Database) -> tuple[int, int]:
         return len(rows), sum(row.images for row in rows)
 
 
-def drop_arrays(database: Database) -> tuple[str, ...]:
+def drop_arrays(database: Database, *, dry_run: bool = False) -> tuple[str, ...]:
     """Give up the arrays that no decision will need again; their hashes and scores stay.
 
     Kept are those of every baseline, confirm and control, of the `BEST_KEPT` best proposals of
     each study, and of whatever is still being evaluated. A chunk that is asked for again is
     sampled again.
 
+    Arguments:
+        database: Whose rows count.
+        dry_run: Only look which they are.
+
     Returns:
         Digests of the arrays that no row needs any more.
     """
+    if dry_run:
+        with database.read() as session:
+            rows = _droppable(session)
+            arrays = {row.array for row in rows}
+            return _unnamed(session, arrays, leaving={row.id for row in rows})
     with database.write("drop_arrays") as session:
         _let_nobody_ask(session)
         rows = _droppable(session)
@@ -142,10 +156,17 @@ def _needed(which: ColumnElement[bool] | None = None) -> ColumnElement[bool]:
     return rung.correlate(ChunkRow)
 
 
-def _unnamed(session: Session, arrays: set[str | None]) -> tuple[str, ...]:
-    """Return those arrays that no chunk needs; equal arrays are stored once."""
-    candidates = {array for array in arrays if array is not None}
-    named = select(ChunkRow.array).where(
-        and_(ChunkRow.array.in_(candidates), ChunkRow.state != "dropped")
-    )
-    return tuple(sorted(candidates - set(session.scalars(named))))
+def _unnamed(
+    session: Session, arrays: set[str | None], *, leaving: Set[str] = frozenset()
+) -> tuple[str, ...]:
+    """Return those arrays that no chunk needs but `leaving`; equal arrays are stored once."""
+    left = {array for array in arrays if array is not None}
+    names = sorted(left)
+    for first in range(0, len(names), _TOGETHER):
+        query = select(ChunkRow.id, ChunkRow.array).where(
+            ChunkRow.array.in_(names[first : first + _TOGETHER]), ChunkRow.state != "dropped"
+        )
+        left.difference_update(
+            array for key, array in session.execute(query) if key not in leaving
+        )
+    return tuple(sorted(left))

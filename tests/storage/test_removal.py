@@ -15,7 +15,7 @@ from sqlalchemy import text
 from bench.postgres import Server
 from skiptune.errors import StorageError
 from skiptune.storage import database as module
-from skiptune.storage import leases, ledger
+from skiptune.storage import leases, ledger, removal
 from skiptune.storage.database import Database
 from skiptune.storage.removal import BEST_KEPT
 from tests.storage.conftest import Add, Work, in_threads, on_postgresql
@@ -174,8 +174,13 @@ def test_a_worker_of_a_deleted_study_learns_it(
 
 
 def test_the_best_and_all_that_is_no_proposal_are_kept(
-    database: Database, study: ledger.Study, add: Add, sample: Sample
+    database: Database,
+    study: ledger.Study,
+    add: Add,
+    sample: Sample,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(removal, "_TOGETHER", 3)  # the four arrays take two statements
     for kind, scale in (("baseline", 1.0), ("control", 0.2), ("confirm", 0.3)):
         add(scale, kind=kind)
     proposals = [add(0.5 + n / 100) for n in range(BEST_KEPT + 3)]
@@ -193,6 +198,8 @@ def test_the_best_and_all_that_is_no_proposal_are_kept(
     named = ledger.named_files(database)
     assert len(arrays) == 4
     assert ledger.droppable_arrays(database) == (4, 1000)
+    assert ledger.drop_arrays(database, dry_run=True) == tuple(sorted(arrays))
+    assert ledger.named_files(database) == named
     assert ledger.drop_arrays(database) == tuple(sorted(arrays))
     assert ledger.drop_arrays(database) == ()
     assert ledger.droppable_arrays(database) == (0, 0)
@@ -212,7 +219,8 @@ def test_a_chunk_that_two_studies_need_is_kept_for_one(
     add(0.8, kind="control", study_id=other.id, images=500)
     sample()
     ledger.finish_evaluation(database, lost.id, "diverged", "NaN")
-    [only] = ledger.drop_arrays(database)
+    [only] = ledger.drop_arrays(database, dry_run=True)
+    assert ledger.drop_arrays(database) == (only,)
     states = [(chunk.state, chunk.array == only) for chunk in ledger.chunks_of(database, lost.id)]
     assert states == [("done", False), ("done", False), ("dropped", True)]
 
