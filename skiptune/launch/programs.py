@@ -25,7 +25,7 @@ def asked(
     Arguments:
         words: Its name and arguments.
         missing: The error where it is not installed here.
-        refused: Makes the error where it does not answer in time.
+        refused: Makes the error where it cannot be run, or does not answer in time.
 
     Raises:
         LaunchError: One of these.
@@ -35,7 +35,14 @@ def asked(
         raise missing
     try:
         return subprocess.run(
-            [path, *words[1:]], capture_output=True, text=True, check=False, timeout=SECONDS
+            [path, *words[1:]],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # what a site's own wrapper says may be in any encoding
+            check=False,
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise refused(words, f"no answer for {SECONDS:.0f} s") from None
+    except OSError as error:
+        raise refused(words, str(error)) from None
