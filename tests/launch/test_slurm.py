@@ -244,6 +244,27 @@ def test_a_job_that_squeue_has_forgotten_is_over(fake: Callable[..., Path]) -> N
         Slurm().list(launched())
 
 
+def test_a_job_is_cancelled_on_its_cluster(fake: Callable[..., Path]) -> None:
+    said = fake("scancel")
+    Slurm().stop(launched("tiny"))
+    assert said.read_text() == "--clusters=tiny 41\n"
+    # Of a job that has ended a while ago nothing is left to cancel.
+    fake(
+        "scancel",
+        err="scancel: error: Kill job error on job id 41: Invalid job id specified",
+        code=1,
+    )
+    Slurm().stop(launched())
+    fake(
+        "scancel",
+        err="scancel: error: Kill job error on job id 41: Access/permission denied",
+        code=1,
+    )
+    with pytest.raises(LaunchError, match="Access/permission denied") as caught:
+        Slurm().stop(launched())
+    assert caught.value.problems[0].where == "scancel 41"
+
+
 def test_without_slurm_the_program_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LaunchError, match="the programs of Slurm") as caught:
