@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,8 @@ def launch(
     row = placing.unfinished(options, name)
     if row is None:
         return
-    plan.logs.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # what is in the way is told by the check
+        plan.logs.mkdir(parents=True, exist_ok=True)
     check_folder(plan.logs, where=f"--logs {plan.logs}")
     placing.tell_of_others(options, row)
     if where.name == "local" and not detach:

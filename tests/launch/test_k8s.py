@@ -182,6 +182,9 @@ def test_what_kubectl_says_is_passed_on(
     for action in (lambda: K8s().list(launched()), lambda: K8s().start(with_k8s(plan))):
         with pytest.raises(LaunchError, match="The connection to the server was refused"):
             action()
+    script("kubectl", "exit 1")
+    with pytest.raises(LaunchError, match="found an error without words"):
+        K8s().stop(launched())
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LaunchError, match="--dry-run"):
         K8s().start(with_k8s(plan))

@@ -384,6 +384,15 @@ def test_workers_leave_when_who_looks_after_them_is_killed(
     until(lambda: len([*tmp_path.glob("left-*")]) == 2)
 
 
+@pytest.mark.parametrize("logs", ["file", "file/below"])
+def test_a_folder_for_logs_that_cannot_be_made(command: Command, created: str, logs: str) -> None:
+    Path("file").touch()
+    outcome = command("launch", created, *CPU, "--workers", "1", "--logs", logs)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: --logs {Path(logs).absolute()}\n")
+    assert "Not a directory" in outcome.err or "No such file" in outcome.err
+
+
 def test_no_gpu_where_one_is_asked(
     command: Command, created: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

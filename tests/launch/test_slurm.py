@@ -242,6 +242,9 @@ def test_a_job_that_squeue_has_forgotten_is_over(fake: Callable[..., Path]) -> N
     fake("squeue", err="slurm_load_jobs error: Unable to contact slurm controller", code=1)
     with pytest.raises(LaunchError, match="Unable to contact"):
         Slurm().list(launched())
+    fake("squeue", code=1)
+    with pytest.raises(LaunchError, match="found an error without words"):
+        Slurm().list(launched())
 
 
 def test_a_job_is_cancelled_on_its_cluster(fake: Callable[..., Path]) -> None:
