@@ -13,7 +13,9 @@ from skiptune.search.sections import Section
 __all__ = ["K8sSpec", "LaunchSpec", "RaySpec", "SlurmSpec"]
 
 _OPTION = re.compile(r"--[a-z][a-z0-9-]*(=\S.*)?")
-_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"  # RFC 1123 label, as Kubernetes takes it
+# As Kubernetes takes them: a label of RFC 1123, and a name of labels and dots.
+_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
 
 
 def _listed(given: Any) -> Any:
@@ -50,6 +52,7 @@ Options = Annotated[
 ]
 # What sbatch reads up to the end of a line: no blanks, so that no second option hides in one.
 Word = Annotated[str, Field(pattern=r"^\S+$")]
+ObjectName = Annotated[str, Field(pattern=_NAME, max_length=253)]
 
 
 class SlurmSpec(Section):
@@ -115,18 +118,18 @@ class K8sSpec(Section):
     image: Word | None = Field(
         default=None, description="the container image of the workers, or null"
     )
-    namespace: Annotated[str, Field(pattern=_NAME)] | None = Field(
+    namespace: Annotated[str, Field(pattern=_LABEL)] | None = Field(
         default=None, description="a namespace's name, or null for that of kubectl's context"
     )
-    secret: Annotated[str, Field(pattern=_NAME)] = Field(
+    secret: ObjectName = Field(
         default="skiptune-storage",
         description="the name of a Secret whose key `url` holds the URL of the database",
     )
-    claim: Annotated[str, Field(pattern=_NAME)] | None = Field(
+    claim: ObjectName | None = Field(
         default=None,
         description="the name of a PersistentVolumeClaim for the arrays, or null with a bucket",
     )
-    environment: Annotated[str, Field(pattern=_NAME)] | None = Field(
+    environment: ObjectName | None = Field(
         default=None,
         description="the name of a Secret with further variables, e.g. those of AWS, or null",
     )

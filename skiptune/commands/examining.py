@@ -20,8 +20,8 @@ __all__ = ["doctor"]
     "--fix",
     is_flag=True,
     help="Mend what is safe: end the leases of this host's dead workers, deliver chunks that are"
-    " stored and not in the database, forget launches of which no worker is left, remove files that"
-    " no row has named for a day.",
+    " stored and not in the database, forget launches of which no worker is left, remove files"
+    " that no row has named for a day.",
 )
 @click.option(
     "--files",

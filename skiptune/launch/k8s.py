@@ -52,7 +52,7 @@ class K8s:
         answer = _run(words)
         if answer.returncode != 0:
             raise _refused(words, answer.stderr, hint=f"the manifest is {file}")
-        return Job(plan.spec.k8s.namespace or CONTEXT, name, plan.workers or 0)
+        return Job(plan.spec.k8s.namespace or CONTEXT, name, _workers(plan))
 
     def list(self, launch: Launch) -> Counts | None:
         """Read the Job's status."""

@@ -173,6 +173,19 @@ def test_a_job_is_created_and_deleted(plan: Plan, script: Script, tmp_path: Path
     ]
 
 
+def test_without_a_namespace_kubectl_takes_that_of_its_context(
+    plan: Plan, script: Script, tmp_path: Path
+) -> None:
+    script("kubectl", f'echo "$@" >>{tmp_path}/said')
+    job = K8s().start(with_k8s(plan))
+    assert job.place == "default of kubectl"
+    K8s().stop(launched(job.place))
+    assert (tmp_path / "said").read_text().splitlines() == [
+        f"create --filename {plan.logs}/{job.name}.yaml",
+        "delete job skiptune-tiny --ignore-not-found --wait=false",
+    ]
+
+
 def test_what_kubectl_says_is_passed_on(
     plan: Plan, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

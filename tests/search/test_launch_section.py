@@ -51,6 +51,11 @@ def test_it_changes_no_meaning_and_survives_a_round_trip() -> None:
         ({"ray": {"runtime_env": ["pip"]}}, "launch.ray.runtime_env", "a mapping as Ray reads it"),
         ({"one_host": 1}, "launch.one_host", "true where Slurm or Ray is this one host"),
         ({"k8s": {"namespace": "No_Name"}}, "launch.k8s.namespace", "a namespace's name"),
+        ({"k8s": {"namespace": "a.b"}}, "launch.k8s.namespace", "a namespace's name"),
+        ({"k8s": {"namespace": "a" * 64}}, "launch.k8s.namespace", "a namespace's name"),
+        ({"k8s": {"secret": "a..b"}}, "launch.k8s.secret", "the name of a Secret"),
+        ({"k8s": {"claim": "a\n"}}, "launch.k8s.claim", "a PersistentVolumeClaim"),
+        ({"k8s": {"environment": "a" * 254}}, "launch.k8s.environment", "the name of a Secret"),
     ],
 )
 def test_what_is_wrong_is_said(keys: dict[str, Any], where: str, expected: str) -> None:
@@ -59,3 +64,9 @@ def test_what_is_wrong_is_said(keys: dict[str, Any], where: str, expected: str) 
     [problem] = caught.value.problems
     assert problem.where.endswith(where)
     assert expected in problem.expected
+
+
+def test_secrets_and_claims_are_named_as_kubernetes_names_them() -> None:
+    # Names of a Secret and of a claim are DNS subdomains, a namespace's is one label of them.
+    spec = with_launch(k8s={"secret": "db.url-1", "claim": "arrays.v2", "environment": "a" * 253})
+    assert (spec.launch.k8s.secret, spec.launch.k8s.claim) == ("db.url-1", "arrays.v2")
