@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skiptune.launch.crew import Crew
     from skiptune.launch.executor import Counts, Executor, Job, Plan
     from skiptune.search.launch_section import LaunchSpec
-    from skiptune.storage.records import Launch, Study
+    from skiptune.storage.records import Launch, Study, StudyState
 
 __all__ = [
     "counted",
@@ -318,7 +318,7 @@ def stop(options: Options, name: str, only: str | None, *, forget: bool) -> None
         every = [problem for error in problems for problem in error.problems]
         raise LaunchError.of(every, hint=problems[0].hint)
     if ended or forgotten:
-        say(options, f"Study {name} is {row.state}. Go on with: skiptune launch {name}")
+        say(options, _standing(name, row.state))
     else:
         say(options, f"No launch of {name} is noted: nothing to end")
 
@@ -384,13 +384,19 @@ def _ended(options: Options, study: Study, job: Job) -> bool:
         return False
     if options.json:
         print_json({"study": name, "state": state, "workers": job.workers})
-    more = (
-        f"See it: skiptune best {name}"
-        if state == "complete"
-        else f"Go on with: skiptune resume {name}"
-    )
-    say(options, f"Study {name} is {state}. {more}")
+    say(options, _standing(name, state))
     return True
+
+
+def _standing(name: str, state: StudyState) -> str:
+    """Return the state of a study that no worker of ours is left on, and what comes next."""
+    following = {
+        "complete": f"See it: skiptune best {name}",
+        "stopped": f"Go on with: skiptune resume {name}",
+    }
+    return f"Study {name} is {state}. " + following.get(
+        state, f"Go on with: skiptune launch {name}"
+    )
 
 
 def _say_why(options: Options, study: Study, crew: Crew) -> None:

@@ -22,6 +22,7 @@ from skiptune.search import overview
 from skiptune.search.liveness import process_name
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
+from skiptune.storage.records import StudyState
 from tests.command_line import Outcome, write_spec
 from tests.launch.conftest import COMPLETE
 
@@ -227,6 +228,7 @@ def test_a_launch_that_lives_is_told_and_one_that_is_over_is_forgotten(
         assert stopped.code == 2
         assert json.loads(stopped.out)["ended"] == [alive]
         assert "expected: to be ended on else, where it was started" in stopped.err
+        assert "hint: on else: kill 1;" in stopped.err
         assert sleeper.wait(60) == -signal.SIGTERM
     finally:
         sleeper.kill()
@@ -289,6 +291,27 @@ def test_what_cannot_be_ended_is_forgotten_on_request(command: Command, created:
     assert plain == {"study": "tiny", "ended": [], "forgotten": ["else:0:1:1"]}
     assert "Forgot local else:0:1:1 on else, which cannot be ended: this host" in outcome.err
     assert noted() == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "following"),
+    [
+        ("running", "Go on with: skiptune launch tiny"),
+        ("stopped", "Go on with: skiptune resume tiny"),
+        ("complete", "See it: skiptune best tiny"),
+    ],
+)
+def test_what_comes_after_the_last_launch_is_said(
+    command: Command, created: str, state: StudyState, following: str
+) -> None:
+    with open_database(URL) as database:
+        study = ledger.require_study(database, created)
+        ledger.set_study_state(database, study.id, state)
+        gone = process_name(os.getpid()).rpartition(":")[0] + ":1"
+        ledger.add_launch(database, study.id, executor="local", place="here", job=gone, workers=1)
+    outcome = command("launch", created, "--stop")
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1] == f"Study tiny is {state}. {following}"
 
 
 def test_a_dry_run_ends_nothing(command: Command, created: str) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from skiptune.errors import LaunchError
 from skiptune.launch import local as module
-from skiptune.launch.executor import Plan
+from skiptune.launch.executor import Counts, Plan
 from skiptune.launch.local import Local, devices_of, members_of
+from skiptune.search.liveness import process_name
+from skiptune.storage import ledger
 
 
 def with_machine(monkeypatch: pytest.MonkeyPatch, *, gpus: int, cores: int) -> None:
@@ -106,3 +110,47 @@ def test_a_shell_runs_the_lines_that_are_shown(
         f"{url}|worker|tiny|--until-done|--device|cpu|--artifacts|/the arrays|"
     )
     assert not (tmp_path / "here").exists()
+
+
+def test_a_process_that_outlives_us_is_told_everything_and_no_url_by_its_words(
+    plan: Plan, script: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = [str(script("skiptune", f'echo "$SKIPTUNE_STORAGE" "$@" >{tmp_path}/said'))]
+    monkeypatch.setattr(module, "program", lambda: program)
+    url = "postgresql://me:s3cret@host/studies"
+    whole = replace(plan, storage=url, artifacts="/arrays", group_writable=True)
+    for given, more in ((plan, ""), (whole, " --artifacts /arrays --group-writable")):
+        job = Local().start(replace(given, storage=url))
+        os.waitpid(int(job.name.split(":")[-2]), 0)
+        assert job.workers == 2
+        assert (tmp_path / "said").read_text() == (
+            f"{url} launch tiny --executor local --no-progress --workers 2 --device cpu"
+            f" --logs {plan.logs}{more}\n"
+        )
+    assert "s3cret" not in "".join(log.read_text() for log in plan.logs.iterdir())
+
+
+def launched(job: str) -> ledger.Launch:
+    return ledger.Launch("i", "s", "local", "here", job, 3, datetime.now(UTC))
+
+
+def test_a_process_of_this_machine_is_counted_and_ended() -> None:
+    sleeper = subprocess.Popen(["sleep", "600"])
+    try:
+        launch = launched(process_name(sleeper.pid))
+        assert Local().list(launch) == Counts(0, 3)
+        Local().stop(launch)
+        assert sleeper.wait(0) == -signal.SIGTERM  # it has been waited for
+        assert Local().list(launch) == Counts(0, 0)
+        Local().stop(launch)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_of_a_container_with_the_name_of_this_host_nothing_is_known() -> None:
+    host, _, pid, start = process_name(os.getpid()).split(":")
+    launch = launched(f"{host}:00000000:{pid}:{start}")
+    assert Local().list(launch) is None
+    with pytest.raises(LaunchError, match=f"kill {pid};"):
+        Local().stop(launch)
