@@ -85,6 +85,16 @@ def test_a_bound_is_rounded_as_the_level_was(denoiser: Any, tmp_path: Path) -> N
     assert patch.run.scaled == {0: 1, 1: 1}
 
 
+def test_a_level_is_read_anew_in_every_evaluation(denoiser: Any, tmp_path: Path) -> None:
+    # The deepest skip has no window, and the sampler writes its levels into one tensor.
+    model = patched(denoiser, tmp_path / "t.json", Schedule([Term(NAMES[1], 0.5, 1.0)]))
+    (patch,) = model.model_options["transformer_options"]["patches"]["output_block_patch"]
+    guider, sigma = like.Guider(model, labels()), torch.empty(3)
+    for level, scaled_so_far in ((5.0, 1), (0.5, 1), (2.0, 2)):
+        guider(noise(), sigma.fill_(level))
+        assert patch.run.scaled == {1: scaled_so_far}
+
+
 def test_half_precision_stays_half(denoiser: Any, tmp_path: Path) -> None:
     schedule = schedules(NAMES)["cond"]
     setting = Setting(guidance=3.0)
