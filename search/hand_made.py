@@ -16,7 +16,7 @@ What is written, `start.json`, holds one row per skip, and is named in `search.w
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -220,8 +220,8 @@ def _stages(
     notes = []
     for number, (scale, level) in enumerate(zip(value, levels, strict=False), start=1):
         scales |= {skip.address: scale for skip in level}
-        size = level[0].resolution
-        notes.append(f"stage {number}, {size}x{size}: {scale} for {len(level)} skips")
+        size, skip = level[0].resolution, "skip" if len(level) == 1 else "skips"
+        notes.append(f"stage {number}, {size}x{size}: {scale} for {len(level)} {skip}")
     return scales, (*notes, _A_START), wrong
 
 
@@ -242,5 +242,5 @@ def _freeu(
 
 def _wrong(value: Any, where: str) -> Iterator[Problem]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
+    if not number or not 0 <= value <= sys.float_info.max:  # whole numbers have any length
         yield Problem(where, "a factor of at least 0; 1 is untouched", shown(value))
