@@ -61,7 +61,9 @@ def decoded(folder: Path) -> dict[str, Any]:
     return found
 
 
-def filled(folder: Path, network: Checkpoint, seeds: Sequence[int], **named: Any) -> tuple[int, int]:
+def filled(
+    folder: Path, network: Checkpoint, seeds: Sequence[int], **named: Any
+) -> tuple[int, int]:
     schedule = schedule_of(network, 0.4)
     meaning = meaning_of(network, SETTING, schedule)
     return write_images(folder, network, SETTING, schedule, seeds, meaning=meaning, **named)
