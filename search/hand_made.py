@@ -156,7 +156,7 @@ def hand_made(path: Path | str, skips: Sequence[Skip]) -> HandMade:
     scales: dict[str, float] = dict.fromkeys(addresses, 1.0)
     notes: tuple[str, ...] = ()
     if isinstance(value, list):
-        problems += _listed(value, document, count=len(skips), of="one per skip, deepest first")
+        problems += _listed(value, document, count=len(skips))
         scales = dict(zip(addresses, value, strict=False))
     elif isinstance(value, dict) and "format" in value:
         raise SpecError(
@@ -183,9 +183,10 @@ def hand_made(path: Path | str, skips: Sequence[Skip]) -> HandMade:
     return HandMade({address: float(scale) for address, scale in scales.items()}, notes)
 
 
-def _listed(value: Any, document: Document, *, count: int, of: str) -> Iterator[Problem]:
+def _listed(value: Any, document: Document, *, count: int) -> Iterator[Problem]:
     if len(value) != count:
-        yield Problem(document.where(()), f"{count} numbers, {of}", f"{len(value)}")
+        expected = f"{count} numbers, one per skip, deepest first"
+        yield Problem(document.where(()), expected, f"{len(value)}")
     for place, scale in enumerate(value):
         yield from _wrong(scale, document.where((place,)))
 
