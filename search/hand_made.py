@@ -16,7 +16,7 @@ What is written, `start.json`, holds one row per skip, and is named in `search.w
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -156,7 +156,7 @@ def hand_made(path: Path | str, skips: Sequence[Skip]) -> HandMade:
     scales: dict[str, float] = dict.fromkeys(addresses, 1.0)
     notes: tuple[str, ...] = ()
     if isinstance(value, list):
-        problems += _listed(value, document, count=len(skips), of="one per skip, deepest first")
+        problems += _listed(value, document, count=len(skips))
         scales = dict(zip(addresses, value, strict=False))
     elif isinstance(value, dict) and "format" in value:
         raise SpecError(
@@ -183,9 +183,10 @@ def hand_made(path: Path | str, skips: Sequence[Skip]) -> HandMade:
     return HandMade({address: float(scale) for address, scale in scales.items()}, notes)
 
 
-def _listed(value: Any, document: Document, *, count: int, of: str) -> Iterator[Problem]:
+def _listed(value: Any, document: Document, *, count: int) -> Iterator[Problem]:
     if len(value) != count:
-        yield Problem(document.where(()), f"{count} numbers, {of}", f"{len(value)}")
+        expected = f"{count} numbers, one per skip, deepest first"
+        yield Problem(document.where(()), expected, f"{len(value)}")
     for place, scale in enumerate(value):
         yield from _wrong(scale, document.where((place,)))
 
@@ -220,8 +221,8 @@ def _stages(
     notes = []
     for number, (scale, level) in enumerate(zip(value, levels, strict=False), start=1):
         scales |= {skip.address: scale for skip in level}
-        size = level[0].resolution
-        notes.append(f"stage {number}, {size}x{size}: {scale} for {len(level)} skips")
+        size, skip = level[0].resolution, "skip" if len(level) == 1 else "skips"
+        notes.append(f"stage {number}, {size}x{size}: {scale} for {len(level)} {skip}")
     return scales, (*notes, _A_START), wrong
 
 
@@ -242,5 +243,5 @@ def _freeu(
 
 def _wrong(value: Any, where: str) -> Iterator[Problem]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
+    if not number or not 0 <= value <= sys.float_info.max:  # whole numbers have any length
         yield Problem(where, "a factor of at least 0; 1 is untouched", shown(value))

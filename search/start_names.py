@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +66,8 @@ def with_start(text: str, start: str, *, name: str) -> str:
     """
     document = parse_yaml(text, name=name)
     search = document.values.get("search")
-    by_hand = f"add it yourself, under `search`: `warm_start: {shown(start)}`, or a list of all"
+    line = f"warm_start: {json.dumps(start, ensure_ascii=False)}\n"
+    by_hand = f"add it yourself, under `search`: `{line.rstrip()}`, or a list of all"
     if isinstance(search, dict) and search.get("warm_start") is not None:
         raise SpecError(
             document.where(("search", "warm_start")),
@@ -74,14 +76,14 @@ def with_start(text: str, start: str, *, name: str) -> str:
             hint=by_hand,
         )
     lines = text.splitlines(keepends=True)
-    line = f"warm_start: {shown(start)}\n"
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     if "search" not in document.values:
         lines += ["\n", "search:\n", f"  {line}"]
     elif isinstance(search, dict) and "warm_start" in search:  # as null
         place = document.lines[("search", "warm_start")] - 1
-        lines[place] = re.sub(r"warm_start\s*:[^#\n]*?(?=\s*(#|$))", line.rstrip(), lines[place])
+        null = r"warm_start\s*:[^#\n]*?(?=\s*(#|$))"
+        lines[place] = re.sub(null, lambda _: line.rstrip(), lines[place])
     else:
         place = document.lines[("search",)]
         keys = search if isinstance(search, dict) else ()

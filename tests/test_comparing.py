@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from skiptune.commands.pictures import images_of
 from skiptune.objectives.extractors import load_extractor
 from skiptune.objectives.paired import paired_difference
-from skiptune.objectives.reference import load_reference
+from skiptune.objectives.reference import Reference, load_reference
 from skiptune.sampling.checkpoint import Checkpoint, load_checkpoint
 from tests.command_line import Outcome
 from tests.test_sampling import SETTING, schedule_of, write
 
 Command = Callable[..., Outcome]
+Array = NDArray[np.float64]
 
 
 @pytest.fixture
@@ -67,6 +71,70 @@ def test_schedules_are_held_against_the_first_in_pairs(
     done = command("sample", *turned_words, "--reference", path, "--json")
     turned = json.loads(done.out)["scores"][1]["difference"]
     assert turned["value"] == pytest.approx(-scores[2]["difference"]["value"], rel=1e-6)
+
+
+def frechet(weights: Array, rows: Array, real: Reference) -> float:
+    """The distance of weighted images (Heusel et al. 2017, arXiv 1706.08500, equation 6)."""
+    weights = weights / weights.sum()
+    count = int((weights > 0).sum())
+    mean = weights @ rows
+    spread = (rows - mean).T @ ((rows - mean) * weights[:, None]) * count / (count - 1)
+    values, vectors = np.linalg.eigh(real.covariance)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    product = np.sqrt(np.linalg.eigvalsh(root @ spread @ root).clip(0)).sum()
+    return float(
+        ((mean - real.mean) ** 2).sum() + np.trace(spread + real.covariance) - 2 * product
+    )
+
+
+def by_hand(rows: Array, real: Reference) -> tuple[float, Array]:
+    """The corrected distance, and what a little more of each image would change in it."""
+
+    def corrected(weights: Array) -> float:
+        group = np.arange(len(rows)) % 4
+        parts = [
+            np.mean([frechet(weights * ~np.isin(group, left), rows, real) for left in lefts])
+            for lefts in (list(combinations(range(4), 1)), list(combinations(range(4), 2)))
+        ]
+        return float(8 * frechet(weights, rows, real) - 9 * parts[0] + 2 * parts[1])
+
+    count, step = len(rows), 1e-5
+    even = np.full(count, 1 / count)
+    slopes = [
+        (corrected(even + step * (unit - even)) - corrected(even - step * (unit - even)))
+        / (2 * step)
+        for unit in np.eye(count)
+    ]
+    return corrected(even), np.array(slopes)
+
+
+def test_intervals_are_those_of_the_differences_image_by_image(
+    command: Command, tuned: Path, network: Checkpoint, tiny_study: ModuleType
+) -> None:
+    count = 152  # four groups of equal size
+    path = tuned.parent / "reference.npz"
+    words = ("sample", "--compare", "baseline", tuned, "--seeds", "0", "--num", str(count))
+    done = command(*words, "--reference", path, "--json")
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)["scores"]
+    extractor, real = load_extractor(tiny_study.EXTRACTOR), load_reference(path)
+    found = []
+    for score, schedule in zip(scores, (None, schedule_of(network, 0.4)), strict=True):
+        made = torch.from_numpy(images_of(network, SETTING, schedule, range(count)))
+        value, slopes = by_hand(extractor(made).numpy().astype(np.float64), real)
+        assert score["value"] == pytest.approx(value, rel=1e-5)
+        found.append((value, slopes))
+    (before, old), (after, new) = found
+    error = (new - old).std(ddof=1) / count**0.5
+    apart = (new.var(ddof=1) + old.var(ddof=1)) ** 0.5 / count**0.5
+    assert error < 0.9 * apart, "pairs tell more than two samples"
+    told = scores[1]["difference"]
+    assert told["value"] == pytest.approx(after - before, rel=1e-4)
+    # To N or N - 1, which the derivative of a covariance may be divided by.
+    assert told["standard_error"] == pytest.approx(error, rel=1e-3)
+    half = 1.959964 * error
+    ends = [after - before - half, after - before + half]
+    assert told["interval"] == pytest.approx(ends, abs=1e-3 * error)
 
 
 def test_the_reference_of_the_study_is_found_beside_the_file(

@@ -327,6 +327,7 @@ REFUSED = (
     ("T --seeds 0-99999", "--seeds 0-99999", "at most 10,000"),
     ("T -o none/grid.png", "-o none/grid.png", "No such file"),
     ("T -o -", "-o -", "a picture or a folder"),
+    ("T -o grid.jpg", "-o grid.jpg", "a picture NAME.png, or a folder"),
     ("T -o T/images/", "-o", "Not a directory"),
 )
 

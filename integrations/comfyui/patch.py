@@ -119,7 +119,9 @@ class SkipPatch:
                 f"{expected[0]} + {expected[1]} channels ({row.address})",
                 where=f"output block {place}",
             )
-        self.run.evaluations += place == 0
+        if place == 0:
+            self.run.evaluations += 1
+            self._levels = (None, [])  # a sampler may write the next level into the same tensor
         factor = self._factor(place, hsp, transformer_options)
         if factor is None:
             return h, hsp
@@ -240,10 +242,13 @@ class SkipPatch:
                 "nothing",
                 "sample with a sampler that tells the model its noise levels",
             )
-        # Read once per evaluation, because an accelerator is waited for.
-        if place == 0 or self._levels[0] is not sigmas:
+        # Read once per evaluation, because an accelerator is waited for. Of several accelerators
+        # each has a thread that calls this object, so what was read is kept here, too.
+        read, levels = self._levels
+        if read is not sigmas:
             levels = sigmas.reshape(-1).tolist()
-            self._levels = (sigmas, levels[:1] if len(set(levels)) == 1 else levels)
+            levels = levels[:1] if len(set(levels)) == 1 else levels
+            self._levels = (sigmas, levels)
         if sigmas.dtype not in self._bounds:
             self._bounds[sigmas.dtype] = [_rounded(row.windows, sigmas) for row in self.rows]
         low, high = self.range
@@ -252,7 +257,7 @@ class SkipPatch:
             next((w.scale for w in windows if w.low <= level < w.high), 1.0)
             if low <= level <= high
             else 1.0
-            for level in self._levels[1]
+            for level in levels
         ]
 
     def _another(self, found: str, expected: str, where: str = "the model") -> SkipPatchError:

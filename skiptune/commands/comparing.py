@@ -113,7 +113,7 @@ def lines_of(words: Sequence[str], *, compare: bool) -> tuple[tuple[Line, ...], 
             hint="name each schedule once",
         )
     documents = {word: load(word) for word in words if word != BASELINE}
-    first = documents[str(path)] if str(path) in documents else next(iter(documents.values()))
+    first = next(iter(documents.values()))
     _refuse_other_networks(str(path), first, documents)
     untouched = first.untouched_setting or first.setting
     labels = _labels(list(documents))

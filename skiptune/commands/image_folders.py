@@ -7,6 +7,7 @@ what made them: a folder never holds images of two schedules.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from skiptune.sampling.schedule import Schedule
     from skiptune.sampling.setting import Setting
 
-__all__ = ["RECORD", "image_name", "meaning_of", "write_images"]
+__all__ = ["RECORD", "check_images", "image_name", "meaning_of", "write_images"]
 
 RECORD = ".skiptune-images.json"  # hidden: whoever reads the images passes it over
 FORMAT = "skiptune.images"
@@ -83,7 +84,7 @@ def write_images(
         How many images were written, and how many of them are black because they diverged.
 
     Raises:
-        OutputError: The folder holds images of something else, or cannot be written.
+        OutputError: As `check_images`.
     """
     from skiptune.commands.pictures import MICROBATCH
     from skiptune.sampling.hooks import scaled
@@ -92,7 +93,10 @@ def write_images(
     from skiptune.views.picture import png
 
     # A batch of another size may change the last bit: what is added later has the first one's.
-    batch_size = _begin(folder, {**meaning, "microbatch": min(MICROBATCH, len(seeds))})
+    batch_size = check_images(folder, meaning)
+    if batch_size is None:
+        batch_size = min(MICROBATCH, len(seeds))
+        _begin(folder, {**meaning, "microbatch": batch_size})
     there = {path.name for path in folder.iterdir()}
     missing = [seed for seed in seeds if force or image_name(seed) not in there]
     done, diverged = len(seeds) - len(missing), 0
@@ -112,29 +116,34 @@ def write_images(
     return len(missing), diverged
 
 
-def _begin(folder: Path, meaning: dict[str, Any]) -> int:
-    """Make the folder and its record, or hold the record against what is wanted.
+def check_images(folder: Path, meaning: dict[str, Any]) -> int | None:
+    """Refuse a folder into which images cannot go, before any is made.
+
+    Arguments:
+        folder: Where they are to go; it need not be there.
+        meaning: From `meaning_of`.
 
     Returns:
-        How many images went through the network at once when the folder was begun.
+        How many images went through the network at once when the folder was begun; None where it
+        is not.
+
+    Raises:
+        OutputError: The folder holds images of something else, or cannot be written.
     """
+    from skiptune.commands.output import check_folder
+
     record = folder / RECORD
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = record.read_text(encoding="utf-8") if record.exists() else None
-        foreign = text is None and any(path.suffix == ".png" for path in folder.iterdir())
+        text = record.read_text(encoding="utf-8") if os.path.exists(record) else None
+        is_there = text is None and folder.is_dir()
+        foreign = is_there and any(path.suffix == ".png" for path in folder.iterdir())
     except (OSError, UnicodeDecodeError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise OutputError(
-            f"-o {folder}",
-            expected="a folder that can be written",
-            found=found,
-            hint="choose another folder",
-        ) from None
+        raise _unwritable(folder, getattr(error, "strerror", None) or str(error)) from None
     if text is None and not foreign:
-        plain = json.dumps(meaning, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(record, plain.encode("utf-8"))
-        return int(meaning["microbatch"])
+        whole = folder.absolute()
+        nearest = next(path for path in (whole, *whole.parents) if os.path.exists(path))
+        check_folder(nearest, where=f"-o {folder}")
+        return None
     try:
         found_meaning = {} if text is None else json.loads(text)
         batch_size = int(found_meaning["microbatch"])
@@ -142,7 +151,8 @@ def _begin(folder: Path, meaning: dict[str, Any]) -> int:
         found_meaning, batch_size = {}, 0
     wanted = json.loads(json.dumps({**meaning, "microbatch": batch_size}))
     if found_meaning != wanted or batch_size < 1:
-        other = [key for key in wanted if found_meaning.get(key) != wanted[key]]
+        keys = dict.fromkeys([*wanted, *found_meaning])
+        other = [key for key in keys if found_meaning.get(key) != wanted.get(key)]
         raise OutputError(
             f"-o {folder}",
             expected="an empty folder, or images of the same network, scales and setting",
@@ -150,3 +160,22 @@ def _begin(folder: Path, meaning: dict[str, Any]) -> int:
             hint="choose another folder",
         )
     return batch_size
+
+
+def _begin(folder: Path, meaning: dict[str, Any]) -> None:
+    """Make a folder, and its record in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error.strerror or str(error)) from None
+    plain = json.dumps(meaning, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(folder / RECORD, plain.encode("utf-8"))
+
+
+def _unwritable(folder: Path, found: str) -> OutputError:
+    return OutputError(
+        f"-o {folder}",
+        expected="a folder that can be written",
+        found=found,
+        hint="choose another folder",
+    )

@@ -66,23 +66,26 @@ def reproduce(
             hint="export one: skiptune export STUDY -o tuned.json",
         )
     tuned = load(path)
+    from skiptune.search.reproduction import deciding_seeds, reproduced
+
+    # Before anything is asked for: of a file that is not confirmed nothing can be made again.
+    seeds = deciding_seeds(tuned, name=name)
     network = network_place(places["checkpoint"], tuned, path)
     vae = decoder_place(places["decoder"], tuned, path, network)
     held_against = reference or study_reference(tuned, path)
     if held_against is None:
+        called = "" if tuned.measure.reference is None else f", {tuned.measure.reference}"
         raise SpecError(
             "--reference",
-            expected=f"the statistics that {name} was scored against, {tuned.measure.reference}",
+            expected=f"the statistics that {name} was scored against{called}",
             found="nothing, and no such file beside it",
             hint="say where they are: --reference FILE",
         )
     check_device(device)
     from skiptune.objectives.extractors import load_extractor
     from skiptune.objectives.reference import load_reference
-    from skiptune.search.reproduction import deciding_seeds, reproduced
     from skiptune.views.scores import reproduced_view
 
-    seeds = deciding_seeds(tuned, name=name)
     extractor = load_extractor(tuned.measure.extractor, weights=weights, device=device)
     held = load_reference(held_against, extractor=extractor)
     loaded = tuned_network(tuned, network, vae, prompts_place(tuned, path), device=device)

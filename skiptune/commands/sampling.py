@@ -58,6 +58,21 @@ class _Label:
         return setting if self.number is None else replace(setting, labels=self.number)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A folder of images: of one schedule, and of one class or prompt where these were named.
+
+    Arguments:
+        folder: Where it is.
+        line: The schedule, with the setting of these images.
+        meaning: What made them, from `meaning_of`.
+    """
+
+    folder: Path
+    line: Line
+    meaning: dict[str, Any]
+
+
 @click.command()
 @click.argument("schedules", metavar="TUNED.json...", nargs=-1)
 @click.option(
@@ -149,6 +164,7 @@ def sample(
     """
     from skiptune.commands.comparing import first_file, lines_of, scored_lines
     from skiptune.commands.device import check_device
+    from skiptune.commands.image_folders import check_images
     from skiptune.commands.output import check_writable, print_json, print_text, say
 
     folder = _is_folder(output)
@@ -159,6 +175,7 @@ def sample(
     lines, document = lines_of(schedules, compare=compare)
     _refuse_stdout(output)
     if not folder:
+        _refuse_other_pictures(Path(output))
         check_writable(Path(output), force=force)
     controls = _controls(classes, texts, prompts)
     _refuse_lone_options(compare=compare, num=num, reference=reference, weights=weights)
@@ -172,6 +189,10 @@ def sample(
     _refuse_many(wanted, lines, controls, folder=folder)
     check_device(device)
     loaded = _loaded(document, path, checkpoint, decoder, controls, device=device)
+    labels = controls or (_Label(""),)
+    parts = _parts(Path(output), loaded, lines, labels) if folder else []
+    for part in parts:
+        check_images(part.folder, part.meaning)
     compared = None
     if num is not None:
         from skiptune.commands.measuring import Loading, known_references
@@ -183,10 +204,9 @@ def sample(
         known = known_references(document, path)
         loading = Loading(groups, reference, weights, None, device, known)
         compared = scored_lines(options, loaded, lines, loading, num, tuned=document)
-    labels = controls or (_Label(""),)
     made: dict[str, Any] = {"written": output, "seeds": wanted, "compare": compare}
     if folder:
-        made |= _write_folders(options, Path(output), loaded, lines, labels, wanted, force=force)
+        made |= _write_folders(options, Path(output), loaded, parts, wanted, force=force)
     else:
         _write_grid(Path(output), loaded, lines, labels, wanted, compared, force=force)
     if compare:
@@ -200,7 +220,8 @@ def sample(
     elif compared is not None:
         for page in compared.pages:
             print_text(*page)
-    what = f"{len(wanted)} seeds" + (f" of {len(lines)} schedules" if len(lines) > 1 else "")
+    what = "1 seed" if len(wanted) == 1 else f"{len(wanted)} seeds"
+    what += f" of {len(lines)} schedules" if len(lines) > 1 else ""
     say(options, f"Wrote {output}: {what}")
     if compare and num is None:
         say(options, "Pictures decide nothing: add --num 2000 for scores with paired intervals")
@@ -248,43 +269,56 @@ def _caption(line: Line, lines: Sequence[Line], label: _Label, compared: Compare
     return words
 
 
-def _write_folders(
-    options: Options,
-    folder: Path,
-    loaded: Checkpoint,
-    lines: Sequence[Line],
-    labels: Sequence[_Label],
-    seeds: Sequence[int],
-    *,
-    force: bool,
-) -> dict[str, Any]:
-    """Write one PNG per seed, in a folder of its own for each schedule and each label."""
-    from skiptune.commands.image_folders import meaning_of, write_images
-    from skiptune.commands.measuring import image_progress
-    from skiptune.commands.output import say
+def _parts(
+    folder: Path, loaded: Checkpoint, lines: Sequence[Line], labels: Sequence[_Label]
+) -> list[_Part]:
+    """Return the folders below a folder, for each schedule and label; one alone is it itself."""
+    from skiptune.commands.image_folders import meaning_of
 
-    total = diverged = 0
     line_names = _file_names([line.label for line in lines])
     label_names = _file_names([label.name for label in labels])
+    parts = []
     for line, line_name in zip(lines, line_names, strict=True):
         for label, label_name in zip(labels, label_names, strict=True):
             names = [line_name] if len(lines) > 1 else []
             names += [label_name] if len(labels) > 1 else []
             setting = label.setting(line.setting)
             more = {"label": label.name} if label.name else {}
-            with image_progress(options, "/".join((folder.name, *names)), len(seeds)) as progress:
-                written, black = write_images(
-                    folder.joinpath(*names),
-                    loaded,
-                    setting,
-                    line.schedule,
-                    seeds,
-                    meaning=meaning_of(loaded, setting, line.schedule, **more),
-                    force=force,
-                    progress=progress,
-                )
-            total, diverged = total + written, diverged + black
-    there = len(seeds) * len(lines) * len(labels) - total
+            meaning = meaning_of(loaded, setting, line.schedule, **more)
+            parts.append(_Part(folder.joinpath(*names), replace(line, setting=setting), meaning))
+    return parts
+
+
+def _write_folders(
+    options: Options,
+    folder: Path,
+    loaded: Checkpoint,
+    parts: Sequence[_Part],
+    seeds: Sequence[int],
+    *,
+    force: bool,
+) -> dict[str, Any]:
+    """Write one PNG per seed into each of the folders."""
+    from skiptune.commands.image_folders import write_images
+    from skiptune.commands.measuring import image_progress
+    from skiptune.commands.output import say
+
+    total = diverged = 0
+    for part in parts:
+        name = "/".join((folder.name, *part.folder.relative_to(folder).parts))
+        with image_progress(options, name, len(seeds)) as progress:
+            written, black = write_images(
+                part.folder,
+                loaded,
+                part.line.setting,
+                part.line.schedule,
+                seeds,
+                meaning=part.meaning,
+                force=force,
+                progress=progress,
+            )
+        total, diverged = total + written, diverged + black
+    there = len(seeds) * len(parts) - total
     if there:
         say(options, f"{there} images were there already")
     if diverged:
@@ -308,6 +342,16 @@ def _is_folder(output: str) -> bool:
     """Return whether an output is a folder: by its end, or because it is one."""
     path = Path(output)
     return output.endswith("/") or path.is_dir() or (not path.suffix and not path.exists())
+
+
+def _refuse_other_pictures(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise SpecError(
+            f"-o {path}",
+            expected="a picture NAME.png, or a folder",
+            found=repr(path.name),
+            hint="for example: -o grid.png, or -o images/ for a folder",
+        )
 
 
 def _refuse_stdout(output: str) -> None:

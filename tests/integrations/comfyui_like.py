@@ -30,7 +30,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,6 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LOADED = count()
 PACK = Path(__file__).resolve().parents[2] / "integrations" / "comfyui"
 
 
@@ -296,7 +297,7 @@ def load_pack(folder: Path = PACK) -> tuple[ModuleType, dict[str, Any]]:
 
     The first API's mappings are taken where there are any; else the extension is asked.
     """
-    name = f"custom_nodes_of_{id(object())}"
+    name = f"custom_nodes_{next(_LOADED)}"  # no parts of a pack that was loaded before
     spec: Any = importlib.util.spec_from_file_location(name, folder / "__init__.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -85,6 +85,41 @@ def test_a_bound_is_rounded_as_the_level_was(denoiser: Any, tmp_path: Path) -> N
     assert patch.run.scaled == {0: 1, 1: 1}
 
 
+def test_a_level_is_read_anew_in_every_evaluation(denoiser: Any, tmp_path: Path) -> None:
+    # The deepest skip has no window, and the sampler writes its levels into one tensor.
+    model = patched(denoiser, tmp_path / "t.json", Schedule([Term(NAMES[1], 0.5, 1.0)]))
+    (patch,) = model.model_options["transformer_options"]["patches"]["output_block_patch"]
+    guider, sigma = like.Guider(model, labels()), torch.empty(3)
+    for level, scaled_so_far in ((5.0, 1), (0.5, 1), (2.0, 2)):
+        guider(noise(), sigma.fill_(level))
+        assert patch.run.scaled == {1: scaled_so_far}
+
+
+def test_another_thread_s_evaluation_may_begin_in_between(denoiser: Any, tmp_path: Path) -> None:
+    # ComfyUI evaluates the prompts of one step on several accelerators at once.
+    write_tuned(tmp_path / "t.json", denoiser, Schedule([Term(NAMES[1], 0.5, 1.0)]))
+    patch = SkipPatch(read(tmp_path / "t.json"))
+
+    def call(place: int, sigmas: Any) -> float:
+        row = find_skips(denoiser)[place]
+        h, hsp = torch.ones(2, row.main_channels, 1, 1), torch.ones(2, row.skip_channels, 1, 1)
+        options = {"block": ("output", place), "sigmas": sigmas, "cond_or_uncond": [0]}
+        return float(patch(h, hsp, options)[1].unique())
+
+    class Interrupted:
+        """Levels between whose reading and use another evaluation begins."""
+
+        @property
+        def dtype(self) -> torch.dtype:
+            call(0, torch.tensor([5.0, 5.0]))
+            return torch.float32
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch.tensor([5.0, 5.0]), name)
+
+    assert call(1, Interrupted()) == 0.5
+
+
 def test_half_precision_stays_half(denoiser: Any, tmp_path: Path) -> None:
     schedule = schedules(NAMES)["cond"]
     setting = Setting(guidance=3.0)

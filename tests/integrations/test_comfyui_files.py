@@ -73,6 +73,7 @@ def test_every_number_of_a_setting_is_known(denoiser: Any, tmp_path: Path) -> No
         (lambda v: v["skips"][1].update(scale=True), "skips[1].scale: expected a finite number"),
         (lambda v: v["skips"][1].pop("scale"), "skips[1].scale: expected a finite number"),
         (lambda v: v["skips"][1].update(scale=1e999), "the number Infinity"),
+        (lambda v: v["skips"][1].update(scale=10**400), "skips[1].scale: expected a finite"),
         (lambda v: v["skips"][1].update(scale=0.99), "the scales were edited by hand"),
         (lambda v: v.update(branches="cond"), "the scales were edited by hand"),
         (lambda v: v.update(branches="left"), "branches: expected one of both, cond, uncond"),
@@ -148,6 +149,13 @@ def test_what_skiptune_writes_is_read(denoiser: Any, tmp_path: Path, kind: str) 
     assert Schedule(terms, branches=found.branches) == schedule
     assert found.verdict == "win (+9.7 % [5.5, 13.9])"
     assert FORMAT == json.loads(path.read_text())["format"] and SCHEMA_VERSION == 1
+
+
+def test_a_verdict_without_its_numbers_is_told_without(denoiser: Any, tmp_path: Path) -> None:
+    path = write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"])
+    for interval in ([None, 13.9], ["5.5", "13.9"], [5.5], None):
+        damage(path, lambda values, ends=interval: values["verdict"].update(interval=ends))
+        assert read(path).verdict == "win"
 
 
 def test_keys_of_later_versions_are_no_harm(denoiser: Any, tmp_path: Path) -> None:

@@ -158,6 +158,20 @@ def test_both_apis_are_the_same(tmp_path: Path) -> None:
             assert names == first[name].RETURN_NAMES
 
 
+@pytest.mark.parametrize("second_api", [True, False])
+def test_a_name_that_another_node_gives_is_read_when_it_is_there(
+    tmp_path: Path, second_api: bool
+) -> None:
+    # ComfyUI's execution.py (`get_input_data`) hands None over for what is linked.
+    with like.comfyui(tmp_path, second_api=second_api):
+        node = like.load_pack()[1]["SkipTuningApply"]
+        validate = node.validate_inputs if second_api else node.VALIDATE_INPUTS
+        changed = node.fingerprint_inputs if second_api else node.IS_CHANGED
+        assert validate(file=None) is True
+        told = changed(file=None, strength=1.0)
+        assert told != told, "to ComfyUI a NaN has always changed"
+
+
 # What the pack is made of.
 
 

@@ -57,6 +57,8 @@ def test_stages_are_told_and_called_a_start(tmp_path: Path) -> None:
     assert stages == ["stage 1, 4x4: 0.9 for 2 skips", "stage 2, 8x8: 0.2 for 3 skips"]
     assert "lowest frequencies" in caution and "a start" in caution
     assert left == "b1 left out: they scale the main path"
+    third = read(tmp_path, "stages: [1, 1, 0.3]").notes[2]
+    assert third == "stage 3, 16x16: 0.3 for 1 skip"
     assert read(tmp_path, "[0.5, 1, 1, 1, 1, 1]").notes == ()
 
 
@@ -69,6 +71,7 @@ def test_stages_are_told_and_called_a_start(tmp_path: Path) -> None:
         ("[.nan, 1, 1, 1, 1, 1]", ":1: [0]", "a factor of at least 0", "NaN"),
         ("[.inf, 1, 1, 1, 1, 1]", ":1: [0]", "a factor of at least 0", "Infinity"),
         ("[true, 1, 1, 1, 1, 1]", ":1: [0]", "a factor of at least 0", "true"),
+        (f"[1{'0' * 400}, 1, 1, 1, 1, 1]", ":1: [0]", "a factor of at least 0", "1000000"),
         ("[1, 1, 1, 1, 1, 1]", "", "a scale other than 1", "the untouched network"),
         ("8x8_blok1: 0.5", ":1: 8x8_blok1", "(did you mean `8x8_block1`?)", "no such skip"),
         ("8x8_block1: -2", ":1: 8x8_block1", "a factor of at least 0", "-2"),

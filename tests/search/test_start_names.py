@@ -40,6 +40,13 @@ def test_one_line_is_added(text: str, added: list[str]) -> None:
     assert gone == [line for line in text.splitlines() if "warm_start:" in line]
 
 
+@pytest.mark.parametrize("start", [f"/{'long/' * 30}s.json", r"./a\1b/s.json", './"ü" #/s.json'])
+@pytest.mark.parametrize("text", ["study: a\n", "search:\n  warm_start: null  # none\n"])
+def test_any_path_stands_there_whole(text: str, start: str) -> None:
+    made = with_start(text, start, name="study.yaml")
+    assert parse_yaml(made, name="s").values["search"] == {"warm_start": start}
+
+
 @pytest.mark.parametrize(
     ("text", "where", "found"),
     [

@@ -15,7 +15,7 @@ from skiptune.search.evidence import Verdict
 from skiptune.views.paper import COLUMNS, PAPERS, csv_text, latex_text, markdown_text
 from tests.tuned_documents import tuned_for
 
-AWKWARD = r"a_b & 50% of $x^2$ #1 {~} c:\d | e"
+AWKWARD = r"a_b & 50% of $x^2$ #1 {~} c:\d | <e>"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,10 @@ def cells_of_markdown(text: str) -> list[list[list[str]]]:
 
 
 def cells_of_latex(text: str) -> list[list[list[str]]]:
-    names = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^"}
+    names = {
+        "textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^",
+        "textbar": "|", "textless": "<", "textgreater": ">",
+    }  # fmt: skip
 
     def plain(cell: str) -> str:
         cell = re.sub(r"\\(text\w+)\{\}", lambda m: f"\0{names[m[1]]}", cell)
@@ -146,7 +149,7 @@ def test_latex_is_balanced_and_names_its_package(document: Any) -> None:
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 2
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
-    assert not re.search(r"(?<!\\)[#$~^]", bare)
+    assert not re.search(r"(?<!\\)[#$~^|<>]", bare)
 
 
 def test_a_table_without_a_confirm_says_so(document: Any) -> None:
