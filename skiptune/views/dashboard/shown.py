@@ -6,7 +6,8 @@ trial, and calls the smallest value best whatever constraint it violates.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, NoReturn
 
@@ -54,8 +55,9 @@ class ShownStorage(BaseStorage):
         return min(feasible or [best], key=lambda trial: sign * (trial.value or 0.0))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return a trial with its constraints in both forms."""
-        return _in_both_forms(self._inner.get_trial(trial_id))
+        """Return a trial with its constraints in both forms; 404 where it is gone."""
+        with _found():
+            return _in_both_forms(self._inner.get_trial(trial_id))
 
     def get_all_trials(
         self,
@@ -68,12 +70,14 @@ class ShownStorage(BaseStorage):
         return [_in_both_forms(trial) for trial in found]
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """Return it as the storage below."""
-        return self._inner.get_study_id_from_name(study_name)
+        """Return it as the storage below; 404 where it is gone."""
+        with _found():
+            return self._inner.get_study_id_from_name(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Return it as the storage below."""
-        return self._inner.get_study_name_from_id(study_id)
+        """Return it as the storage below; 404 where it is gone."""
+        with _found():
+            return self._inner.get_study_name_from_id(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Return them as the storage below."""
@@ -84,8 +88,9 @@ class ShownStorage(BaseStorage):
         return self._inner.get_study_user_attrs(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return them as the storage below."""
-        return self._inner.get_study_system_attrs(study_id)
+        """Return them as the storage below; 404 where the study is gone."""
+        with _found():
+            return self._inner.get_study_system_attrs(study_id)
 
     def remove_session(self) -> None:
         """Give back the connection of this thread."""
@@ -152,9 +157,21 @@ class ShownStorage(BaseStorage):
         return self._inner
 
 
+class _Gone(HTTPError, KeyError):  # type: ignore[misc]  # Bottle has no types
+    """What Optuna says of a study or trial that is gone, as an answer: not every view makes one."""
+
+
 def _refuse() -> NoReturn:
     # The dashboard's views turn this one into an answer.
     raise HTTPError(403, "This dashboard is read-only")
+
+
+@contextmanager
+def _found() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise _Gone(404, "It is not there any more") from error
 
 
 def _is_feasible(trial: FrozenTrial) -> bool:

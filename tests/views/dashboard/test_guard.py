@@ -387,6 +387,17 @@ def test_a_body_beyond_the_limit_is_refused(studied: Studied) -> None:
     assert ask(app, "/api/studies", method="POST", body=body, **said).status == 413
 
 
+def test_a_body_without_a_length_is_not_read(studied: Studied) -> None:
+    app = guarded(studied, token=TOKEN, edit=True)
+    note = json.dumps({"version": 1, "body": "x" * (BODY_BYTES + 1)}).encode()
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(note), note)
+    for coding in ("chunked", "Chunked", "gzip, chunked"):
+        said: dict[str, Any] = {"Cookie": cookie(), "Transfer_Encoding": coding, **OWN}
+        path = "/api/studies/1/note"
+        assert ask(app, path, method="PUT", body=body, length="", **said).status == 411
+    assert b"xxxx" not in ask(app, "/api/studies/1", Cookie=cookie()).body
+
+
 # Files
 
 
@@ -424,6 +435,16 @@ def test_a_missing_file_is_shown_as_missing_and_the_page_loads(studied: Studied)
     assert reply.headers["cache-control"] == "no-store"
     assert len(studied.said) == 1 and "missing" in studied.said[0]
     assert ask(app, "/api/studies/1").status == 200
+
+
+def test_what_was_deleted_while_it_was_shown_is_not_found(studied: Studied) -> None:
+    app = guarded(studied)
+    path = attach(studied.url, "tiny", "0" * 64, name="x.png", kind="image/png")
+    plot = "/api/studies/1/plot/slice"
+    assert (ask(app, path).status, ask(app, plot).status) == (404, 200)
+    optuna.delete_study(study_name="tiny", storage=optuna_storage(studied.database))
+    for gone in (path, plot, "/api/studies/1", "/csv/1", f"/artifacts/1/{64 * '0'}"):
+        assert ask(app, gone).status == 404, gone
 
 
 def test_other_kinds_of_files_are_not_shown(studied: Studied) -> None:
