@@ -24,6 +24,18 @@ CONSTRAINTS = "constraints"
 """System attribute of Optuna 4; Optuna 5 has one for each constraint, `constraints:NAME`."""
 
 
+class _GoneError(HTTPError, KeyError):  # type: ignore[misc]  # Bottle has no types
+    """Optuna's word for a study or trial that is gone, as an answer too: not every view has one."""
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise _GoneError(404, "It is not there any more") from error
+
+
 class ShownStorage(BaseStorage):
     """Another storage, read-only; see Optuna's `BaseStorage` for what the methods do.
 
@@ -43,6 +55,7 @@ class ShownStorage(BaseStorage):
         """Return the studies in the order in which they were made."""
         return sorted(self._inner.get_all_studies(), key=lambda study: study._study_id)
 
+    @_answered()
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """Return the best of the feasible trials, of all where none is feasible."""
         best = self._inner.get_best_trial(study_id)
@@ -54,11 +67,12 @@ class ShownStorage(BaseStorage):
         sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
         return min(feasible or [best], key=lambda trial: sign * (trial.value or 0.0))
 
+    @_answered()
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return a trial with its constraints in both forms; 404 where it is gone."""
-        with _found():
-            return _in_both_forms(self._inner.get_trial(trial_id))
+        """Return a trial with its constraints in both forms."""
+        return _in_both_forms(self._inner.get_trial(trial_id))
 
+    @_answered()
     def get_all_trials(
         self,
         study_id: int,
@@ -69,28 +83,30 @@ class ShownStorage(BaseStorage):
         found = self._inner.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         return [_in_both_forms(trial) for trial in found]
 
+    @_answered()
     def get_study_id_from_name(self, study_name: str) -> int:
-        """Return it as the storage below; 404 where it is gone."""
-        with _found():
-            return self._inner.get_study_id_from_name(study_name)
+        """Return it as the storage below."""
+        return self._inner.get_study_id_from_name(study_name)
 
+    @_answered()
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Return it as the storage below; 404 where it is gone."""
-        with _found():
-            return self._inner.get_study_name_from_id(study_id)
+        """Return it as the storage below."""
+        return self._inner.get_study_name_from_id(study_id)
 
+    @_answered()
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Return them as the storage below."""
         return self._inner.get_study_directions(study_id)
 
+    @_answered()
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Return them as the storage below."""
         return self._inner.get_study_user_attrs(study_id)
 
+    @_answered()
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return them as the storage below; 404 where the study is gone."""
-        with _found():
-            return self._inner.get_study_system_attrs(study_id)
+        """Return them as the storage below."""
+        return self._inner.get_study_system_attrs(study_id)
 
     def remove_session(self) -> None:
         """Give back the connection of this thread."""
@@ -157,21 +173,9 @@ class ShownStorage(BaseStorage):
         return self._inner
 
 
-class _Gone(HTTPError, KeyError):  # type: ignore[misc]  # Bottle has no types
-    """What Optuna says of a study or trial that is gone, as an answer: not every view makes one."""
-
-
 def _refuse() -> NoReturn:
     # The dashboard's views turn this one into an answer.
     raise HTTPError(403, "This dashboard is read-only")
-
-
-@contextmanager
-def _found() -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise _Gone(404, "It is not there any more") from error
 
 
 def _is_feasible(trial: FrozenTrial) -> bool:
