@@ -25,7 +25,7 @@ CONSTRAINTS = "constraints"
 
 
 class _GoneError(HTTPError, KeyError):  # type: ignore[misc]  # Bottle has no types
-    """Optuna's word for a study or trial that is gone, as an answer too: not every view has one."""
+    """Optuna's word for a study or trial that is gone, as an answer: some views have none."""
 
 
 @contextmanager
