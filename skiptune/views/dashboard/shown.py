@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 
 from bottle import HTTPError
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 __all__ = ["ShownStorage"]
 
@@ -34,6 +36,9 @@ def _answered() -> Iterator[None]:
         yield
     except KeyError as error:
         raise _GoneError(404, "It is not there any more") from error
+    except (StorageInternalError, SQLAlchemyError) as error:
+        # The dashboard would log Optuna's text, which blames a value that is too long.
+        raise HTTPError(503, "The database cannot be read now") from error
 
 
 class ShownStorage(BaseStorage):
@@ -51,6 +56,7 @@ class ShownStorage(BaseStorage):
         self._inner = inner
         self._edit = edit
 
+    @_answered()
     def get_all_studies(self) -> list[FrozenStudy]:
         """Return the studies in the order in which they were made."""
         return sorted(self._inner.get_all_studies(), key=lambda study: study._study_id)

@@ -437,16 +437,6 @@ def test_a_missing_file_is_shown_as_missing_and_the_page_loads(studied: Studied)
     assert ask(app, "/api/studies/1").status == 200
 
 
-def test_what_was_deleted_while_it_was_shown_is_not_found(studied: Studied) -> None:
-    app = guarded(studied)
-    path = attach(studied.url, "tiny", "0" * 64, name="x.png", kind="image/png")
-    plot = "/api/studies/1/plot/slice"
-    assert (ask(app, path).status, ask(app, plot).status) == (404, 200)
-    optuna.delete_study(study_name="tiny", storage=optuna_storage(studied.database))
-    for gone in (path, plot, "/api/studies/1", "/csv/1", f"/artifacts/1/{64 * '0'}"):
-        assert ask(app, gone).status == 404, gone
-
-
 def test_other_kinds_of_files_are_not_shown(studied: Studied) -> None:
     digest = studied.store.write_bytes(b"\x00\x01program", ".txt")
     path = attach(studied.url, "tiny", digest, name="x.png", kind="image/png")
