@@ -355,6 +355,6 @@ def _figure(
             "xaxis": axes[0],
             "yaxis": axes[1],
             "legend": {"font": {"size": 10}},
-            "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
+            "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
         },
     )
