@@ -85,6 +85,9 @@ def project(database: Database, name: str, *, rebuild: bool = False, patient: bo
                 )
     finally:
         end_turn(database, turn)
+        if ledger.find_study(database, name) is None:
+            # It was deleted while we were at it: what we have made since is nobody's.
+            delete_optuna_studies(database, board_names(study))
     return True
 
 

@@ -11,7 +11,7 @@ from skiptune.errors import StorageError
 from skiptune.search.confirm import result_of
 from skiptune.search.garbage import collect
 from skiptune.search.liveness import worker_name
-from skiptune.search.projection import board_names
+from skiptune.search.projection import Board, board_names
 from skiptune.search.study import OpenStudy
 from skiptune.search.upkeep import delete, project
 from skiptune.search.worker import Limits
@@ -104,6 +104,22 @@ def test_a_deleted_study_leaves_nothing_behind(tiny: Tiny, quick: None) -> None:
     assert crew_member(other, "b", limits=UNTIL_DONE).run() == "complete"
     with pytest.raises(StorageError):
         delete(study.database, "tiny", store=study.arrays)
+
+
+def test_what_is_deleted_while_it_is_projected_stays_deleted(
+    tiny: Tiny, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished(tiny)
+    refresh = Board.refresh
+
+    def racing(board: Board) -> None:
+        delete(study.database, study.row.name, store=study.arrays)
+        refresh(board)
+
+    monkeypatch.setattr(Board, "refresh", racing)
+    with pytest.raises(StorageError, match="no study 'tiny'"):
+        project(study.database, study.row.name, patient=False)
+    assert names(study) == set()
 
 
 def test_arrays_that_another_study_uses_stay(tiny: Tiny, quick: None) -> None:

@@ -20,6 +20,7 @@ from skiptune.search.line_slice import NEAR
 from skiptune.search.overview import Leader
 from skiptune.search.sensitivities import PART
 from skiptune.views import numbers
+from skiptune.views.dashboard.pair import caption
 from skiptune.views.heat import spread_out
 
 __all__ = ["MOST_POINTS", "PREFIX", "figures"]
@@ -88,7 +89,9 @@ def _profile(leaders: Sequence[Leader], addresses: Sequence[str]) -> go.Figure |
         traces += _profile_lines(leaders[rank], rank, places)
     return _figure(
         traces,
-        title=f"Scales over depth, the best {len(leaders)}",
+        # The page opens here, and the trial that it calls best is another one at times.
+        title=f"Scales over depth, the best {len(leaders)}"
+        f"<br>{caption(leaders[0])}; more in the study's note",
         x={"title": "skip, deepest first", "tickvals": spots, "ticktext": places},
         y={"title": "scale"},
     )
@@ -224,10 +227,10 @@ def _sensitivity(found: Explanation) -> go.Figure | None:
             orientation="h",
             marker={"color": BEST},
         )
-        said = "rank correlation with the objective"
+        said = f"{known.of}<br>below 0: more of the scale is better"
         if known.how != "ranks":
-            said = f"% of change for {PART:.0%} more"
-        x = {"title": f"{said}; below 0 is better; {known.of}"}
+            said = f"% of change for {PART:.0%} more, below 0 is better<br>{known.of}"
+        x = {"title": said}
         return _figure([bars], title="What each scale does", x=x, y={})
     by_level = known.by_level
     shown = spread_out(len(by_level.levels), MOST_LEVELS)
@@ -352,6 +355,6 @@ def _figure(
             "xaxis": axes[0],
             "yaxis": axes[1],
             "legend": {"font": {"size": 10}},
-            "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
+            "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
         },
     )

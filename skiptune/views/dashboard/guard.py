@@ -109,6 +109,9 @@ class Guard:
             )
         if _length(environ) is None:
             return refused(400, "The length of the body is no number")
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            # The framework below would read a body without a length to its end.
+            return refused(411, "The length of the body has to be given")
         if _is_foreign(environ):
             return refused(403, "A page of another site may not ask for this")
         reads = method in _READING

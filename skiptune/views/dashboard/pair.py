@@ -18,7 +18,7 @@ from skiptune.storage.pictures import PNG
 from skiptune.views import numbers
 from skiptune.views.picture import Row, grid
 
-__all__ = ["PAIR_NAME", "keep_pair"]
+__all__ = ["PAIR_NAME", "caption", "keep_pair"]
 
 PAIR_NAME: Final = "best-and-untouched.png"
 
@@ -51,7 +51,7 @@ def keep_pair(database: Database, store: ArrayStore, study_id: str, best: Leader
     untouched, tuned = (found[one.id] for one in search)
     data = _png(
         [
-            (_caption(best), store.read_bytes(tuned, PNG)),
+            (caption(best), store.read_bytes(tuned, PNG)),
             ("untouched network, same seeds", store.read_bytes(untouched, PNG)),
         ],
         said=study_id,
@@ -63,7 +63,8 @@ def keep_pair(database: Database, store: ArrayStore, study_id: str, best: Leader
     return digest
 
 
-def _caption(best: Leader) -> str:
+def caption(best: Leader) -> str:
+    """Return which schedule is the best one, and what is known of its gain."""
     gain = best.measured.gain(best.baseline.value)
     ends = best.measured.gain_interval(best.baseline.value)
     text = f"best: {best.measured.label}"

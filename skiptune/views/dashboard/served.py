@@ -8,11 +8,11 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna_dashboard
 from bottle import Bottle
-from optuna.storages import BaseStorage
 
 from skiptune.errors import SkiptuneError
 from skiptune.storage.database import Database
-from skiptune.storage.optuna_rows import optuna_explained, optuna_storage
+from skiptune.storage.optuna_attributes import optuna_studies
+from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.storage.optuna_trials import Ended, ended, is_as_it_was
 from skiptune.views.dashboard.files import StoredFiles
 from skiptune.views.dashboard.shown import ShownStorage
@@ -76,15 +76,11 @@ class Served:
 
     def find(self, name: str) -> int | None:
         """Return the identity of one of Optuna's studies, None where there is none."""
-        with optuna_explained(self._database.url):
-            try:
-                return self._storage.get_study_id_from_name(name)
-            except KeyError:
-                return None
+        return optuna_studies(self._database, [name]).get(name)
 
     def _renew(self) -> None:
-        self._storage: BaseStorage = ShownStorage(optuna_storage(self._database), edit=self._edit)
-        self._app: WSGIApplication = optuna_dashboard.wsgi(self._storage, self._files)
+        storage = ShownStorage(optuna_storage(self._database), edit=self._edit)
+        self._app: WSGIApplication = optuna_dashboard.wsgi(storage, self._files)
 
 
 def study_path(study_id: int) -> str:

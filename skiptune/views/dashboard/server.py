@@ -141,6 +141,9 @@ class _Handler(WSGIRequestHandler):
         if lines and isinstance(self.server, Server):
             self.server.complain(f"A request failed: {lines[-1]}")
 
+    def log_error(self, format: str, *args: Any) -> None:
+        """Pass over what is wrong with a request, whose whole line it quotes: a token may too."""
+
     def log_message(self, format: str, *args: Any) -> None:
         """Tell who is listening, without what stands behind the path: a token may."""
         say = getattr(self.server, "say", None)

@@ -6,21 +6,39 @@ trial, and calls the smallest value best whatever constraint it violates.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, NoReturn
 
 from bottle import HTTPError
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 __all__ = ["ShownStorage"]
 
 CONSTRAINTS = "constraints"
 """System attribute of Optuna 4; Optuna 5 has one for each constraint, `constraints:NAME`."""
+
+
+class _GoneError(HTTPError, KeyError):  # type: ignore[misc]  # Bottle has no types
+    """Optuna's word for a study or trial that is gone, as an answer: some views have none."""
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise _GoneError(404, "It is not there any more") from error
+    except (StorageInternalError, SQLAlchemyError) as error:
+        # The dashboard would log Optuna's text, which blames a value that is too long.
+        raise HTTPError(503, "The database cannot be read now") from error
 
 
 class ShownStorage(BaseStorage):
@@ -38,10 +56,12 @@ class ShownStorage(BaseStorage):
         self._inner = inner
         self._edit = edit
 
+    @_answered()
     def get_all_studies(self) -> list[FrozenStudy]:
         """Return the studies in the order in which they were made."""
         return sorted(self._inner.get_all_studies(), key=lambda study: study._study_id)
 
+    @_answered()
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """Return the best of the feasible trials, of all where none is feasible."""
         best = self._inner.get_best_trial(study_id)
@@ -53,10 +73,12 @@ class ShownStorage(BaseStorage):
         sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
         return min(feasible or [best], key=lambda trial: sign * (trial.value or 0.0))
 
+    @_answered()
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a trial with its constraints in both forms."""
         return _in_both_forms(self._inner.get_trial(trial_id))
 
+    @_answered()
     def get_all_trials(
         self,
         study_id: int,
@@ -67,22 +89,27 @@ class ShownStorage(BaseStorage):
         found = self._inner.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         return [_in_both_forms(trial) for trial in found]
 
+    @_answered()
     def get_study_id_from_name(self, study_name: str) -> int:
         """Return it as the storage below."""
         return self._inner.get_study_id_from_name(study_name)
 
+    @_answered()
     def get_study_name_from_id(self, study_id: int) -> str:
         """Return it as the storage below."""
         return self._inner.get_study_name_from_id(study_id)
 
+    @_answered()
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Return them as the storage below."""
         return self._inner.get_study_directions(study_id)
 
+    @_answered()
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Return them as the storage below."""
         return self._inner.get_study_user_attrs(study_id)
 
+    @_answered()
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Return them as the storage below."""
         return self._inner.get_study_system_attrs(study_id)

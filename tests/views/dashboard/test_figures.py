@@ -17,7 +17,7 @@ from skiptune.search.incumbents import Step
 from skiptune.search.line_slice import Point
 from skiptune.search.overview import Leader, Other, Overview
 from skiptune.search.result import Measured
-from skiptune.search.sensitivities import Sensitivities, Sensitivity, from_slopes
+from skiptune.search.sensitivities import How, Sensitivities, Sensitivity, from_slopes
 from skiptune.search.slope_map import Slopes
 from skiptune.storage.records import Spending
 from skiptune.views.dashboard.figures import (
@@ -82,6 +82,25 @@ def test_each_noise_interval_has_a_line() -> None:
         "best: proposal 1, sigma 1 and above": [1.2, 1.0, 1.1],
         "best: proposal 1, sigma below 1": [0.8, 1.0, 1.0],
     }
+
+
+def test_the_profile_says_which_schedule_is_the_best_one() -> None:
+    figure = drawn(explanation(), (leader(1, Term(SKIPS[0], 0.8)),))["profile"]
+    first, second = figure["layout"]["title"]["text"].split("<br>")
+    assert first == "Scales over depth, the best 1"
+    # A difference of -1 ± 0.2 from 10: 10 ± 1.96 * 2 %.
+    assert second.startswith("best: proposal 1, gain +10.0 % [+6.1, +13.9], not confirmed;")
+    assert second.endswith("the study's note")
+
+
+@pytest.mark.parametrize("how", ["ranks", "regression"])
+def test_how_bars_are_to_be_read_fits_below_them(how: How) -> None:
+    of = {"ranks": "rank correlations over 2,000 schedules", "regression": "a plane through 2,000"}
+    known = Sensitivities(how, of[how], (Sensitivity("a", -0.5, 0.2),))
+    figure = drawn(explanation(sensitivities=known))["sensitivity"]
+    lines = figure["layout"]["xaxis"]["title"]["text"].split("<br>")
+    assert of[how] in lines and any("below 0" in line for line in lines)
+    assert max(len(line) for line in lines) <= 50  # half a page has room for 60
 
 
 def test_many_noise_intervals_are_points() -> None:

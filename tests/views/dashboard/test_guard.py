@@ -387,6 +387,17 @@ def test_a_body_beyond_the_limit_is_refused(studied: Studied) -> None:
     assert ask(app, "/api/studies", method="POST", body=body, **said).status == 413
 
 
+def test_a_body_without_a_length_is_not_read(studied: Studied) -> None:
+    app = guarded(studied, token=TOKEN, edit=True)
+    note = json.dumps({"version": 1, "body": "x" * (BODY_BYTES + 1)}).encode()
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(note), note)
+    for coding in ("chunked", "Chunked", "gzip, chunked"):
+        said: dict[str, Any] = {"Cookie": cookie(), "Transfer_Encoding": coding, **OWN}
+        path = "/api/studies/1/note"
+        assert ask(app, path, method="PUT", body=body, length="", **said).status == 411
+    assert b"xxxx" not in ask(app, "/api/studies/1", Cookie=cookie()).body
+
+
 # Files
 
 

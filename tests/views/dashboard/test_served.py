@@ -14,7 +14,7 @@ from skiptune.storage.database import Database, init_database, open_database
 from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.views.dashboard.files import StoredFiles
 from skiptune.views.dashboard.served import Served, study_path
-from tests.dashboards import ask, content
+from tests.dashboards import ask, attach, content
 from tests.postgres import fresh_database
 from tests.views.dashboard.conftest import Studied
 
@@ -73,8 +73,8 @@ def test_a_trial_is_read_once(studied: Studied, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(optuna.storages.RDBStorage, "_get_trials", counted)
     served = studied.served()
     for _ in range(3):
-        served._storage.get_all_trials(1)
-    assert read == [7, 0, 0]
+        assert ask(served, "/csv/1").status == 200
+    assert read[0] == 7 and len(read) >= 3 and not any(read[1:])
 
 
 def test_what_is_noted_of_an_ended_trial_is_seen_after_a_look(studied: Studied) -> None:
@@ -131,6 +131,32 @@ def test_optunas_tables_of_another_version_are_refused(studied: Studied) -> None
         session.execute(text("UPDATE version_info SET library_version = '4.6.0'"))
     with pytest.raises(StorageError, match=r"Optuna 4\.6\.0"):
         studied.served()
+
+
+def test_what_was_deleted_while_it_was_shown_is_not_found(studied: Studied) -> None:
+    app = studied.served()
+    path = attach(studied.url, "tiny", "0" * 64, name="x.png", kind="image/png")
+    plot = "/api/studies/1/plot/slice"
+    assert (ask(app, path).status, ask(app, plot).status) == (404, 200)
+    optuna.delete_study(study_name="tiny", storage=optuna_storage(studied.database))
+    for gone in (path, plot, "/api/studies/1", "/csv/1", f"/artifacts/1/{64 * '0'}"):
+        assert ask(app, gone).status == 404, gone
+
+
+def test_a_database_that_cannot_be_read_now_is_said_so(
+    studied: Studied, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = studied.served()
+    assert ask(app, "/api/studies/1").status == 200
+    with studied.database.write() as session:
+        session.execute(text("ALTER TABLE studies RENAME TO away"))
+    for path in ("/api/studies", "/api/studies/1", "/csv/1"):
+        assert ask(app, path).status == 503, path
+    assert ask(app, "/api/studies").json == {"reason": "The database cannot be read now"}
+    with studied.database.write() as session:
+        session.execute(text("ALTER TABLE away RENAME TO studies"))
+    assert ask(app, "/api/studies/1").status == 200
+    assert caplog.text == ""
 
 
 def test_postgresql_is_served_over_one_connection(

@@ -76,6 +76,15 @@ def test_requests_are_told_without_what_may_be_a_token() -> None:
     assert said == ["GET '/dashboard' 200"]
 
 
+def test_a_line_that_is_no_request_is_told_without_what_it_says() -> None:
+    said: list[str] = []
+    with serving(hello, said=said) as server:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+            client.sendall(b"GET /dashboard?token=secret x HTTP/1.1\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 400 ")
+    assert said == ["None '' 400"]
+
+
 def test_a_failure_is_one_line_and_the_server_goes_on() -> None:
     said: list[str] = []
 

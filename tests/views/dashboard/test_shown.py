@@ -55,6 +55,21 @@ def test_every_method_that_writes_is_refused_unless_allowed() -> None:
     assert len(study.trials) == 1
 
 
+def test_what_is_gone_is_answered_and_still_a_key_error() -> None:
+    """Optuna's word for it is KeyError, which some of the dashboard's views look for."""
+    _, shown = study_of("minimize", (1.0, {}))
+    for name in (
+        "get_all_trials get_best_trial get_study_directions get_study_name_from_id"
+        " get_study_system_attrs get_study_user_attrs get_trial get_trial_system_attrs"
+    ).split():
+        for caught in (HTTPError, KeyError):
+            with pytest.raises(caught) as raised:
+                getattr(shown, name)(77)
+            assert raised.value.status_code == 404, name
+    with pytest.raises(KeyError):
+        shown.get_study_id_from_name("gone")
+
+
 def test_what_is_allowed_is_written() -> None:
     study, _ = study_of("minimize")
     shown = ShownStorage(study._storage, edit=True)
