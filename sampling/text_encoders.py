@@ -3,7 +3,8 @@
 Two kinds are known. Stable Diffusion's has one CLIP encoder, of which the network is told the
 normalised states of the last layer. SDXL's has two, of which it is told the states of the layer
 before the last, side by side, and the second one's pooled embedding with the image's sizes. No
-prompt is the empty text, or zeros where the pipeline says so (`force_zeros_for_empty_prompt`).
+prompt is the empty text, for SDXL zeros unless its pipeline says otherwise
+(`force_zeros_for_empty_prompt`, true where it is absent).
 
 The package transformers brings the encoders; weights are read as safetensors alone.
 """
@@ -122,7 +123,9 @@ def _encoders(files: PipelineFiles) -> tuple[str, ...]:
 
 
 def _zeros(files: PipelineFiles) -> bool:
-    return bool(read_json(files.folder / INDEX).get("force_zeros_for_empty_prompt", False))
+    """Return whether no prompt is zeros: SDXL's pipeline has it so by default."""
+    both = read_json(files.unet_config).get("addition_embed_type") == "text_time"
+    return both and bool(read_json(files.folder / INDEX).get("force_zeros_for_empty_prompt", True))
 
 
 def _loaded(files: PipelineFiles, name: str, device: torch.device | str) -> tuple[Any, Any]:
