@@ -51,6 +51,14 @@ def encoders_digest(files: PipelineFiles, *, size: int) -> str:
     for name in names:
         for folder in (name, name.replace("text_encoder", "tokenizer")):
             path = files.folder / folder
+            if not path.is_dir():
+                raise NetworkError(
+                    str(path),
+                    expected="the folder of a text encoder or of its tokenizer",
+                    found="no such folder",
+                    hint="the pipeline is not whole: save it again with"
+                    " pipe.save_pretrained(FOLDER)",
+                )
             found = sorted(p for p in path.glob("*") if p.suffix in _TEXT_FILES and p.is_file())
             if folder == name:
                 found.append(path / _WEIGHTS)
@@ -136,7 +144,7 @@ def _loaded(files: PipelineFiles, name: str, device: torch.device | str) -> tupl
         raise NetworkError(
             f"{files.folder / name}",
             expected="the package transformers, which knows the text encoder",
-            found=str(error).splitlines()[0],
+            found=str(error).splitlines()[-1],
             hint=TRANSFORMERS,
         ) from error
     quiet = getattr(getattr(transformers, "logging", None), "disable_progress_bar", None)
