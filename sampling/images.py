@@ -205,7 +205,8 @@ def problems_of(network: nn.Module, setting: Setting) -> list[Problem]:
     if isinstance(setting.labels, int) and setting.labels >= classes:
         known = f"a class number from 0 to {classes - 1}" if classes else "none: no classes"
         problems.append(Problem("setting.labels", known, str(setting.labels)))
-    if setting.guidance != 1 and classes == 0:
+    # A network that waits for its prompts says so itself.
+    if setting.guidance != 1 and classes == 0 and not getattr(network, "needs_prompts", False):
         expected = "1, because the network knows no classes"
         problems.append(Problem("setting.guidance", expected, repr(setting.guidance)))
     refused = getattr(network, "refused", None)

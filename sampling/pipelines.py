@@ -55,6 +55,9 @@ _UNSOUND = (
     ValueError,
 )
 _HINT = "take the configuration that came with the pipeline"
+_NOT_SERVED = (
+    "if the file is as it came, such networks are not tuned: docs/diffusers.md tells which are"
+)
 
 
 def load_pipeline(
@@ -83,6 +86,13 @@ def load_pipeline(
     unet = build_unet(files.unet, read_json(files.unet_config), where=str(files.unet_config))
     _fill(unet, files)
     network = PipelineDenoiser(unet, scheduler)
+    if network.has_classes and network.needs_prompts:
+        raise NetworkError(
+            f"{files.unet_config}: num_class_embeds",
+            expected="null, because the network reads text: it is told prompts or classes",
+            found=str(network.label_dim),
+            hint=_NOT_SERVED,
+        )
     network.eval().requires_grad_(False).to(device)
     if torch.device(device).type == "cpu":
         # As for other checkpoints: convolutions of few channels are faster so.
@@ -126,7 +136,7 @@ def build_unet(kind: str, config: Mapping[str, Any], *, where: str) -> Any:
     }
     problems = list(_problems(values, where))
     if problems:
-        raise NetworkError.of(problems, hint=_HINT)
+        raise NetworkError.of(problems, hint=_NOT_SERVED)
     try:
         with torch.device("meta"):
             return architecture(**values)

@@ -208,7 +208,7 @@ def diffusers_class(name: str, *, where: str) -> Any:
         raise NetworkError(
             where,
             expected="the package diffusers, which knows the architecture",
-            found=str(error).splitlines()[0],
+            found=str(error).splitlines()[-1],  # the cause of causes
             hint=EXTRA if missing else f"mend the installation: {EXTRA}",
         ) from error
     if found is None:
@@ -238,19 +238,23 @@ def read_scheduler(config: Mapping[str, Any], *, where: str) -> Scheduler:
     """
     kind = config.get("_class_name")
     if kind not in (*WHOLE, *CONTINUOUS, *EDM):
+        why = _why_not(str(kind))
         raise NetworkError(
             f"{where}: _class_name",
             expected=f"one of {', '.join((*WHOLE, *CONTINUOUS, *EDM))}",
-            found=f"{str(kind)[:60]}{_why_not(str(kind))}",
-            hint="a network trained on the same process works with another of these: save the"
+            found=f"{str(kind)[:60]}{why}",
+            hint="take a pipeline whose network was trained for one of these"
+            if why
+            else "a network trained on the same process works with another of these: save the"
             " pipeline with `pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)`",
         )
     values = {key: config.get(key, default) for key, default in _DEFAULTS[str(kind)].items()}
     problems = list(_problems(where, str(kind), values))
     if problems:
-        raise NetworkError.of(
-            problems, hint="give the scheduler that the network was trained with"
-        )
+        hint = "give the scheduler that the network was trained with"
+        if values.get("thresholding"):
+            hint += "; thresholding is no part of the training: write false to do without it"
+        raise NetworkError.of(problems, hint=hint)
     if kind in EDM:
         return Scheduler(
             kind=str(kind),

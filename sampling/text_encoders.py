@@ -3,7 +3,8 @@
 Two kinds are known. Stable Diffusion's has one CLIP encoder, of which the network is told the
 normalised states of the last layer. SDXL's has two, of which it is told the states of the layer
 before the last, side by side, and the second one's pooled embedding with the image's sizes. No
-prompt is the empty text, or zeros where the pipeline says so (`force_zeros_for_empty_prompt`).
+prompt is the empty text, for SDXL zeros unless its pipeline says otherwise
+(`force_zeros_for_empty_prompt`, true where it is absent).
 
 The package transformers brings the encoders; weights are read as safetensors alone.
 """
@@ -50,6 +51,14 @@ def encoders_digest(files: PipelineFiles, *, size: int) -> str:
     for name in names:
         for folder in (name, name.replace("text_encoder", "tokenizer")):
             path = files.folder / folder
+            if not path.is_dir():
+                raise NetworkError(
+                    str(path),
+                    expected="the folder of a text encoder or of its tokenizer",
+                    found="no such folder",
+                    hint="the pipeline is not whole: save it again with"
+                    " pipe.save_pretrained(FOLDER)",
+                )
             found = sorted(p for p in path.glob("*") if p.suffix in _TEXT_FILES and p.is_file())
             if folder == name:
                 found.append(path / _WEIGHTS)
@@ -122,7 +131,9 @@ def _encoders(files: PipelineFiles) -> tuple[str, ...]:
 
 
 def _zeros(files: PipelineFiles) -> bool:
-    return bool(read_json(files.folder / INDEX).get("force_zeros_for_empty_prompt", False))
+    """Return whether no prompt is zeros: SDXL's pipeline has it so by default."""
+    both = read_json(files.unet_config).get("addition_embed_type") == "text_time"
+    return both and bool(read_json(files.folder / INDEX).get("force_zeros_for_empty_prompt", True))
 
 
 def _loaded(files: PipelineFiles, name: str, device: torch.device | str) -> tuple[Any, Any]:
@@ -133,7 +144,7 @@ def _loaded(files: PipelineFiles, name: str, device: torch.device | str) -> tupl
         raise NetworkError(
             f"{files.folder / name}",
             expected="the package transformers, which knows the text encoder",
-            found=str(error).splitlines()[0],
+            found=str(error).splitlines()[-1],
             hint=TRANSFORMERS,
         ) from error
     quiet = getattr(getattr(transformers, "logging", None), "disable_progress_bar", None)

@@ -43,7 +43,7 @@ _SAME = {
     "detach",
     "dropout",
 }
-_FEWEST_DIMS = 3  # images, volumes, tokens and signals; not the embeddings of a noise level
+_FEWEST_DIMS = 3  # tokens, images and volumes; not the embeddings of a noise level
 
 
 def trace_skips(network: nn.Module, *args: Any, **kwargs: Any) -> tuple[SkipPlace, ...]:
@@ -240,9 +240,10 @@ class _Watch(TorchFunctionMode):
         parts = args[0] if args else kwargs["tensors"]
         dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
         dim %= made.dim()
+        # Of three dimensions the last are features: beside each other are tokens of two kinds.
         channels = 1 if made.dim() != _FEWEST_DIMS else made.dim() - 1
         alike = len(parts) == 2 and parts[0].dim() == parts[1].dim() >= _FEWEST_DIMS
-        if not alike or (dim != channels and not (dim == 1 and _same_but(parts, 1))):
+        if not alike or dim != channels:
             return
         histories = [self._made.get(id(part)) for part in parts]
         if any(history is None or history.given for history in histories):
@@ -327,12 +328,6 @@ def _none(network: nn.Module, found: str) -> NetworkError:
 def _side(x: Tensor, dim: int) -> int:
     """Return the height of feature maps; of tokens, the side of the square they fill."""
     return math.isqrt(x.shape[1]) if dim == x.dim() - 1 else int(x.shape[-2:][0])
-
-
-def _same_but(parts: Any, dim: int) -> bool:
-    one, other = ([*part.shape[:dim], *part.shape[dim + 1 :]] for part in parts)
-    # Tokens beside tokens are of another number; feature maps of one dimension have channels.
-    return bool(one == other and parts[0].dim() != _FEWEST_DIMS)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

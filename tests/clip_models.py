@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["IMAGE", "TOKENS", "write_clip", "write_text_encoder"]
+__all__ = ["IMAGE", "TOKENS", "text_parts", "write_clip", "write_text_encoder"]
 
 IMAGE = 32
 """Height of the images that the model sees."""
@@ -53,16 +53,30 @@ def write_clip(folder: Path, *, seed: int = 0, **config: Any) -> Path:
 
 def write_text_encoder(pipeline: Path, *, width: int) -> Path:
     """Add the text encoder and tokenizer of Stable Diffusion's kind to a pipeline."""
-    transformers = _transformers(seed=2)
-    shape = {**_LAYERS, **_TEXT, "hidden_size": width}
-    encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**shape))
-    encoder.save_pretrained(pipeline / "text_encoder")
-    _tokenizer(transformers).save_pretrained(pipeline / "tokenizer")
+    parts = text_parts(width)
+    for name, part in parts.items():
+        part.save_pretrained(pipeline / name)
     index = pipeline / "model_index.json"
-    parts = {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
-    named = {name: ["transformers", kind] for name, kind in parts.items()}
+    named = {name: ["transformers", type(part).__name__] for name, part in parts.items()}
     index.write_text(json.dumps({**json.loads(index.read_text()), **named}))
     return pipeline
+
+
+def text_parts(*widths: int) -> dict[str, Any]:
+    """Text encoders of these widths with their tokenizers: one of Stable Diffusion, two of SDXL.
+
+    The second tokenizer fills up with another token than the first, as SDXL's does.
+    """
+    transformers = _transformers(seed=2)
+    parts: dict[str, Any] = {}
+    kinds = (("", "CLIPTextModel", None), ("_2", "CLIPTextModelWithProjection", "a</w>"))
+    for width, (end, kind, filling) in zip(widths, kinds, strict=False):
+        config = transformers.CLIPTextConfig(**{**_LAYERS, **_TEXT, "hidden_size": width})
+        parts[f"text_encoder{end}"] = getattr(transformers, kind)(config).eval()
+        parts[f"tokenizer{end}"] = tokenizer = _tokenizer(transformers)
+        if filling is not None:
+            tokenizer.add_special_tokens({"pad_token": filling})
+    return parts
 
 
 def _transformers(seed: int) -> Any:

@@ -170,6 +170,19 @@ class PipelineDenoiser(nn.Module):
         clip = self.scheduler.clip
         return estimate if clip is None else estimate.clamp(-clip, clip)
 
+    def without_words(self) -> Self:
+        """Return this network told zeros in the place of a text: enough to watch a call of it."""
+        config = self.unet.config
+        width, sizes = config.cross_attention_dim, config.addition_time_embed_dim
+        pooled = time_ids = None
+        if config.addition_embed_type == "text_time":
+            time_ids = torch.zeros(6)  # sizes and crop, each embedded in so many numbers
+            pooled = torch.zeros(2, config.projection_class_embeddings_input_dim - 6 * sizes)
+        hidden = torch.zeros(2, 1, width if isinstance(width, int) else width[0])
+        blank = Conditions(hidden, pooled, time_ids)
+        made = type(self)(self.unet, self.scheduler, conditions=blank)
+        return made.eval().to(self.trained.device)
+
     def compute_in(self, dtype: torch.dtype) -> None:
         """Let the U-Net compute in another floating type, of which its weights become.
 

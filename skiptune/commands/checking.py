@@ -208,12 +208,14 @@ def _check_without(
         from skiptune.sampling.checkpoint import load_checkpoint
         from skiptune.sampling.numeric_mode import in_mode
         from skiptune.search.decoding import with_decoder
+        from skiptune.search.prompting import with_prompts
 
         def loaded() -> Any:
             network, sha256 = spec.network.checkpoint, spec.network.sha256
-            found = in_mode(
-                load_checkpoint(network, sha256=sha256, device=device), spec.network.dtype
-            )
+            found = load_checkpoint(network, sha256=sha256, device=device)
+            prompts = spec.network.prompts
+            found = with_prompts(found, prompts, source=source[0], device=device)
+            found = in_mode(found, spec.network.dtype)
             return with_decoder(found, spec, device=device, source=source[0])
 
         checkpoint = report.add(

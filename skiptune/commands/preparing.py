@@ -119,7 +119,7 @@ def skips(
     from skiptune.commands.output import print_json, print_text, say
 
     spec = _spec_if_any(network, overrides)
-    checkpoint = _checkpoint(network, spec)
+    checkpoint = _checkpoint(network, spec, calls=trace or norms)
     if trace:
         _traced(options, checkpoint)
         return
@@ -160,6 +160,8 @@ def _traced(options: Options, checkpoint: Checkpoint) -> None:
     from skiptune.views.network import skip_table
 
     network: Any = checkpoint.network
+    if getattr(network, "needs_prompts", False):
+        network = network.without_words()
     size = network.img_resolution
     x = torch.zeros(1, network.img_channels, size, size)
     traced = [place.skip for place in trace_skips(network, x, torch.tensor(1.0), None)]
@@ -229,12 +231,15 @@ def _spec_if_any(target: str, overrides: tuple[str, ...]) -> StudySpec | None:
     return None
 
 
-def _checkpoint(target: str, spec: StudySpec | None) -> Checkpoint:
+def _checkpoint(target: str, spec: StudySpec | None, *, calls: bool) -> Checkpoint:
+    """Load a network, and where it is called also the prompts that its study tells it."""
     from skiptune.sampling.checkpoint import load_checkpoint
+    from skiptune.search.prompting import with_prompts
 
     if spec is None:
         return load_checkpoint(target)
-    return load_checkpoint(spec.network.checkpoint, sha256=spec.network.sha256)
+    found = load_checkpoint(spec.network.checkpoint, sha256=spec.network.sha256)
+    return with_prompts(found, spec.network.prompts, source=target) if calls else found
 
 
 def _norms(spec: StudySpec | None, checkpoint: Checkpoint) -> NormRatios:

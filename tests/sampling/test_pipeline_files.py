@@ -284,6 +284,9 @@ def test_settings_that_it_was_not_trained_for_are_refused(tmp_path: Path) -> Non
     network = load_checkpoint(write_pipeline(tmp_path / "classes", unet=unet)).network
     setting = Setting(solver="euler", steps=2, sigma_min=0.02, sigma_max=100.0)
     assert sample_float(network, setting, [0]).shape == (1, 1, 8, 8)
+    unet = random_unet("UNet2DConditionModel", num_class_embeds=3)
+    with pytest.raises(NetworkError, match=r"num_class_embeds: expected null, because .* text"):
+        load_checkpoint(write_pipeline(tmp_path / "both", unet=unet, vae=random_vae()))
     for change in ({"labels": None}, {"guidance": 2.0}):
         with pytest.raises(SpecError, match="without"):
             sample_float(network, replace(setting, **change), [0])

@@ -17,9 +17,12 @@ from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float, start, to_uint8
 from skiptune.sampling.networks.pipeline_unet import Conditions, PipelineDenoiser
 from skiptune.sampling.noise import image_streams
+from skiptune.sampling.pipeline_files import pipeline_files
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.schedulers import pipeline_levels
 from skiptune.sampling.setting import Setting
+from skiptune.sampling.text_encoders import encode
+from tests.clip_models import text_parts
 from tests.pipelines import ddim, random_unet, write_pipeline
 from tests.vaes import random_vae
 
@@ -161,6 +164,67 @@ def test_latents_of_a_conditional_network_become_the_images_of_its_vae(tmp_path:
     decoder = load_decoder(folder / "vae")
     found = sample_float(network, setting, SEEDS, decoder=decoder)
     found = (found / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(found, torch.from_numpy(expected).double(), atol=1e-3, rtol=0)
+
+
+TEXTS = ("a red cat", "longer than the encoder can take", "dog")
+
+
+@pytest.mark.parametrize(
+    ("kind", "widths", "zeros"),
+    [
+        ("StableDiffusionPipeline", (12,), ...),
+        ("StableDiffusionXLPipeline", (12, 20), True),
+        ("StableDiffusionXLPipeline", (12, 20), False),
+        # As pipelines are that were written by hand: the default of diffusers.
+        ("StableDiffusionXLPipeline", (12, 20), ...),
+    ],
+)
+def test_images_of_prompts_are_those_of_the_pipeline_of_text(
+    tmp_path: Path, kind: str, widths: tuple[int, ...], zeros: Any
+) -> None:
+    diffusers: Any = importlib.import_module("diffusers")
+    changes: dict[str, Any] = {}
+    more: dict[str, Any] = {"add_watermarker": False}
+    if len(widths) == 1:
+        more = dict.fromkeys(("safety_checker", "feature_extractor"))
+        more["requires_safety_checker"] = False
+    else:
+        changes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+        changes["projection_class_embeddings_input_dim"] = 16 + 6 * 4
+    unet = random_unet("UNet2DConditionModel", cross_attention_dim=sum(widths), **changes)
+    vae = type(random_vae())(**random_vae().config).eval()
+    scheduler = diffusers.EulerDiscreteScheduler(**SD15, steps_offset=1)
+    made = getattr(diffusers, kind)(
+        unet=unet, scheduler=scheduler, vae=vae, **text_parts(*widths), **more
+    )
+    folder = tmp_path / "pipe"
+    made.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index.pop("force_zeros_for_empty_prompt", None)
+    if zeros is not ...:
+        index["force_zeros_for_empty_prompt"] = zeros
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+    files, loaded = pipeline_files(folder), load_checkpoint(folder)
+    ours: Any = loaded.network
+    size = 2 * ours.img_resolution  # the VAE doubles it
+    conditions = encode(files, TEXTS, size=size)
+    network = PipelineDenoiser(ours.unet, ours.scheduler, conditions=conditions).eval()
+    setting = as_its_pipeline(folder, 4, guidance=3.0)
+    noise, rows = start(network, setting, image_streams("edm", SEEDS))
+    assert rows is not None
+    told = [TEXTS[place] for place in rows.argmax(1).tolist()]
+    assert len(set(told)) > 1
+    found = sample_float(network, setting, SEEDS, decoder=load_decoder(folder / "vae"))
+    found = (found / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+    pipe = getattr(diffusers, kind).from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        told, num_inference_steps=4, guidance_scale=3.0, latents=noise.float(), output_type="np",
+        height=size, width=size,
+    ).images  # fmt: skip
     torch.testing.assert_close(found, torch.from_numpy(expected).double(), atol=1e-3, rtol=0)
 
 

@@ -160,6 +160,10 @@ def test_encoders_of_another_kind_and_damaged_ones_are_refused(
     with pytest.raises(NetworkError, match="tokenizer"):
         encode(pipeline_files(folder), ["a"], size=16)
     change(folder, tokenizer=["transformers", "CLIPTokenizer"])
+    (folder / "tokenizer").rename(folder / "elsewhere")
+    with pytest.raises(NetworkError, match=r"tokenizer: .* found no such folder"):
+        encoders_digest(pipeline_files(folder), size=16)
+    (folder / "elsewhere").rename(folder / "tokenizer")
     (folder / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(NetworkError, match="save_pretrained") as caught:
         encode(pipeline_files(folder), ["a"], size=16)

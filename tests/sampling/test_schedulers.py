@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -174,7 +175,7 @@ def test_times_and_clipping_follow_the_class() -> None:
         ("LCMScheduler", "distilled"),
         ("TCDScheduler", "distilled"),
         ("ScoreSdeVeScheduler", "images from 0 to 1"),
-        ("VQDiffusionScheduler", "VQDiffusionScheduler"),
+        ("DPMSolverNewScheduler", "DPMSolverNewScheduler"),
         (None, "None"),
     ],
 )
@@ -182,6 +183,8 @@ def test_kinds_that_make_no_noise_levels_are_refused_by_name(kind: Any, said: st
     with pytest.raises(NetworkError, match=said) as caught:
         read(kind)
     assert "DDIMScheduler" in render(caught.value)
+    # Another scheduler is no help where the training was another.
+    assert ("from_config" in render(caught.value)) == (kind is None or kind == said)
 
 
 @pytest.mark.parametrize(
@@ -223,3 +226,13 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("DDIMScheduler").times == "whole"
     with pytest.raises(NetworkError, match=r"pip install 'skiptune\[diffusers\]'"):
         pipeline_levels(config("DDIMScheduler"), 4, where="test")
+
+
+def test_the_cause_of_a_broken_diffusers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(f"Failed to import {name} (look up):\nno symbol in torchvision")
+
+    monkeypatch.setitem(sys.modules, "diffusers", Broken("diffusers"))
+    with pytest.raises(NetworkError, match="found no symbol in torchvision"):
+        diffusers_class("DDIMScheduler", where="test")

@@ -245,8 +245,10 @@ def test_what_the_network_cannot_follow_is_refused_before_an_image_is_made(
 ) -> None:
     unet = random_unet("UNet2DConditionModel")
     write_pipeline(folder / "text", unet=unet, vae=random_vae())
-    with pytest.raises(SpecError, match=r"network\.prompts: expected prompts"):
-        check_study(spec_of(folder, "./text"))
+    with pytest.raises(SpecError, match=r"network\.prompts: expected prompts") as caught:
+        check_study(load_spec(write_spec(folder, "./text"), overrides=["setting.guidance=2"]))
+    # With prompts it can be guided.
+    assert [problem.where for problem in caught.value.problems] == ["spec: network.prompts"]
     spec = load_spec(
         write_spec(folder, "./latents"), overrides=["setting.guidance=2", "setting.labels=0"]
     )

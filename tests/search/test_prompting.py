@@ -216,6 +216,29 @@ def test_check_and_plan_tell_the_prompts_of_each_share(command: Command, text: P
     assert plain["prompts"] == COUNTS
 
 
+def test_commands_that_call_the_network_tell_it_the_studys_prompts(
+    command: Command, text: Path
+) -> None:
+    # Guidance needs them, and so does every call.
+    spec = write_spec(text, "./text", prompts="./prompts.txt")
+    guided = ("-s", "setting.guidance=2")
+    shown = command("skips", spec, "--norms", "--json", *guided)
+    assert shown.code == 0, shown.err
+    assert len(json.loads(shown.out)["norms"]["ratios"]) == 4
+    for network in (spec, text / "text"):
+        traced = command("skips", network, "--trace", "--json")
+        assert traced.code == 0, traced.err
+        assert json.loads(traced.out)["agrees"] is True
+    # A reference that is still to be fetched leaves the network to be timed.
+    (text / "reference.npz").unlink()
+    url = "objective.reference_url=https://example.org/reference.npz"
+    checked = command("check", spec, *guided, "-s", url)
+    assert checked.code == 2
+    assert "images/s" in checked.out
+    assert "skiptune fetch" in checked.err
+    assert "reads text" not in checked.err
+
+
 def test_too_few_prompts_are_refused_before_an_image_is_made(
     command: Command, text: Path, tmp_path: Path
 ) -> None:
