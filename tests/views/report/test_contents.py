@@ -111,6 +111,9 @@ def test_tables_hold_what_the_command_line_prints() -> None:
     assert (list(scales.columns), list(scales.rows)) == (columns, rows)
     for note in notes(RESULT):
         assert note in text(report, "result")
+    assert "A row in other features" in text(report, "result")
+    alone = made(replace(FINDINGS, result=replace(RESULT, second=None)))
+    assert "A row in other features" not in text(alone, "result")
     # What stands in the table is not told once more.
     assert "recall 0.61" in text(report, "result")
     assert "FD(y)-2k-corrected 0.9" not in text(report, "result")
@@ -143,6 +146,11 @@ def test_no_gain_and_nothing_tested() -> None:
     assert "what looks better here may be chance" in text(report, "pictures")
     assert "the untouched network is what to use" in text(report, "use")
     assert "skiptune export fashion" in text(report, "use")
+
+    broken = replace(lost, violated=("recall >= 0.9 x baseline",))
+    headline = made(replace(FINDINGS, result=broken)).headline
+    assert (headline.standing, headline.badge) == ("no gain", "A constraint is violated")
+    assert "violates recall >= 0.9 x baseline" in headline.sentence
 
     untested = replace(
         RESULT, verdict=NO_GAIN, tested=False, winner=None, controls=(), second=None, luck=None,
@@ -178,7 +186,14 @@ def test_before_a_confirm_it_is_marked_everywhere() -> None:
     [
         ({"state": "running"}, "The search is running."),
         ({"state": "paused"}, "The search is paused."),
-        ({"state": "running", "best": None}, "No schedule is scored yet. The search is running."),
+        (
+            {"state": "running", "best": None, "states": {"open": 3}},
+            "No schedule is scored yet. The search is running.",
+        ),
+        (
+            {"state": "paused", "best": None},
+            "No schedule of the 3 that are scored keeps the constraints. The search is paused.",
+        ),
     ],
 )
 def test_a_study_that_is_not_over(changes: dict[str, Any], words: str) -> None:
