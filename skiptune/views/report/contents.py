@@ -219,13 +219,14 @@ def _where(result: Result) -> str:
 
 
 def _standing(found: Findings) -> Section:
-    blocks: list[Block] = [
-        Paragraph(
-            f"{NOT_CONFIRMED}. The best schedules of the search on its own seeds: each was chosen "
-            "for its value there, so the gains are too good on average.",
-            "warning",
+    if found.leaders:
+        text = (
+            "The best schedules of the search on its own seeds: each was chosen for its value "
+            "there, so the gains are too good on average."
         )
-    ]
+    else:
+        text = f"There is no best schedule: {nothing_best_text(found.explanation.overview)}."
+    blocks: list[Block] = [Paragraph(f"{NOT_CONFIRMED}. {text}", "warning")]
     rows = [
         (
             leader.measured.label,

@@ -61,10 +61,14 @@ def cost_section(found: Findings) -> Section:
 
 def use_section(found: Findings) -> Section:
     """Return the commands and the lines of Python that use the schedule."""
+    blocks: list[Block]
     name = shlex.quote(found.explanation.overview.study)
+    if found.result is None and found.explanation.overview.best is None:
+        blocks = [Paragraph("There is nothing to use yet: keep the untouched network.")]
+        return Section("use", "How to use it", blocks)
     if found.result is None:
         commands = [f"skiptune confirm {name}", *_commands(name)]
-        blocks: list[Block] = [
+        blocks = [
             Paragraph(
                 "Nothing is proved yet: confirm it on fresh seeds first. A study that has not "
                 "ended goes on with skiptune tune or skiptune worker.",

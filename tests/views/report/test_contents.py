@@ -201,7 +201,13 @@ def test_a_study_that_is_not_over(changes: dict[str, Any], words: str) -> None:
     if found.explanation.overview.best is None:
         bare = replace(found.explanation, steps=(), points=(), parameters=(), prediction=None)
         found = replace(found, explanation=bare, leaders=())
-    assert made(found).headline.sentence.endswith(words)
+    report = made(found)
+    assert report.headline.sentence.endswith(words)
+    there = bool(found.leaders)
+    assert ("The best schedules of the search" in text(report, "result")) == there
+    assert ("There is no best schedule: no schedule" in text(report, "result")) != there
+    assert ("skiptune confirm fashion" in text(report, "use")) == there
+    assert ("nothing to use yet" in text(report, "use")) != there
 
 
 def test_a_confirm_that_is_under_way() -> None:

@@ -121,9 +121,10 @@ def test_the_untouched_network_is_in_the_picture_of_a_front() -> None:
         for one in root.every("text")
         if one.text == "0" and one.attributes["text-anchor"] == "end"
     ]
-    assert float(zero.attributes["y"]) - 4 == float(level.attributes["y1"])
-    rows = [float(one.attributes["cy"]) for one in root.every("circle")]
-    assert max(rows) < float(level.attributes["y1"]) - 100  # far better than no change
+    down = float(level.attributes["y1"] or "")
+    assert float(zero.attributes["y"] or "") - 4 == down
+    rows = [float(one.attributes["cy"] or "") for one in root.every("circle")]
+    assert max(rows) < down - 100  # far better than no change
 
 
 def test_studies_of_other_numbers_of_evaluations_make_a_frontier() -> None:
