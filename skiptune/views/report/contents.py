@@ -28,6 +28,7 @@ from skiptune.views.report.course import landscape_section, search_section
 from skiptune.views.report.origin import (
     cost_section,
     limits_section,
+    no_proof_text,
     provenance_section,
     use_section,
 )
@@ -41,7 +42,7 @@ from skiptune.views.result import (
     verdict_text,
 )
 from skiptune.views.scales import NUMBERS, scale_rows
-from skiptune.views.study import nothing_best_text, other_text
+from skiptune.views.study import confirm_text, nothing_best_text, other_text
 
 __all__ = ["NOT_CONFIRMED", "report_of", "schedule_of"]
 
@@ -171,9 +172,8 @@ def _pictures(found: Findings, pair: Pair | None, why: str) -> Section:
     else:
         blocks = [pair]
         if found.result is None or found.result.verdict != WIN:
-            blocks.append(
-                Paragraph("No gain is proved: what looks better here may be chance.", "warning")
-            )
+            text = f"{no_proof_text(found)}: what looks better here may be chance."
+            blocks.append(Paragraph(text, "warning"))
     return Section("pictures", "Before and after", blocks)
 
 
@@ -191,6 +191,11 @@ def _result(found: Findings) -> Section:
         )
     )  # fmt: skip
     blocks += [Paragraph(note, "warning") for note in notes(result)]
+    blocks += [
+        Paragraph(f"Confirm {one.number} stands beside it: {confirm_text(one)}.", "warning")
+        for one in found.explanation.overview.confirms
+        if one.verdict == WIN and result.verdict != WIN
+    ]
     lines = list(hindsight(result))
     evidence = found.explanation.evidence.get(result.confirm)
     if evidence is not None:

@@ -156,7 +156,7 @@ def _front(found: Findings) -> Figure | None:
         )
     return chart.figure(
         "Each schedule against the untouched network in the first two objectives: right and up "
-        "is better. Of the front nobody is beaten in both."
+        "is better. Nobody on the front is beaten in both."
     )
 
 
