@@ -226,7 +226,8 @@ def how_text(found: Explanation) -> str:
     if known.how == "ranks":
         return (
             f"From {known.of}: +1 where the objective always falls as the scale shrinks, -1 where "
-            "it always falls as the scale grows. Averages over what was tried, not causes."
+            "it always falls as the scale grows; ± one standard error. Averages over what was "
+            "tried, not causes."
         )
     text = (
         f"Change of the objective in % of the untouched network's value where a scale is "
