@@ -22,7 +22,7 @@ class ConfirmEvidence:
     Arguments:
         controls: The best option of each control.
         luck: How much larger the winner's gain was in the search, which chose it, as a part of
-            the baseline's value; None where nothing is measured yet.
+            the baseline's value on block B; None where nothing is measured yet.
         luck_error: Its standard error: the blocks share no seed, so the errors of both add up.
         beside: What else was measured of the winner, a second opinion for example.
     """
@@ -39,7 +39,6 @@ def confirm_evidence(
     confirms: Sequence[Confirmed],
     *,
     searched: Mapping[str, Score],
-    unit: float,
 ) -> dict[int, ConfirmEvidence]:
     """Return what stands beside each confirm, by its number.
 
@@ -48,7 +47,6 @@ def confirm_evidence(
         study_id: The study.
         confirms: Its confirms.
         searched: The search's last score of each schedule, by digest.
-        unit: The baseline's value at full size, above 0.
     """
     scores = ledger.scores(database, study_id, every_place=True)
     first = {s.evaluation_id: s for s in scores if s.place == 0}
@@ -58,7 +56,10 @@ def confirm_evidence(
         here = ledger.evaluations(database, study_id, block=f"{blocks[one.number]}/B")
         winners = {e.id for e in here if e.kind == "confirm"}
         seen = None if one.schedule is None else searched.get(one.schedule.digest)
-        luck = None if seen is None or one.winner is None else Luck.between(seen, one.winner)
+        unit = 0.0 if one.baseline is None else one.baseline.value
+        luck = None
+        if seen is not None and one.winner is not None and unit > 0:
+            luck = Luck.between(seen, one.winner)
         found[one.number] = ConfirmEvidence(
             controls=tuple(
                 measured_of(database, e, first[e.id])

@@ -183,7 +183,12 @@ class _Reader:
         spec = self._study.spec
         steps: tuple[Step, ...] = ()
         if self._baseline is not None:
-            steps = steps_of(self._proposals, self._whole, baseline=self._baseline)
+            steps = steps_of(
+                self._proposals,
+                self._whole,
+                baseline=self._baseline,
+                violating=self._violating(),
+            )
         parameters = self._parameters()
         points = self._points(parameters)
         return Explanation(
@@ -204,6 +209,13 @@ class _Reader:
             sloped=_sloped(spec),
             failed=self._overview.states.get("failed", 0),
         )
+
+    def _violating(self) -> set[tuple[str, int]]:
+        """Return evaluation and level of the scores that violate a constraint."""
+        if not self._study.spec["objective"].get("constraints"):
+            return set()
+        every = ledger.scores(self._database, self._study.id, every_place=True)
+        return {(s.evaluation_id, s.level) for s in every if s.is_violated}
 
     def _ranges(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest value of each parameter."""
@@ -359,7 +371,6 @@ class _Reader:
             self._study.id,
             self._overview.confirms,
             searched=searched,
-            unit=self._baseline.value,
         )
 
 
@@ -396,6 +407,8 @@ def _unserved(spec: Mapping[str, Any], points: Sequence[Point]) -> str:
         return "the model is one of the Frechet distance alone"
     if spec["space"].get("window") == "search":
         return "the model is one of scales, and the window is searched"
+    if spec["space"].get("setting"):
+        return "the model is one of scales, and the setting's numbers are searched"
     if len(points) < FEWEST_MODELLED:
         return "fewer than three schedules are scored"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from skiptune.storage.records import CHUNK, Evaluation, Rung, Score
@@ -22,9 +22,9 @@ class Step:
         gain: A part of the baseline's value, positive is better.
         error: Its standard error, paired.
         leads: Whether it is the best schedule from now on.
-        best: The gain of the best schedule after it.
+        best: The gain of the best schedule after it; 0 while none may lead.
         best_error: Its standard error.
-        best_label: Its label.
+        best_label: Its label; ``baseline`` while none may lead.
     """
 
     spent: int
@@ -67,37 +67,49 @@ def steps_of(
     scores: Sequence[Score],
     *,
     baseline: Score,
+    violating: Collection[tuple[str, int]] = (),
 ) -> tuple[Step, ...]:
     """Return every score of a search in the order in which they were stored.
 
     The best is the schedule with most images, among these the one with the largest gain: what a
     search recommends at any time. A promoted schedule is measured anew on more images, so the best
-    gain may fall.
+    gain may fall. One that violates a constraint is never the best.
 
     Arguments:
         proposals: By identity.
         scores: Of the study (place 0); those of other evaluations are passed over.
         baseline: Its score at full size; its value is above 0.
+        violating: Evaluation and level of the scores that violate a constraint.
     """
     ours = [s for s in scores if s.evaluation_id in proposals and s.difference is not None]
     ours.sort(key=lambda s: (s.created, s.level, proposals[s.evaluation_id].number))
     spent = baseline.images
     seen: dict[str, Score] = {}
+    admitted: dict[str, Score] = {}
     steps = []
     leader: str | None = None
+
+    def place(key: str) -> tuple[int, float, int]:
+        one = admitted[key]
+        return -one.level, one.difference or 0.0, proposals[key].number
+
     for score in ours:
         before = seen.get(score.evaluation_id)
         spent += score.images - (0 if before is None else before.images)
         seen[score.evaluation_id] = score
-        # A leader whose next rung is scored leads on: it alone has come so high.
-        best = score.evaluation_id
-        if leader is not None and leader != best:
-            best = min(
-                (leader, best),
-                key=lambda key: (-seen[key].level, seen[key].difference, proposals[key].number),
-            )
+        best = leader
+        if (score.evaluation_id, score.level) in violating:
+            admitted.pop(score.evaluation_id, None)
+            if leader == score.evaluation_id:
+                best = min(admitted, key=place, default=None)
+        else:
+            admitted[score.evaluation_id] = score
+            # A leader whose next rung is scored leads on: it alone has come so high.
+            best = min(leader or score.evaluation_id, score.evaluation_id, key=place)
         gain, error = _gain(score, baseline.value)
-        best_gain, best_error = _gain(seen[best], baseline.value)
+        best_gain, best_error = (
+            (0.0, 0.0) if best is None else _gain(admitted[best], baseline.value)
+        )
         steps.append(
             Step(
                 spent=spent,
@@ -109,7 +121,7 @@ def steps_of(
                 leads=best == score.evaluation_id and (best != leader or before is not None),
                 best=best_gain,
                 best_error=best_error,
-                best_label=proposals[best].label,
+                best_label="baseline" if best is None else proposals[best].label,
             )
         )
         leader = best

@@ -33,6 +33,7 @@ from skiptune.storage.records import (
 )
 
 __all__ = [
+    "SCORED",
     "Confirmed",
     "Leader",
     "Other",
@@ -138,6 +139,7 @@ class Confirmed:
         baseline: The untouched network on the deciding seeds, None before it is scored.
         winner: The chosen schedule on the same seeds, None before it is scored.
         verdict: ``win``, ``no significant gain``, or ``running``.
+        violated: Constraints that the chosen schedule violates there: it is no win then.
     """
 
     number: int
@@ -148,6 +150,7 @@ class Confirmed:
     baseline: Measured | None
     winner: Measured | None
     verdict: str
+    violated: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -445,12 +448,13 @@ class _Board:
         winner = None if chosen is None else self._scored(chosen, TUNED)
         finished = bool(here) and all(self._state(e) != OPEN for e in here)
         verdict = "running"
+        limits = () if chosen is None else self._others.get(chosen.id, ())
+        violated = tuple(limit.metric for limit in limits if limit.is_violated)
         if finished:
-            limits = () if chosen is None else self._others.get(chosen.id, ())
             won = (
                 winner is not None
                 and base is not None
-                and not any(limit.is_violated for limit in limits)
+                and not violated
                 and is_win(winner, base, alpha=block.alpha, min_gain=self._min_gain)
             )
             verdict = WIN if won else NO_GAIN
@@ -463,6 +467,7 @@ class _Board:
             baseline=base,
             winner=winner,
             verdict=verdict,
+            violated=violated,
         )
 
     def _state(self, evaluation: Evaluation) -> str:

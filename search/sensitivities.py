@@ -173,7 +173,8 @@ def from_scores(logs: Array, gains: Array, names: Sequence[str]) -> Sensitivitie
     if count >= LEAST_RANKED and len(set(gains.tolist())) > 1:
         rows = tuple(_ranked(name, logs[:, place], gains) for place, name in enumerate(names))
         return Sensitivities("ranks", f"rank correlations over {count} schedules", rows)
-    return Sensitivities("nothing", f"{count} schedules are too few")
+    what = "1 schedule is" if count == 1 else f"{count} schedules are"
+    return Sensitivities("nothing", f"{what} too few")
 
 
 def _ranked(name: str, logs: Array, gains: Array) -> Sensitivity:

@@ -86,3 +86,32 @@ def test_without_a_model_no_network_is_loaded(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "False"
     assert "the model was not asked (--no-model)" in " ".join(done.stdout.split())
+
+
+def test_where_no_schedule_keeps_the_constraints_nothing_is_called_best(
+    command: Callable[..., Any], made_up_folder: Path, tiny_study: ModuleType
+) -> None:
+    spec = tiny_study.spec(
+        made_up_folder,
+        search__rungs=[250],
+        search__sampler="random",
+        search__evaluations=2,
+        objective__constraints=["nfe <= 1"],
+    )
+    where = ("--storage", f"sqlite:///{made_up_folder / 'tiny.db'}")
+    study = open_study(spec, storage=where[1])
+    Worker(study, whole_study(study), limits=Limits(images=750)).run()
+    study.database.close()
+
+    words = "no schedule of the 2 that are scored keeps the constraints"
+    best = command("best", "tiny", *where)
+    assert (best.code, best.out) == (0, "")
+    assert f"There is no best schedule: {words}" in best.err
+    assert json.loads(command("best", "tiny", *where, "--json").out)["schedules"] == []
+    assert f"best so far  none: {words}" in command("status", "tiny", *where).out
+    explained = command("explain", "tiny", *where, "--no-model")
+    assert f"No{words[2:]}." in " ".join(explained.out.split())
+    assert "skiptune confirm" not in explained.out
+    report = command("report", "tiny", *where, "-o", "tiny.md")
+    assert report.code == 0, report.err
+    assert f"**Not confirmed.** No{words[2:]}." in Path("tiny.md").read_text()

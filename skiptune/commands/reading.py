@@ -122,15 +122,18 @@ def best(options: Options, study: str, top: int) -> None:
       skiptune best fashion --top 3 --json
     """
     from skiptune.commands.output import print_json, print_text, say
-    from skiptune.search.overview import leaders
+    from skiptune.search.overview import SCORED, leaders, overview
     from skiptune.storage.database import open_database
-    from skiptune.views.study import leaders_view
+    from skiptune.views.study import leaders_view, nothing_best_text
 
     with open_database(options.url) as database:
         found = leaders(database, study, top)
+        standing = None if found else overview(database, study)
     if options.json:
         print_json({"study": study, "schedules": [leader.to_json() for leader in found]})
     elif found:
         print_text(*leaders_view(found))
+    elif standing is not None and standing.states.get(SCORED):
+        say(options, f"There is no best schedule: {nothing_best_text(standing)}")
     else:
         say(options, f"Nothing scored yet. Go on with: skiptune tune {study}")

@@ -196,7 +196,7 @@ def _sampled(
     name = found.explanation.overview.study
     schedule = schedule_of(found)
     if schedule is None:
-        return _unasked(found), None, "no schedule is better than the untouched network"
+        return _unasked(found), None, "there is no schedule to show"
     from skiptune.commands.device import check_device
     from skiptune.commands.pictures import PICTURE_SEEDS, images_of
     from skiptune.commands.studies import stored_study

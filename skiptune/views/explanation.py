@@ -13,11 +13,11 @@ from skiptune.search.incumbents import Step
 from skiptune.search.line_slice import NEAR
 from skiptune.search.overview import Confirmed
 from skiptune.search.power import POWER, images_for
-from skiptune.search.result import WIN, Measured
+from skiptune.search.result import HOPELESS, WIN, Measured
 from skiptune.search.sensitivities import LEAST_IMPORTANT, PART, Sensitivity
 from skiptune.views import numbers
 from skiptune.views.heat import spread_out
-from skiptune.views.study import confirm_text, other_text, ranking_text
+from skiptune.views.study import confirm_text, nothing_best_text, other_text, ranking_text
 from skiptune.views.tables import facts, listing, paragraph
 
 __all__ = [
@@ -35,6 +35,7 @@ RUNG_HEADS = ("rung", "schedules", "scored", "better", "went on", "images", "reu
 
 MOST_STEPS = 10  # rows of the gain over images
 CLEAR = 2.0  # standard errors from which on a change is marked
+HALF = 1.96  # standard errors of a 95 % interval
 WIDER = 1.5  # factor by which a range is widened in a hint
 
 
@@ -82,8 +83,16 @@ def explanation_hints(found: Explanation, *, source: str) -> Iterator[str]:
             yield f"hand the schedule over: skiptune export {name} -o tuned.json"
         else:
             yield from _again(found)
-    elif last is None and study.state == "complete":
+    elif last is None and study.state == "complete" and _is_hopeful(found):
         yield f"prove it on fresh seeds: skiptune confirm {name}"
+
+
+def _is_hopeful(found: Explanation) -> bool:
+    """Return whether a confirm would find something to test."""
+    if found.overview.best is None:
+        return False
+    tried = found.points[1:]  # without the untouched network
+    return not tried or any(one.gain >= -HOPELESS * one.error for one in tried)
 
 
 def searched_text(found: Explanation) -> str:
@@ -147,11 +156,12 @@ def rung_rows(found: Explanation) -> list[tuple[str, ...]]:
 
 def _gain_view(found: Explanation) -> Iterator[RenderableType]:
     yield Text("Gain over images", style="bold")
-    if not found.steps:
-        yield paragraph("No schedule is scored yet.")
+    leading = [step for step in found.steps if step.leads]
+    if not leading:
+        text = nothing_best_text(found.overview)
+        yield paragraph(f"{text[:1].upper()}{text[1:]}.")
         yield Text("")
         return
-    leading = [step for step in found.steps if step.leads]
     shown = [leading[place] for place in spread_out(len(leading), MOST_STEPS)]
     heads = ("images spent", "best so far", "on images", "gain % [95 %]")
     yield listing(heads, [_step_row(step) for step in shown], right=(heads[0], heads[2]))
@@ -216,12 +226,13 @@ def how_text(found: Explanation) -> str:
     if known.how == "ranks":
         return (
             f"From {known.of}: +1 where the objective always falls as the scale shrinks, -1 where "
-            "it always falls as the scale grows. Averages over what was tried, not causes."
+            "it always falls as the scale grows; ± one standard error. Averages over what was "
+            "tried, not causes."
         )
     text = (
         f"Change of the objective in % of the untouched network's value where a scale is "
-        f"{PART:.0%} larger, below zero is better; from {known.of}; * from {CLEAR:g} standard "
-        "errors on."
+        f"{PART:.0%} larger, below zero is better; from {known.of}; ± one standard error, * from "
+        f"{CLEAR:g} on."
     )
     if known.how == "regression":
         text += " Averages over the range that was tried, which bends."
@@ -258,7 +269,7 @@ def slice_text(found: Explanation) -> str:
     near = sum(point.away <= NEAR for point in found.points)
     text = (
         f"Along the line from the untouched network to the best schedule: {near} of "
-        f"{len(found.points)} schedules were measured near it."
+        f"{len(found.points)} schedules, the untouched network among them, were measured near it."
     )
     prediction = found.prediction
     if prediction is None:
@@ -270,8 +281,8 @@ def slice_text(found: Explanation) -> str:
     where = "" if found.is_inside(place) else ", beyond the range that is searched"
     return (
         f"{text} A model of {prediction.schedules} schedules' features predicts its highest gain, "
-        f"{numbers.percent(gain)} ± {100 * error:.1f} %, at {place:.2f} of the way{where}. On "
-        f"schedules that it was made without it is wrong by {100 * prediction.left_out:.1f} %."
+        f"{numbers.percent(gain)} ± {100 * HALF * error:.1f} %, at {place:.2f} of the way{where}. "
+        f"On schedules that it was made without it is wrong by {100 * prediction.left_out:.1f} %."
     )
 
 
@@ -293,10 +304,11 @@ def _confirms_view(found: Explanation) -> Iterator[RenderableType]:
 
 
 def _luck_text(luck: float, error: float) -> str:
-    size = f"{numbers.percent(luck)} ± {100 * error:.1f} % of the untouched network"
-    if luck > error:
+    half = HALF * error
+    size = f"{numbers.percent(luck)} ± {100 * half:.1f} % of the untouched network"
+    if luck > half:
         return f"In the search, which chose it, its gain was {size} larger: that part was luck."
-    return f"The search, which chose it, did not show it better than it is: {size}."
+    return f"The search, which chose it, did not clearly show it better than it is: {size}."
 
 
 def _controls_view(one: Confirmed, controls: Sequence[Measured]) -> Iterator[RenderableType]:

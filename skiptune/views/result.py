@@ -104,8 +104,9 @@ def verdict_text(result: Result) -> str:
     )
     if not result.tested:
         return (
-            "No significant gain: no candidate was better than the baseline in the search, so "
-            "nothing was tested. This is a valid answer: keep the baseline."
+            "No significant gain: no candidate was better than the baseline in the search and "
+            "kept every constraint there is, so nothing was tested. This is a valid answer: keep "
+            "the baseline."
         )
     winner, base = result.winner, result.baseline.value
     measured = None if winner is None else winner.gain(base)
@@ -170,7 +171,7 @@ def hindsight(result: Result) -> Iterator[str]:
         half = 1.96 * luck.luck_error / base
         if fraction is not None and ends is not None:
             yield (
-                f"The search had seen {numbers.gain(fraction, *ends)} on "
+                f"The search had seen {numbers.gain(fraction, *ends)} of this baseline's value on "
                 f"{numbers.count(luck.images)} images of its own; of that, "
                 f"{numbers.percent(luck.luck / base)} ± {100 * half:.1f} points were luck."
             )

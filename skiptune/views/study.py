@@ -11,7 +11,7 @@ from rich.text import Text
 
 from skiptune.objectives.catalogue import PROMPT
 from skiptune.objectives.ranks import RankCorrelation
-from skiptune.search.overview import Confirmed, Leader, Other, Overview
+from skiptune.search.overview import SCORED, Confirmed, Leader, Other, Overview
 from skiptune.search.result import WIN
 from skiptune.storage.crews import Member
 from skiptune.views import numbers
@@ -21,6 +21,7 @@ from skiptune.views.tables import facts, listing, paragraph
 __all__ = [
     "confirm_text",
     "leaders_view",
+    "nothing_best_text",
     "other_text",
     "overview_view",
     "ranking_text",
@@ -97,10 +98,20 @@ def overview_view(study: Overview) -> Iterator[RenderableType]:
         rows.append(
             ("best so far", f"{study.best.measured.label}: {_evidence(study.best)}, {word}")
         )
+    elif study.states.get(SCORED):
+        rows.append(("best so far", f"none: {nothing_best_text(study)}"))
     if study.ranking is not None:
         rows.append(("first rung", ranking_text(study.ranking)))
     rows += [(f"confirm {c.number}", confirm_text(c)) for c in study.confirms]
     yield facts(rows)
+
+
+def nothing_best_text(study: Overview) -> str:
+    """Return why a study has no best schedule."""
+    scored = study.states.get(SCORED, 0)
+    if not scored:
+        return "no schedule is scored yet"
+    return f"no schedule of the {scored} that are scored keeps the constraints"
 
 
 def leaders_view(leaders: Sequence[Leader]) -> Iterator[RenderableType]:
@@ -156,7 +167,10 @@ def _short_gain(leader: Leader) -> str:
 
 
 def confirm_text(confirmed: Confirmed) -> str:
-    """Return what a confirm decided: the verdict, and the gain with its interval and images."""
+    """Return what a confirm decided: the verdict, and the gain with its interval and images.
+
+    A schedule that violates a constraint is no win, however much it gains.
+    """
     if confirmed.baseline is None or confirmed.winner is None:
         return f"{confirmed.verdict} (level {confirmed.alpha:g})"
     level = 1 - confirmed.alpha
@@ -164,10 +178,13 @@ def confirm_text(confirmed: Confirmed) -> str:
     ends = confirmed.winner.gain_interval(confirmed.baseline.value, level)
     if fraction is None or ends is None:
         return f"{confirmed.verdict} (level {confirmed.alpha:g})"
-    return (
-        f"{confirmed.verdict}: gain {numbers.gain(fraction, *ends)} "
-        f"({100 * level:g} % interval) on {numbers.count(confirmed.winner.images)} images"
+    evidence = (
+        f"gain {numbers.gain(fraction, *ends)} ({100 * level:g} % interval) on "
+        f"{numbers.count(confirmed.winner.images)} images"
     )
+    if confirmed.violated:
+        return f"no win: {evidence}, but it violates {' and '.join(confirmed.violated)}"
+    return f"{confirmed.verdict}: {evidence}"
 
 
 def ranking_text(ranking: RankCorrelation) -> str:

@@ -97,14 +97,34 @@ def _luck_is_what_the_search_saw_beyond_fresh_seeds(study: OpenStudy, found: Exp
     proposals = ledger.evaluations(study.database, study.id, kind="proposal")
     winner = next(e for e in proposals if e.schedule == confirmed.schedule.digest)
     seen = ledger.scores(study.database, study.id, evaluation_id=winner.id)[-1]
-    baseline = ledger.baseline_score(study.database, study.id)
     luck, error = found.evidence[1].luck, found.evidence[1].luck_error
-    assert baseline is not None
     assert confirmed.winner.difference is not None and seen.difference is not None
-    unit = baseline[1].value
+    assert confirmed.baseline is not None
+    unit = confirmed.baseline.value  # as the result counts it
     assert luck == pytest.approx((confirmed.winner.difference - seen.difference) / unit)
     errors = seen.difference_error or 0.0, confirmed.winner.difference_error or 0.0
     assert error == pytest.approx(math.hypot(*errors) / unit)
+
+
+def test_what_violates_a_constraint_is_never_the_best(tiny: Tiny) -> None:
+    study = tiny.open(
+        search__rungs=[250], search__evaluations=3, objective__constraints=["nfe <= 1"]
+    )
+    assert run(study) is not None
+    found = told(study, tiny)
+    assert found.overview.best is None and found.overview.states == {"scored": 3}
+    assert [(step.leads, step.best_label) for step in found.steps] == [(False, "baseline")] * 3
+
+
+def test_why_the_model_cannot_serve_a_study_whose_setting_is_searched(tiny: Tiny) -> None:
+    study = tiny.open(
+        search__rungs=[250], search__evaluations=3,
+        space__setting={"epsilon_scale": [0.98, 1.04]},
+    )  # fmt: skip
+    worked(study, 4 * 250)
+    assert told(study, tiny).unserved == (
+        "the model is one of scales, and the setting's numbers are searched"
+    )
 
 
 def test_places_on_the_line_are_feet_of_perpendiculars() -> None:

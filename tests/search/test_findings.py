@@ -90,7 +90,7 @@ def _origin_is_whole(study: OpenStudy, tiny: Tiny, found: Any) -> None:
 def test_comparable_studies_at_other_evaluations_make_a_frontier(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = tiny.open(search__evaluations=1)
+    study = tiny.open(search__evaluations=3)
     worked(study, 750)
     tiny.open(study="empty", setting__steps=4)  # nothing is scored there
     worked(tiny.open(study="equal", search__evaluations=1, setting__exponent=5), 750)
@@ -105,6 +105,14 @@ def test_comparable_studies_at_other_evaluations_make_a_frontier(
         ("equal", 5.0, False),
     ]
     assert all(point.tuned is not None for point in points)
+
+    # Fresh seeds count more than the search's own.
+    monkeypatch.setattr(made_up, "NFE", 5.0)
+    result = run(study)
+    assert result is not None and result.tested
+    first = find(study.database, "tiny").frontier[0]
+    assert (first.study, first.confirmed) == ("tiny", True)
+    assert (first.baseline, first.tuned) == (result.baseline, result.winner)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,25 @@ def test_a_schedule_that_is_no_better_does_not_lead() -> None:
     assert steps[-1].best_label == "proposal 2"
 
 
+def test_one_that_violates_a_constraint_does_not_lead() -> None:
+    steps = steps_of(PROPOSALS, SCORES, baseline=BASELINE, violating={("e1", 0), ("e3", 0)})
+    assert [(s.leads, s.best_label, round(s.best, 9)) for s in steps] == [
+        (False, "baseline", 0.0),
+        (True, "proposal 2", 0.2),
+        (False, "proposal 2", 0.2),
+        (True, "proposal 2", 0.05),
+    ]
+    assert (steps[0].best_error, steps[0].gain) == (0.0, 0.1)
+    # One that violates it on more images alone steps down, for the best of the others.
+    steps = steps_of(PROPOSALS, SCORES, baseline=BASELINE, violating={("e3", 0), ("e2", 1)})
+    assert [(s.leads, s.best_label) for s in steps] == [
+        (True, "proposal 1"), (True, "proposal 2"), (False, "proposal 2"), (False, "proposal 1"),
+    ]  # fmt: skip
+    every = {(f"e{number}", level) for number in (1, 2, 3) for level in (0, 1)}
+    steps = steps_of(PROPOSALS, SCORES, baseline=BASELINE, violating=every)
+    assert not any(s.leads or s.best for s in steps)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_at_each_step_the_best_of_all_leads(seed: int) -> None:
     """Against a look at all schedules at each step."""

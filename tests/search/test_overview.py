@@ -15,7 +15,7 @@ from skiptune.search.overview import Overview, confirms, leaders, overview, over
 from skiptune.storage import leases, ledger
 from skiptune.storage.database import Database, init_database
 from skiptune.storage.records import Budget, Evaluation, Kind
-from skiptune.views.study import overview_view
+from skiptune.views.study import confirm_text, overview_view
 from tests.views.printed import printed
 
 SPEC = {"search": {"evaluations": 40}}
@@ -244,3 +244,9 @@ def test_a_gain_that_violates_a_constraint_is_no_win(
             )  # fmt: skip
     (found,) = confirms(database, "t")
     assert found.verdict == verdict
+    # Whoever prints the verdict can say why it is no win.
+    broken = ("recall >= 0.4",) if verdict != "win" else ()
+    assert found.violated == broken
+    said = confirm_text(found)
+    assert said.startswith("no win: gain " if broken else "win: gain ")
+    assert said.endswith("but it violates recall >= 0.4" if broken else "on 500 images")

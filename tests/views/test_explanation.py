@@ -124,10 +124,10 @@ def test_everything_that_was_asked_is_on_the_page() -> None:
     assert "3,500 proposal 3 500 +10.0 [+6.1, +13.9]" in shown
     assert "skip/8x8_block0 1.25 -3.10 ± 0.40* 0.75 touches 1.25" in shown
     assert "skip/16x16_block0 0.9 +0.20 ± 0.40 0.25" in shown
-    assert "3 of 4 schedules were measured near it" in shown
-    assert "+12.0 ± 10.0 %, at 0.75 of the way. On schedules" in shown
+    assert "3 of 4 schedules, the untouched network among them, were measured near it" in shown
+    assert "+12.0 ± 19.6 %, at 0.75 of the way. On schedules" in shown
     assert "Confirm 1: win: gain +10.0 % [+5.5, +14.5] (97.5 % interval)" in shown
-    assert "+4.0 ± 1.0 % of the untouched network larger: that part was luck" in shown
+    assert "+4.0 ± 2.0 % of the untouched network larger: that part was luck" in shown
     assert "Beside: recall 0.61 ± 0.02, 0.02 ± 0.0098 worse than the baseline" in shown
     assert "solver: heun on edm, 3 steps +10.0 [+6.1, +13.9] 5" in shown
 
@@ -138,8 +138,30 @@ def test_a_control_that_gains_more_is_told() -> None:
     shown = text(
         replace(FOUND, evidence={1: replace(FOUND.evidence[1], controls=(better,), luck=-0.01)})
     )
-    assert "did not show it better than it is: -1.0 ± 1.0 %" in shown
+    assert "did not clearly show it better than it is: -1.0 ± 2.0 %" in shown
     assert "More is gained without touching a skip by epsilon scale: epsilon x 1.015." in shown
+
+
+def test_where_every_schedule_violates_a_constraint_none_is_called_best() -> None:
+    overview = replace(OVERVIEW, best=None, confirms=(), states={"scored": 3})
+    steps = tuple(replace(step, leads=False) for step in FOUND.steps)
+    found = replace(FOUND, overview=overview, steps=steps, parameters=(), points=(), evidence={})
+    words = "No schedule of the 3 that are scored keeps the constraints."
+    assert words in text(found)
+    assert not any("confirm" in hint for hint in hints(found))
+    standing = " ".join(printed(*overview_view(overview)).split())
+    assert (
+        "best so far none: no schedule of the 3 that are scored keeps the constraints" in standing
+    )
+
+
+def test_a_violated_constraint_is_named_with_the_verdict() -> None:
+    lost = replace(CONFIRMED, verdict=NO_GAIN, violated=("recall >= 0.9 x baseline",))
+    shown = text(replace(FOUND, overview=replace(OVERVIEW, confirms=(lost,))))
+    assert (
+        "Confirm 1: no win: gain +10.0 % [+5.5, +14.5] (97.5 % interval) on 2,000 images, but it "
+        "violates recall >= 0.9 x baseline" in shown
+    )
 
 
 def test_a_new_study_has_a_page_too() -> None:
@@ -202,6 +224,17 @@ def test_next_steps_follow_from_what_there_is() -> None:
         "sensitivity fashion",
         "confirm fashion",
     ]
+
+
+def test_a_confirm_is_proposed_where_it_would_find_something_to_test() -> None:
+    ended = replace(FOUND, overview=replace(OVERVIEW, confirms=()))
+    assert hints(ended)[-1].endswith("skiptune confirm fashion")
+    worse = tuple(replace(point, gain=-0.3, error=0.1) for point in FOUND.points[1:])
+    assert not any(
+        "confirm" in hint for hint in hints(replace(ended, points=(FOUND.points[0], *worse)))
+    )
+    near = (FOUND.points[0], *worse[1:], replace(worse[0], gain=-0.1, error=0.1))
+    assert hints(replace(ended, points=near))[-1].endswith("skiptune confirm fashion")
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -19,6 +19,7 @@ from skiptune.views import numbers
         (0.123456, "0.1235"),
         (0.0, "0.000"),
         (-0.5, "-0.5000"),
+        (0.00012345, "0.000123"),  # six decimals at most
         (math.nan, "not finite"),
         (math.inf, "not finite"),
     ],
@@ -30,6 +31,23 @@ def test_a_value_has_four_significant_digits(number: float, text: str) -> None:
 @given(st.floats(1e-3, 1e4))
 def test_a_shown_value_is_near_the_number(number: float) -> None:
     assert float(numbers.value(number)) == pytest.approx(number, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (5.6712, 5.9533, "[5.671, 5.953]"),
+        (-12.3456, 3.0, "[-12.35, 3.00]"),
+        (0.01234, 0.5678, "[0.0123, 0.5678]"),
+        (-2345.6, 0.0, "[-2346, 0]"),
+        (0.0, 0.00001234, "[0.000000, 0.000012]"),
+        (0.0, 0.0, "[0.000, 0.000]"),
+    ],
+)
+def test_an_interval_has_four_significant_digits_of_its_larger_end(
+    low: float, high: float, text: str
+) -> None:
+    assert numbers.interval(low, high) == text
 
 
 @given(st.floats(-100, 100), st.floats(0, 100))

@@ -9,11 +9,11 @@ from typing import Final
 from rich.table import Table
 
 from skiptune.search.explanation import Explanation
-from skiptune.search.overview import Leader
+from skiptune.search.overview import SCORED, Leader
 from skiptune.views import numbers
 from skiptune.views.explanation import explanation_hints
 from skiptune.views.scales import scale_table
-from skiptune.views.study import confirm_text, other_text
+from skiptune.views.study import confirm_text, nothing_best_text, other_text
 
 __all__ = ["BLANK", "MOST_CHARACTERS", "note", "note_of_rung", "note_of_the_confirmed"]
 
@@ -94,7 +94,8 @@ def _head(found: Explanation) -> str:
     if last is not None:
         verdict = f"confirm {last.number}: {confirm_text(last)}"
     elif study.best is None:
-        verdict = "nothing is scored yet"
+        scored = study.states.get(SCORED)
+        verdict = nothing_best_text(study) if scored else "nothing is scored yet"
     else:
         gain = study.best.measured.gain(study.best.baseline.value)
         ends = study.best.measured.gain_interval(study.best.baseline.value)

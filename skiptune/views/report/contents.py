@@ -28,6 +28,7 @@ from skiptune.views.report.course import landscape_section, search_section
 from skiptune.views.report.origin import (
     cost_section,
     limits_section,
+    no_proof_text,
     provenance_section,
     use_section,
 )
@@ -41,7 +42,7 @@ from skiptune.views.result import (
     verdict_text,
 )
 from skiptune.views.scales import NUMBERS, scale_rows
-from skiptune.views.study import other_text
+from skiptune.views.study import confirm_text, nothing_best_text, other_text
 
 __all__ = ["NOT_CONFIRMED", "report_of", "schedule_of"]
 
@@ -122,7 +123,10 @@ def _headline(found: Findings) -> Headline:
                 f"({100 * (1 - result.alpha):g} % interval)"
             )
     won = result.verdict == WIN
-    badge = "Proved on fresh seeds" if won else "No significant gain"
+    if won:
+        badge = "Proved on fresh seeds"
+    else:
+        badge = "A constraint is violated" if result.violated else "No significant gain"
     return Headline(
         "win" if won else "no gain", badge, gain, interval, verdict_text(result), [*shown, *facts]
     )
@@ -136,7 +140,9 @@ def _open_headline(found: Findings, facts: list[tuple[str, str]]) -> Headline:
         state = f" Confirm {running.number} is under way."
     best = study.best
     if best is None:
-        return Headline("open", NOT_CONFIRMED, "", "", f"No schedule is scored yet.{state}", facts)
+        text = nothing_best_text(study)
+        sentence = f"{text[:1].upper()}{text[1:]}.{state}"
+        return Headline("open", NOT_CONFIRMED, "", "", sentence, facts)
     base = best.baseline
     fraction, ends = best.measured.gain(base.value), best.measured.gain_interval(base.value)
     shown = [
@@ -166,9 +172,8 @@ def _pictures(found: Findings, pair: Pair | None, why: str) -> Section:
     else:
         blocks = [pair]
         if found.result is None or found.result.verdict != WIN:
-            blocks.append(
-                Paragraph("No gain is proved: what looks better here may be chance.", "warning")
-            )
+            text = f"{no_proof_text(found)}: what looks better here may be chance."
+            blocks.append(Paragraph(text, "warning"))
     return Section("pictures", "Before and after", blocks)
 
 
@@ -178,15 +183,19 @@ def _result(found: Findings) -> Section:
         return _standing(found)
     blocks: list[Block] = [Paragraph(_where(result), "quiet")]
     strong = 1 if result.winner is not None else None
-    rows = [(row[0], *row[1:]) for row in score_rows(result)]
     caption = f"{result.metric}, {result.better} is better; 95 % intervals in brackets"
     blocks.append(
         Listing(
-            ("measured", *SCORE_HEADS[1:]), rows, right=SCORE_HEADS[3:], caption=caption,
-            strong=strong,
+            ("measured", *SCORE_HEADS[1:]), score_rows(result), right=SCORE_HEADS[3:],
+            caption=caption, strong=strong,
         )
     )  # fmt: skip
     blocks += [Paragraph(note, "warning") for note in notes(result)]
+    blocks += [
+        Paragraph(f"Confirm {one.number} stands beside it: {confirm_text(one)}.", "warning")
+        for one in found.explanation.overview.confirms
+        if one.verdict == WIN and result.verdict != WIN
+    ]
     lines = list(hindsight(result))
     evidence = found.explanation.evidence.get(result.confirm)
     if evidence is not None:
@@ -207,20 +216,22 @@ def _where(result: Result) -> str:
     text = (
         f"Confirm {result.confirm}: measured on fresh seeds from {numbers.count(result.seeds[1])} "
         "on, which took no part in any choice. Gains are paired differences on the same seeds, as "
-        "a part of the untouched network's value. A row in other features has its value and its "
-        "gain there."
+        "a part of the untouched network's value."
     )
+    if result.parts or result.second is not None:
+        text += " A row in other features has its value and its gain there."
     return f"{text} Errors count prompts." if result.unit == PROMPT else text
 
 
 def _standing(found: Findings) -> Section:
-    blocks: list[Block] = [
-        Paragraph(
-            f"{NOT_CONFIRMED}. The best schedules of the search on its own seeds: each was chosen "
-            "for its value there, so the gains are too good on average.",
-            "warning",
+    if found.leaders:
+        text = (
+            "The best schedules of the search on its own seeds: each was chosen for its value "
+            "there, so the gains are too good on average."
         )
-    ]
+    else:
+        text = f"There is no best schedule: {nothing_best_text(found.explanation.overview)}."
+    blocks: list[Block] = [Paragraph(f"{NOT_CONFIRMED}. {text}", "warning")]
     rows = [
         (
             leader.measured.label,

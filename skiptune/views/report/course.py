@@ -141,7 +141,8 @@ def _front(found: Findings) -> Figure | None:
             points.append((100 * gain, -other.difference, leader.on_front))
     if not points:
         return None
-    across, up = _axis_ends([p[0] for p in points]), _axis_ends([p[1] for p in points])
+    # The untouched network is part of the picture: a level of 0 outside would lie on the frame.
+    across, up = (_axis_ends([0.0, *(point[k] for point in points)]) for k in (0, 1))
     chart = SvgChart(
         Axis(*across, f"gain in {found.leaders[0].metric}, %", _signed),
         Axis(*up, f"better in {second}", _signed),
@@ -155,7 +156,7 @@ def _front(found: Findings) -> Figure | None:
         )
     return chart.figure(
         "Each schedule against the untouched network in the first two objectives: right and up "
-        "is better. Of the front nobody is beaten in both."
+        "is better. Nobody on the front is beaten in both."
     )
 
 

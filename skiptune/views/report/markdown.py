@@ -32,8 +32,10 @@ def _parts(report: Report) -> Iterator[str]:
     headline = report.headline
     yield f"# {words(report.study)}: skiptune report"
     yield words(report.subtitle)
-    # The sentence tells the gain and its interval as well.
-    yield f"**{words(headline.badge)}.** {words(headline.sentence)}"
+    # The sentence tells the gain and its interval as well, and may begin with the badge's words.
+    badge, rest = headline.badge, headline.sentence.removeprefix(headline.badge)
+    said = rest != headline.sentence
+    yield f"**{words(badge)}{'' if said else '.'}**{'' if said else ' '}{words(rest)}"
     yield "\n".join(f"- {words(name)}: {words(value)}" for name, value in headline.facts)
     for section in report.sections:
         yield f"## {words(section.title)}"

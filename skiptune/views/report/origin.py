@@ -22,7 +22,13 @@ from skiptune.views.report.blocks import (
     Section,
 )
 
-__all__ = ["cost_section", "limits_section", "provenance_section", "use_section"]
+__all__ = [
+    "cost_section",
+    "limits_section",
+    "no_proof_text",
+    "provenance_section",
+    "use_section",
+]
 
 COST_HEADS = ("part", "images", "taken over", "network evaluations", "worker time")
 
@@ -71,14 +77,20 @@ def use_section(found: Findings) -> Section:
                 "warning",
             )
         ]
+        if found.explanation.overview.best is None:
+            blocks = [Paragraph("There is nothing to use yet: keep the untouched network.")]
+            return Section("use", "How to use it", blocks)
     elif found.result.winner is None:
         blocks = [Paragraph("There is nothing to use: keep the untouched network.")]
         return Section("use", "How to use it", blocks)
     else:
         commands, blocks = _commands(name), []
         if found.result.verdict != WIN:
-            text = "No gain is proved: the untouched network is what to use. The schedule can be "
-            blocks.append(Paragraph(f"{text}handed over all the same.", "warning"))
+            text = (
+                f"{no_proof_text(found)}: the untouched network is what to use. The schedule can "
+                "be handed over all the same."
+            )
+            blocks.append(Paragraph(text, "warning"))
     blocks += [
         Paragraph("On a host with the study's database:"),
         Code("\n".join(f"$ {line}" for line in commands), "console"),
@@ -94,6 +106,14 @@ def use_section(found: Findings) -> Section:
         ),
     ]
     return Section("use", "How to use it", blocks)
+
+
+def no_proof_text(found: Findings) -> str:
+    """Return that the newest confirm proves no gain, and whether an earlier one does."""
+    won = [str(one.number) for one in found.explanation.overview.confirms if one.verdict == WIN]
+    if not won:
+        return "No gain is proved"
+    return f"The newest confirm proves no gain, confirm {' and '.join(won)} did"
 
 
 _PYTHON = """\

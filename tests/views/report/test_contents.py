@@ -111,6 +111,9 @@ def test_tables_hold_what_the_command_line_prints() -> None:
     assert (list(scales.columns), list(scales.rows)) == (columns, rows)
     for note in notes(RESULT):
         assert note in text(report, "result")
+    assert "A row in other features" in text(report, "result")
+    alone = made(replace(FINDINGS, result=replace(RESULT, second=None)))
+    assert "A row in other features" not in text(alone, "result")
     # What stands in the table is not told once more.
     assert "recall 0.61" in text(report, "result")
     assert "FD(y)-2k-corrected 0.9" not in text(report, "result")
@@ -137,12 +140,20 @@ def test_controls_are_told_with_what_they_change() -> None:
 
 def test_no_gain_and_nothing_tested() -> None:
     lost = replace(RESULT, verdict=NO_GAIN, min_gain=0.5)
-    report = made(replace(FINDINGS, result=lost))
+    overview = replace(OVERVIEW, confirms=(replace(OVERVIEW.confirms[0], verdict=NO_GAIN),))
+    told = replace(FINDINGS.explanation, overview=overview)
+    report = made(replace(FINDINGS, explanation=told, result=lost))
     assert (report.headline.standing, report.headline.badge) == ("no gain", "No significant gain")
     assert "smaller than the least that counts" in report.headline.sentence
-    assert "what looks better here may be chance" in text(report, "pictures")
-    assert "the untouched network is what to use" in text(report, "use")
+    assert "No gain is proved: what looks better here may be chance" in text(report, "pictures")
+    assert "No gain is proved: the untouched network is what to use" in text(report, "use")
+    assert "stands beside it" not in text(report, "result")
     assert "skiptune export fashion" in text(report, "use")
+
+    broken = replace(lost, violated=("recall >= 0.9 x baseline",))
+    headline = made(replace(FINDINGS, result=broken)).headline
+    assert (headline.standing, headline.badge) == ("no gain", "A constraint is violated")
+    assert "violates recall >= 0.9 x baseline" in headline.sentence
 
     untested = replace(
         RESULT, verdict=NO_GAIN, tested=False, winner=None, controls=(), second=None, luck=None,
@@ -156,6 +167,22 @@ def test_no_gain_and_nothing_tested() -> None:
     assert "keep the untouched network" in text(report, "use")
     assert "scales" not in [section.key for section in report.sections]
     assert text(report, "pictures") == "There are no pictures here: they were not asked for."
+
+
+def test_a_confirm_that_won_is_told_beside_a_newer_one_that_did_not() -> None:
+    (first,) = OVERVIEW.confirms
+    second = replace(first, number=2, verdict=NO_GAIN)
+    told = replace(FINDINGS.explanation, overview=replace(OVERVIEW, confirms=(first, second)))
+    lost = replace(RESULT, confirm=2, verdict=NO_GAIN, min_gain=0.5)
+    report = made(replace(FINDINGS, explanation=told, result=lost))
+    words = "The newest confirm proves no gain, confirm 1 did"
+    assert words in text(report, "pictures") and words in text(report, "use")
+    beside = "Confirm 1 stands beside it: win: gain +10.0 % [+5.5, +14.5] (97.5 % interval)"
+    assert beside in text(report, "result")
+    assert "No gain is proved" not in text(report, "use")
+    # Of two that won the newer one alone is told above.
+    both = replace(FINDINGS, explanation=told, result=replace(RESULT, confirm=2))
+    assert "stands beside it" not in text(made(both), "result")
 
 
 def test_before_a_confirm_it_is_marked_everywhere() -> None:
@@ -178,7 +205,14 @@ def test_before_a_confirm_it_is_marked_everywhere() -> None:
     [
         ({"state": "running"}, "The search is running."),
         ({"state": "paused"}, "The search is paused."),
-        ({"state": "running", "best": None}, "No schedule is scored yet. The search is running."),
+        (
+            {"state": "running", "best": None, "states": {"open": 3}},
+            "No schedule is scored yet. The search is running.",
+        ),
+        (
+            {"state": "paused", "best": None},
+            "No schedule of the 3 that are scored keeps the constraints. The search is paused.",
+        ),
     ],
 )
 def test_a_study_that_is_not_over(changes: dict[str, Any], words: str) -> None:
@@ -186,7 +220,13 @@ def test_a_study_that_is_not_over(changes: dict[str, Any], words: str) -> None:
     if found.explanation.overview.best is None:
         bare = replace(found.explanation, steps=(), points=(), parameters=(), prediction=None)
         found = replace(found, explanation=bare, leaders=())
-    assert made(found).headline.sentence.endswith(words)
+    report = made(found)
+    assert report.headline.sentence.endswith(words)
+    there = bool(found.leaders)
+    assert ("The best schedules of the search" in text(report, "result")) == there
+    assert ("There is no best schedule: no schedule" in text(report, "result")) != there
+    assert ("skiptune confirm fashion" in text(report, "use")) == there
+    assert ("nothing to use yet" in text(report, "use")) != there
 
 
 def test_a_confirm_that_is_under_way() -> None:

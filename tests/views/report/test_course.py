@@ -106,6 +106,27 @@ def test_two_objectives_have_a_front() -> None:
     assert "better in recall" in titles and "gain in FD(x)-2k-corrected, %" in titles
 
 
+def test_the_untouched_network_is_in_the_picture_of_a_front() -> None:
+    """Else the line of no change would lie on the frame, at a value that is none."""
+    other = Other("recall", "objective", 0.5, 0.01, -0.4, 0.01, violated=False)
+    leaders = tuple(
+        replace(LEADER, number=k, others=(replace(other, difference=-0.4 - k / 100),))
+        for k in range(3)
+    )
+    figure = drawn(landscape(replace(FINDINGS, leaders=leaders)), "first two objectives")
+    root = parsed(figure.svg)
+    (level,) = [one for one in root.every("line") if one.attributes["class"] == "rule ink"]
+    (zero,) = [
+        one
+        for one in root.every("text")
+        if one.text == "0" and one.attributes["text-anchor"] == "end"
+    ]
+    down = float(level.attributes["y1"] or "")
+    assert float(zero.attributes["y"] or "") - 4 == down
+    rows = [float(one.attributes["cy"] or "") for one in root.every("circle")]
+    assert max(rows) < down - 100  # far better than no change
+
+
 def test_studies_of_other_numbers_of_evaluations_make_a_frontier() -> None:
     figure = drawn(landscape(FINDINGS), "Value against network evaluations")
     assert count(figure, "dot grey") == 2 and count(figure, "dot proved") == 1

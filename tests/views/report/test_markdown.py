@@ -38,9 +38,16 @@ def test_the_same_sections_and_numbers() -> None:
     found = rows(text)
     for row in score_rows(RESULT):
         assert list(row) in found
-    assert "**Proved on fresh seeds.**" in text
+    assert "**Proved on fresh seeds.** The tuned schedule is better: a gain" in text
     assert text.rstrip().endswith("*") and "Made 2026-02-03" in text
     assert "```console\n$ skiptune export fashion -o tuned.json" in text
+
+
+def test_a_badge_that_begins_the_sentence_is_not_said_twice() -> None:
+    report = made()
+    headline = replace(report.headline, badge="Not *sure*", sentence="Not *sure*: it is early.")
+    text = markdown_text(replace(report, headline=headline))
+    assert r"**Not \*sure\***: it is early." in text.splitlines()
 
 
 def test_every_row_of_a_table_has_its_columns() -> None:

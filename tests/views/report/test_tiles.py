@@ -49,3 +49,14 @@ def test_large_images_are_made_smaller_and_it_is_said() -> None:
         assert decoded(shown).format == kind
     row = np.asarray(picture.convert("L"), dtype=float)[48]
     np.testing.assert_allclose(row, np.linspace(0, 255, LARGEST), atol=4)
+
+
+def test_a_narrow_image_keeps_a_pixel_of_its_width_and_each_image_has_its_seed() -> None:
+    images = np.zeros((2, 1, 2 * LARGEST * 3, 1), np.uint8)
+    pair = pair_of(images, images, [3, 4], names=("a", "b"), caption="c.")
+    assert pair.side == (1, LARGEST)
+    assert decoded(pair.before[1]).size == (1, LARGEST)
+    wide = images.transpose(0, 1, 3, 2)
+    assert pair_of(wide, wide, [3, 4], names=("a", "b"), caption="c.").side == (LARGEST, 1)
+    with pytest.raises(ValueError, match="zip"):
+        pair_of(images, images, [3], names=("a", "b"), caption="c.")
