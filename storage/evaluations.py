@@ -357,7 +357,8 @@ def reopen_chunks(database: Database, array: str) -> int:
     """Let the chunks be sampled again whose stored arrays are missing or damaged.
 
     The evaluations that have used them run again until the chunks are back; their scores stay.
-    The images count as doubled.
+    Those whose other chunks were dropped have their scores and wait for nothing. The images count
+    as doubled.
 
     Arguments:
         database: Where the chunks are.
@@ -392,6 +393,11 @@ def reopen_chunks(database: Database, array: str) -> int:
                 )
             )
             for row, rung in users:
+                dropped = select(ChunkRow.id).where(
+                    *_range(row, rung.images), ChunkRow.state == "dropped"
+                )
+                if session.scalar(dropped.limit(1)) is not None:
+                    continue
                 row.state, row.finished = "running", None
                 rung.state, rung.completed = "open", None
         return len(lost)
