@@ -25,6 +25,7 @@ from skiptune.search.controls import options
 from skiptune.search.course import whole_study
 from skiptune.search.events import Event, Stage
 from skiptune.search.plan import confirm_cost
+from skiptune.search.stored_result import stored_result
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
@@ -272,3 +273,4 @@ def test_who_violates_a_constraint_on_fresh_seeds_is_neither_chosen_nor_a_win(
     assert result.winner is not None and result.winner.difference == difference
     # It looked like 2 in the search.
     assert result.luck is not None and result.luck.luck == pytest.approx(difference + 2.0)
+    assert stored_result(study.database, "tiny") == result
