@@ -221,6 +221,49 @@ def told(study: OpenStudy, one: Evaluation, difference: float | None, gap: float
     ledger.put_scores(study.database, one.id, scores, level=rung.level)
 
 
+def searched(study: OpenStudy, *differences: float) -> None:
+    """Enter the baseline of a search and one proposal for each difference that it has shown."""
+    told(study, study.baseline(block=SEARCH, first_seed=1_000_000, images=250), None)
+    for number, difference in enumerate(differences, start=1):
+        params = dict.fromkeys(study.space.scale_names, 1.0 + number / 10)
+        proposal = study.evaluate(
+            study.space.schedule(params),
+            kind="proposal",
+            label=f"proposal {number}",
+            block=SEARCH,
+            first_seed=1_000_000,
+            images=250,
+            params=params,
+        )
+        told(study, proposal, difference)
+
+
+def test_who_joins_a_lone_candidate_competes_with_all_images(tiny: Tiny) -> None:
+    """The baseline, entered for the lone one's look, has to have them too."""
+    study = tiny.open(**RACE, objective__constraints=[LIMIT])
+    searched(study, -3.0)
+    half, _ = halves(begin_confirm(study, 1))
+    assert next_half(study, 1) == half
+    here = on_block(study, "A")
+    assert {label: study.images_of(one) for label, one in here.items()} == {
+        "baseline": 250,
+        "candidate 1": 250,
+    }
+    told(study, here["baseline"], None)
+    told(study, here["candidate 1"], -2.0)
+    searched(study, -3.0, -2.5)
+    assert next_half(study, 1) == half
+    assert {label: study.images_of(one) for label, one in on_block(study, "A").items()} == {
+        "baseline": 750,
+        "candidate 1": 250,
+        "candidate 2": 250,
+    }
+    told(study, on_block(study, "A")["baseline"], None)
+    told(study, on_block(study, "A")["candidate 2"], -1.0)
+    assert next_half(study, 1) == half
+    assert {study.images_of(one) for one in on_block(study, "A").values()} == {750}
+
+
 @pytest.mark.parametrize(
     ("difference", "gap", "verdict"),
     [
@@ -235,19 +278,7 @@ def test_who_violates_a_constraint_on_fresh_seeds_is_neither_chosen_nor_a_win(
 ) -> None:
     race = RACE | {"search__evaluations": 3, "confirm__controls": False}
     study = tiny.open(**race, objective__constraints=[LIMIT])
-    told(study, study.baseline(block=SEARCH, first_seed=1_000_000, images=250), None)
-    for number, seen in enumerate((-3.0, -2.0, -1.0), start=1):
-        params = dict.fromkeys(study.space.scale_names, 1.0 + number / 10)
-        proposal = study.evaluate(
-            study.space.schedule(params),
-            kind="proposal",
-            label=f"proposal {number}",
-            block=SEARCH,
-            first_seed=1_000_000,
-            images=250,
-            params=params,
-        )
-        told(study, proposal, seen)
+    searched(study, -3.0, -2.0, -1.0)
     assert next_half(study, 1) == halves(begin_confirm(study, 1))[0]
     here = on_block(study, "A")
     first, second, third = (here[f"candidate {rank}"] for rank in (1, 2, 3))
