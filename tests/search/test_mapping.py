@@ -82,12 +82,13 @@ def test_untouched_skips_come_to_the_nearer_end_of_a_range_without_1(
 
 
 @pytest.mark.parametrize("low, high", [(0.5, 0.9), (1.1, 2.0)])
+@pytest.mark.parametrize("share", [1.0, 0.99])  # of the border, where the schedule ends
 def test_an_interval_without_scales_comes_to_the_nearer_end_of_a_range_without_1(
-    low: float, high: float
+    low: float, high: float, share: float
 ) -> None:
     space = make_space("uniform", low=low, high=high, intervals=2)
     ((_, _), (_, border)) = space.interval_bounds
-    found = into(Schedule.uniform(dict.fromkeys(HERE, 1.2), high=border), space)
+    found = into(Schedule.uniform(dict.fromkeys(HERE, 1.2), high=share * border), space)
     near = high if high < 1 else low
     last = min(1.2, high)
     assert found.params == {"all@0": near, "all@1": last}
