@@ -65,7 +65,7 @@ def candidates(study: OpenStudy) -> tuple[Evaluation, ...]:
     """Return the schedules of a search that a confirm tests, the most promising first."""
     proposals, levels = _scored(study)
     violated = in_violation(study)
-    screen = study.spec.objective.projection is not None and len(study.rungs) > 1
+    screen = study.spec.screen is not None
     found = {
         number: Found(number, screen and level == 0, score.difference, score.difference_error or 0)
         for level, here in enumerate(levels)  # the highest one stays

@@ -149,7 +149,7 @@ def result_of(study: OpenStudy, number: int) -> Result:
     params = {} if winner is None else dict(winner.params)
     seen = None if winner is None or tuned is None else (winner, scores[winner.id])
     looks = {} if winner is None else other_looks(study.database, study.id, base, winner)
-    screened = study.spec.objective.projection is not None and len(study.rungs) > 1
+    screened = study.spec.screen is not None
     return Result(
         **of_search(study),
         metric=scores[base.id].metric,
@@ -320,7 +320,7 @@ def later_images(study: OpenStudy, block: str) -> int:
 
 
 def _first_look(study: OpenStudy) -> int:
-    screen = study.spec.objective.projection is not None
+    screen = study.spec.screen is not None
     return fewest_images(study.rungs, study.spec.confirm.images, screen=screen)
 
 

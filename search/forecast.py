@@ -14,13 +14,14 @@ from skiptune.search.pilot import fewest_images, pilot_error
 from skiptune.search.plan import Cost, confirm_cost, own_nfe, rung_counts, search_parts
 from skiptune.search.power import POWER, images_for, smallest_gain
 from skiptune.search.prompting import prompt_counts
+from skiptune.search.resumption import check_unchanged
 from skiptune.search.samplers import DESCENT
 from skiptune.search.sloped import slopes_cost
 from skiptune.search.spec import StudySpec
 from skiptune.search.speed import measured_speed
 from skiptune.search.stopping import Stop
 from skiptune.search.strategy import resolved
-from skiptune.search.study import check_study, check_unchanged, study_meaning
+from skiptune.search.study import check_study, study_meaning
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from skiptune.storage.location import sqlite_path
@@ -280,7 +281,7 @@ def _stored(spec: StudySpec, meaning: dict[str, Any], storage: str | None, sourc
         row = ledger.find_study(database, spec.study)
         if row is None:
             return _Stored(error=error)
-        check_unchanged(row, meaning, source=source)
+        check_unchanged(database, row, meaning, source=source)
         return _Stored(
             confirms=sum(confirm.finished for confirm in confirms(database, spec.study)),
             images=ledger.spending(database, row.id).images,

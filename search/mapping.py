@@ -72,7 +72,7 @@ def carried(
     acting = tuple(k for k, sigma in enumerate(space.sigmas) if schedule.acts(sigma))
     if not acting:
         raise _nothing("a schedule that acts at a noise level of this study", schedule)
-    whole = space.baseline_params()
+    whole = _nearest_to_untouched(space)
     if space.window == "search" and acting == tuple(range(acting[0], acting[-1] + 1)):
         whole |= {WINDOW_FIRST: acting[0], WINDOW_LENGTH: len(acting)}
         window = acting
@@ -96,8 +96,9 @@ def carried(
         raise _nothing("a schedule that scales a skip of this space", schedule)
     logs = _fitted(space, places, wanted, whole, notes)
     ends = (1.0, space.low, space.high)
+    others = [term.scale for term in schedule.terms if term.scale > 0]
     values = [
-        _snapped(float(np.exp(log)), _digits(schedule, space, name), ends)
+        _snapped(float(np.exp(log)), _digits(schedule, space, name), ends, others)
         for name, log in zip(space.scale_names, logs, strict=True)
     ]
     return Carried({**whole, **dict(zip(space.scale_names, values, strict=True))}, tuple(notes))
@@ -122,13 +123,26 @@ def _by_interval(
             own = carried(here_alone, skips=skips, params={}, space=one, here=here)
         except SpecError as refusal:
             refusals.append(refusal)
-            own = Carried(one.baseline_params())
+            own = _untouched(one)
         found.append(own.params)
         notes += own.notes
     if len(refusals) == len(space.within):
         raise refusals[0]
     params = {**space.baseline_params(), **space.joined(found)}
     return Carried(params, tuple(dict.fromkeys(notes)))
+
+
+def _untouched(space: Space) -> Carried:
+    """Carry the untouched network over: a range without 1 has only its nearer end."""
+    places = _places(space)
+    return Carried(
+        _nearest_to_untouched(space), tuple(_clipped(space, places, np.zeros(len(places))))
+    )
+
+
+def _nearest_to_untouched(space: Space) -> dict[str, float]:
+    nearest = min(max(1.0, space.low), space.high)
+    return space.baseline_params() | dict.fromkeys(space.scale_names, nearest)
 
 
 def _is_itself(schedule: Schedule, params: Mapping[str, float], space: Space) -> bool:
@@ -191,14 +205,7 @@ def _fitted(
                 target = (target + logs[k]) / 2
         if float(np.abs(logs - before).max()) < 1e-12:
             break
-    clipped = [
-        place_name(*place)
-        for place, log in zip(places, wanted, strict=True)
-        if not low - _SAME <= log <= high + _SAME
-    ]
-    if clipped:
-        ends = f"{shown(space.low)} to {shown(space.high)}"
-        notes.append(f"clipped to {ends}: {', '.join(clipped)}")
+    notes += _clipped(space, places, wanted)
     left = scaled(logs) - np.clip(wanted, low, high)
     if float(np.abs(left).max()) > _EXACT:
         rest = math.sqrt(float(np.square(left).mean()))
@@ -206,15 +213,28 @@ def _fitted(
     return logs
 
 
-def _digits(schedule: Schedule, space: Space, name: str) -> list[float]:
-    """Return the scales that a schedule has where a parameter acts, else all of them."""
-    value = space.high if space.high != 1 else space.low
-    moved = space.schedule({**space.baseline_params(), name: value})
-    own = {(term.address, term.part) for term in moved.terms}
-    scales = [
-        (term.scale, (term.address, term.part) in own) for term in schedule.terms if term.scale > 0
+def _clipped(space: Space, places: Sequence[Place], wanted: Array) -> Iterator[str]:
+    """Yield what is lost to the ends of a space's range, one clause."""
+    low, high = math.log(space.low), math.log(space.high)
+    clipped = [
+        place_name(*place)
+        for place, log in zip(places, wanted, strict=True)
+        if not low - _SAME <= log <= high + _SAME
     ]
-    return [scale for scale, here in scales if here] or [scale for scale, _ in scales]
+    if clipped:
+        yield f"clipped to {shown(space.low)} to {shown(space.high)}: {', '.join(clipped)}"
+
+
+def _digits(schedule: Schedule, space: Space, name: str) -> list[float]:
+    """Return the scales that a schedule has where a parameter acts."""
+    rest = _nearest_to_untouched(space)
+    ends = (space.schedule({**rest, name: value}).terms for value in (space.low, space.high))
+    own = {(term.address, term.part) for term in set.symmetric_difference(*map(set, ends))}
+    return [
+        term.scale
+        for term in schedule.terms
+        if term.scale > 0 and (term.address, term.part) in own
+    ]
 
 
 def _snapped(value: float, *digits: Sequence[float]) -> float:

@@ -40,9 +40,7 @@ trained network are from the baseline (root mean square; `docs/landscape.md`).""
 def fewest_images(spec: StudySpec) -> int:
     """Return the images of the smallest pilot: those of the first rung that is no screen."""
     rungs = spec.search.rungs
-    if spec.objective.projection is None:
-        return rungs[0]
-    return rungs[1] if len(rungs) > 1 else spec.confirm.images
+    return rungs[0] if spec.screen is None else rungs[1]
 
 
 def pilot_params(space: Space) -> dict[str, float]:

@@ -98,7 +98,7 @@ def confirm_cost(spec: StudySpec, *, loss_nfe: float = 0.0) -> Cost:
     images = spec.confirm.images
     asked = spec.confirm.families if spec.objective.samples else ()
     families = controls.options(spec.setting.to_setting(), asked)
-    screen = spec.objective.projection is not None
+    screen = spec.screen is not None
     few = fewest_images(spec.search.rungs, images, screen=screen)
     candidates = min(spec.confirm.candidates, spec.search.evaluations)
     plan = rounds(candidates, images, fewest=few)

@@ -110,7 +110,7 @@ def _least_difference(study: OpenStudy, level: int) -> float:
     smallest difference counts.
     """
     found = ledger.baseline_score(study.database, study.id)
-    screened = study.spec.objective.projection is not None and level == 0
+    screened = study.spec.screen is not None and level == 0
     if found is None or screened:
         return 0.0
     return study.spec.confirm.min_gain * max(found[1].value, 0.0)

@@ -336,8 +336,7 @@ def _new_score(
 
 def _projection(study: OpenStudy, evaluation: Evaluation, rung: Rung) -> int | None:
     """Return the dimensions of the screen, where this rung is one: the first of several."""
-    first = evaluation.kind == "proposal" and rung.level == 0 and len(study.rungs) > 1
-    return study.spec.objective.projection if first else None
+    return study.spec.screen if evaluation.kind == "proposal" and rung.level == 0 else None
 
 
 def _teacher_sample(study: OpenStudy, evaluation: Evaluation, images: int) -> Sample | None:

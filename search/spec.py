@@ -202,6 +202,11 @@ class StudySpec(Section):
             found = None if found is None else getattr(found, name)
         return found
 
+    @property
+    def screen(self) -> int | None:
+        """Dimensions in which the first of several rungs takes `fd`; None: it is no screen."""
+        return self.objective.projection if len(self.search.rungs) > 1 else None
+
     def unfit_for(self, sampler: str) -> str:
         """Return why a sampler cannot serve this study, empty where it can.
 
@@ -304,7 +309,8 @@ def _unfit(sampler: str, objective: ObjectiveSpec | None, space: SpaceSpec | Non
 def difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     """Return one problem per field in which two meanings differ: expected stored, found given.
 
-    Rungs may be added at the end.
+    Rungs may be added at the end, but not behind a single one where there is a projection: the
+    first of several is a screen, and what is stored of the single one is none.
 
     Arguments:
         stored: The meaning that the study was created with, dotted key to plain value.
@@ -317,7 +323,8 @@ def difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Prob
             if canonical(old) == canonical(new):
                 continue
             if key == "search.rungs" and list(new[: len(old)]) == list(old):
-                continue
+                if len(old) > 1 or stored.get("objective.projection") is None:
+                    continue
         expected = f"{shown(stored[key])} (stored)" if key in stored else "nothing (stored)"
         found = f"{shown(given[key])} (given)" if key in given else "nothing (given)"
         problems.append(Problem(key, expected, found))

@@ -82,7 +82,7 @@ class StoredMoments:
         if found is None:
             return []
         baseline, full = found
-        level = None if study.spec.objective.projection is None else 0
+        level = None if study.spec.screen is None else 0
         # By level, increasing: the last one stays.
         scores = {
             score.evaluation_id: score
@@ -162,7 +162,7 @@ class StoredMoments:
     def _fix_directions(self) -> None:
         """Make the projection where features are many, and the baseline is there."""
         study = self._study
-        size = study.spec.objective.projection or self._whole.dim
+        size = study.spec.screen or self._whole.dim
         size = size if size <= WHOLE else DIRECTIONS
         if self._onto is not None or size == self._whole.dim:
             return

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skiptune.errors import Problem, SpecError, StudyChangedError
+from skiptune.errors import Problem, SpecError
 from skiptune.objectives.catalogue import CATALOGUE, Unit
 from skiptune.objectives.extractors import Extractor
 from skiptune.objectives.metrics import Real, Summary
@@ -41,11 +41,12 @@ from skiptune.search.files import URL_KEYS, SourceFile, located, sources_of
 from skiptune.search.knobs import knob_problems
 from skiptune.search.objective import Objective, load_objective
 from skiptune.search.prompting import prompt_problems, prompts_meaning, unit_of, with_prompts
+from skiptune.search.resumption import check_unchanged
 from skiptune.search.samplers import DESCENT
 from skiptune.search.second import with_second
 from skiptune.search.sloped import without_slopes
 from skiptune.search.space import Space
-from skiptune.search.spec import StudySpec, difference
+from skiptune.search.spec import StudySpec
 from skiptune.search.strategy import chosen_sampler
 from skiptune.search.text_metrics import with_texts
 from skiptune.storage import ledger
@@ -62,7 +63,6 @@ __all__ = [
     "SEARCH_SEED",
     "OpenStudy",
     "check_study",
-    "check_unchanged",
     "open_stored",
     "open_study",
     "study_meaning",
@@ -323,7 +323,7 @@ def _too_few_images(spec: StudySpec, objective: Objective, source: str) -> list[
     ):
         fewest, why = 0, ""
         if "fd" in objective.keys:
-            features = projection if first and projection is not None else dim
+            features = (spec.screen if first else None) or dim
             # Half a chunk of slack: 500 images serve d = 64, whose 8 d are 512.
             fewest = VERDICT_PER_FEATURE * features - CHUNK // 2
             why = f"{VERDICT_PER_FEATURE} per feature of {name}, rounded to chunks of {CHUNK}"
@@ -362,26 +362,6 @@ def study_meaning(spec: StudySpec, checkpoint: Checkpoint, objective: Objective)
     if objective.real is not None:
         meaning["objective.images.sha256"] = objective.measure["losses"]["images_sha256"]
     return meaning
-
-
-def check_unchanged(row: ledger.Study, meaning: Mapping[str, Any], *, source: str) -> None:
-    """Refuse to go on with a study that means something else.
-
-    Arguments:
-        row: The stored study.
-        meaning: What the spec at hand means, from `study_meaning`.
-        source: Name of the file the spec came from, for messages.
-
-    Raises:
-        StudyChangedError: Naming every field that differs.
-    """
-    problems = difference(row.meaning, meaning)
-    if problems:
-        raise StudyChangedError.of(
-            [replace(p, where=f"{source}: {p.where}") for p in problems],
-            hint=f"give the changed study a new name (`study:`), or go on with the stored one: "
-            f"`skiptune status {row.name}`",
-        )
 
 
 def open_study(
@@ -425,7 +405,7 @@ def open_study(
         store = bound_store(database, artifacts, group_writable=group_writable)
         share_files(database, store, files)
         row = ledger.create_study(database, name=spec.study, meaning=meaning, **changeable)
-        check_unchanged(row, meaning, source=source)
+        check_unchanged(database, row, meaning, source=source)
         # Another machine may have created it in the same moment, and looked at other studies.
         changeable["board"] = board_of(spec, parts, database, row, source=source)
         stored = {"spec": row.spec, "files": list(row.files), "board": row.board}
@@ -471,7 +451,7 @@ def open_stored(
         sources = [SourceFile.from_json(file) for file in row.files]
         here = located(spec, sources, fetch=lambda source: shared_file(store, source))
         parts = check_study(here, device=device, source=f"study {name}")
-        check_unchanged(row, study_meaning(here, *parts[:2]), source=f"study {name}")
+        check_unchanged(database, row, study_meaning(here, *parts[:2]), source=f"study {name}")
         if given is not None:
             row = ledger.set_study_spec(
                 database,

@@ -13,7 +13,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from skiptune.errors import StorageError
-from skiptune.storage.budgets import refuse_another_proposal, refuse_more_images
+from skiptune.storage.budgets import SEARCH_BLOCK, refuse_another_proposal, refuse_more_images
 from skiptune.storage.database import Database
 from skiptune.storage.records import CHUNK, Chunk, Evaluation, EvaluationState, Kind, Rung, Turn
 from skiptune.storage.rows import (
@@ -43,6 +43,7 @@ __all__ = [
     "add_evaluation",
     "chunks_of",
     "description",
+    "entered_rungs",
     "evaluation",
     "evaluations",
     "find_evaluation",
@@ -293,6 +294,23 @@ def rungs(
         return tuple(rung_of(row) for row in session.scalars(query))
 
 
+def entered_rungs(database: Database, study_id: str) -> tuple[int, ...]:
+    """Return the images of the rungs that proposals of a study's search have entered, by level."""
+    query = (
+        select(func.max(RungRow.images))
+        .join(EvaluationRow, EvaluationRow.id == RungRow.evaluation_id)
+        .where(
+            EvaluationRow.study_id == study_id,
+            EvaluationRow.kind == "proposal",
+            EvaluationRow.block == SEARCH_BLOCK,
+        )
+        .group_by(RungRow.level)
+        .order_by(RungRow.level)
+    )
+    with database.read() as session:
+        return tuple(int(images) for images in session.scalars(query))
+
+
 def open_rungs(database: Database, study_id: str, *, block: str | None = None) -> tuple[Rung, ...]:
     """Return the rungs of running evaluations that have no score yet, by number and level.
 
@@ -357,7 +375,8 @@ def reopen_chunks(database: Database, array: str) -> int:
     """Let the chunks be sampled again whose stored arrays are missing or damaged.
 
     The evaluations that have used them run again until the chunks are back; their scores stay.
-    The images count as doubled.
+    Those whose other chunks were dropped have their scores and wait for nothing. The images count
+    as doubled.
 
     Arguments:
         database: Where the chunks are.
@@ -392,6 +411,11 @@ def reopen_chunks(database: Database, array: str) -> int:
                 )
             )
             for row, rung in users:
+                dropped = select(ChunkRow.id).where(
+                    *_range(row, rung.images), ChunkRow.state == "dropped"
+                )
+                if session.scalar(dropped.limit(1)) is not None:
+                    continue
                 row.state, row.finished = "running", None
                 rung.state, rung.completed = "open", None
         return len(lost)

@@ -51,7 +51,8 @@ def poison_chunk(session: Session, chunk: ChunkRow, reason: str) -> None:
 def retry_failed(database: Database, study_id: str) -> int:
     """Let a study's failed evaluations run again, with three more leases of what was poisoned.
 
-    Optuna is told of them anew: as new trials, because a trial that was told FAIL stays so.
+    What was dropped meanwhile to save space is sampled again. Optuna is told of them anew: as new
+    trials, because a trial that was told FAIL stays so.
 
     Arguments:
         database: Where the study lives.
@@ -84,7 +85,7 @@ def retry_failed(database: Database, study_id: str) -> int:
                     ChunkRow.schedule == row.schedule,
                     ChunkRow.first_seed >= row.first_seed,
                     ChunkRow.first_seed < row.first_seed + (images or 0),
-                    ChunkRow.state == "poisoned",
+                    ChunkRow.state.in_(("poisoned", "dropped")),
                 )
                 .values(state="open", attempts=0, reason=None)
                 .execution_options(synchronize_session=False)

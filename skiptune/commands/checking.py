@@ -70,11 +70,16 @@ def check(options: Options, spec: str, overrides: tuple[str, ...], device: str) 
     row = _check_storage(report, study, options.url)
     report.extra["stored"] = row is not None
     if row is not None:
-        from skiptune.search.study import check_unchanged
+        from skiptune.search.resumption import check_unchanged
+        from skiptune.storage.database import open_database
+
+        def same() -> None:
+            with open_database(options.url) as database:
+                check_unchanged(database, row, report.meaning, source=spec)
 
         report.add(
             "resume",
-            lambda: check_unchanged(row, report.meaning, source=spec),
+            same,
             lambda _: f"study {study.study} is stored and means the same",
         )
     speed = _check_speed(report, study, checkpoint, objective.extractor, objective)

@@ -25,10 +25,11 @@ from skiptune.search.controls import options
 from skiptune.search.course import whole_study
 from skiptune.search.events import Event, Stage
 from skiptune.search.plan import confirm_cost
+from skiptune.search.stored_result import stored_result
 from skiptune.search.study import SEARCH, OpenStudy
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
-from skiptune.storage.records import Evaluation
+from skiptune.storage.records import FIRST_CONSTRAINT, Evaluation, NewScore
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member
 
 
@@ -196,3 +197,111 @@ def test_a_lone_candidate_is_looked_at_once_and_tested(tiny: Tiny, quick: None) 
     winner = on_block(study, "B")["tuned"]
     assert winner.schedule == on_block(study, "A")["candidate 1"].schedule
     assert result_of(study, 1).baseline.images == 750
+
+
+LIMIT = "fd <= 2 x baseline"
+
+
+def told(study: OpenStudy, one: Evaluation, difference: float | None, gap: float = -1.0) -> None:
+    """Give an evaluation the scores of its highest rung, as if its images had been made.
+
+    Arguments:
+        study: The open study, with the constraint `LIMIT`.
+        one: The evaluation.
+        difference: To the baseline, whose value is 10.
+        gap: By how many standard errors the limit is missed.
+    """
+    rung = ledger.rungs(study.database, study.id, evaluation_id=one.id)[-1]
+    error = None if difference is None else 0.1
+    value = 10.0 + (difference or 0.0)
+    scores = [
+        NewScore("m", "r", rung.images, value, 0.3, difference=difference, difference_error=error),
+        NewScore(LIMIT, "r", rung.images, gap * 0.2, 0.2, place=FIRST_CONSTRAINT),
+    ]
+    ledger.put_scores(study.database, one.id, scores, level=rung.level)
+
+
+def searched(study: OpenStudy, *differences: float) -> None:
+    """Enter the baseline of a search and one proposal for each difference that it has shown."""
+    told(study, study.baseline(block=SEARCH, first_seed=1_000_000, images=250), None)
+    for number, difference in enumerate(differences, start=1):
+        params = dict.fromkeys(study.space.scale_names, 1.0 + number / 10)
+        proposal = study.evaluate(
+            study.space.schedule(params),
+            kind="proposal",
+            label=f"proposal {number}",
+            block=SEARCH,
+            first_seed=1_000_000,
+            images=250,
+            params=params,
+        )
+        told(study, proposal, difference)
+
+
+def test_who_joins_a_lone_candidate_competes_with_all_images(tiny: Tiny) -> None:
+    """The baseline, entered for the lone one's look, has to have them too."""
+    study = tiny.open(**RACE, objective__constraints=[LIMIT])
+    searched(study, -3.0)
+    half, _ = halves(begin_confirm(study, 1))
+    assert next_half(study, 1) == half
+    here = on_block(study, "A")
+    assert {label: study.images_of(one) for label, one in here.items()} == {
+        "baseline": 250,
+        "candidate 1": 250,
+    }
+    told(study, here["baseline"], None)
+    told(study, here["candidate 1"], -2.0)
+    searched(study, -3.0, -2.5)
+    assert next_half(study, 1) == half
+    assert {label: study.images_of(one) for label, one in on_block(study, "A").items()} == {
+        "baseline": 750,
+        "candidate 1": 250,
+        "candidate 2": 250,
+    }
+    told(study, on_block(study, "A")["baseline"], None)
+    told(study, on_block(study, "A")["candidate 2"], -1.0)
+    assert next_half(study, 1) == half
+    assert {study.images_of(one) for one in on_block(study, "A").values()} == {750}
+
+
+@pytest.mark.parametrize(
+    ("difference", "gap", "verdict"),
+    [
+        (-2.0, -1.0, "win"),
+        (-2.0, 1.95, "win"),  # its interval holds the limit
+        (-2.0, 1.97, "no significant gain"),
+        (-0.2, -1.0, "no significant gain"),  # two errors, and 2.24 are needed at alpha / 2
+    ],
+)
+def test_who_violates_a_constraint_on_fresh_seeds_is_neither_chosen_nor_a_win(
+    tiny: Tiny, difference: float, gap: float, verdict: str
+) -> None:
+    race = RACE | {"search__evaluations": 3, "confirm__controls": False}
+    study = tiny.open(**race, objective__constraints=[LIMIT])
+    searched(study, -3.0, -2.0, -1.0)
+    assert next_half(study, 1) == halves(begin_confirm(study, 1))[0]
+    here = on_block(study, "A")
+    first, second, third = (here[f"candidate {rank}"] for rank in (1, 2, 3))
+    told(study, here["baseline"], None)
+    for one, seen, missed in ((first, -3.0, 5.0), (second, -2.0, -1.0), (third, -1.0, -1.0)):
+        told(study, one, seen, missed)
+    # The best one is out, so the two others go on; of these the better one is.
+    assert next_half(study, 1) == halves(begin_confirm(study, 1))[0]
+    assert [study.images_of(one) for one in (first, second, third)] == [250, 750, 750]
+    told(study, second, -1.0)
+    told(study, third, -2.5, 5.0)
+    assert next_half(study, 1) == halves(begin_confirm(study, 1))[1]
+    there = on_block(study, "B")
+    assert set(there) == {"baseline", "tuned"}
+    assert there["tuned"].schedule == second.schedule
+    told(study, there["baseline"], None)
+    told(study, there["tuned"], difference, gap)
+    assert next_half(study, 1) is None
+    result = result_of(study, 1)
+    assert result.verdict == verdict
+    assert result.violated == ((LIMIT,) if gap > 1.96 else ())
+    assert (result.alpha, result.seeds) == (0.025, (2_100_000, 2_150_000))
+    assert result.winner is not None and result.winner.difference == difference
+    # It looked like 2 in the search.
+    assert result.luck is not None and result.luck.luck == pytest.approx(difference + 2.0)
+    assert stored_result(study.database, "tiny") == result

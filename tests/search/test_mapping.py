@@ -48,6 +48,54 @@ def test_a_scale_one_bit_off_1_is_a_scale() -> None:
     assert (space.schedule(found.params), found.notes) == (schedule, ())
 
 
+def test_a_scale_one_bit_off_1_is_that_of_its_own_skip_alone() -> None:
+    space = make_space()
+    schedule = Schedule.uniform({HERE[2]: math.nextafter(1.0, 0.0)})
+    found = into(schedule, space)
+    assert (space.schedule(found.params), found.notes) == (schedule, ())
+
+
+@pytest.mark.parametrize("low, high", [(0.5, 0.9), (1.1, 2.0)])
+@pytest.mark.parametrize("kind", ["uniform", "linear", "per-resolution", "per-skip"])
+def test_a_range_without_1_takes_schedules_over(kind: str, low: float, high: float) -> None:
+    space = make_space(kind, low=low, high=high)
+    names = space.scale_names
+    params = {name: low + 0.1 + 0.1 * place / len(names) for place, name in enumerate(names)}
+    schedule = space.schedule(params)
+    found = into(schedule, space)
+    assert (space.schedule(found.params), found.notes) == (schedule, ())
+
+
+@pytest.mark.parametrize("low, high", [(0.5, 0.9), (1.1, 2.0)])
+@pytest.mark.parametrize("window", [None, (1, 3), "search"])
+def test_untouched_skips_come_to_the_nearer_end_of_a_range_without_1(
+    low: float, high: float, window: str | tuple[int, int] | None
+) -> None:
+    made = make_space(window=None if window is None else (1, 3), skips=SKIPS[:1])
+    schedule = made.schedule({made.scale_names[0]: 0.8 if high < 1 else 1.3})
+    space = make_space(low=low, high=high, window=window)
+    found = into(schedule, space)
+    near = high if high < 1 else low
+    scales = [space.schedule(found.params).scale(address, 0.5) for address in HERE]
+    assert scales == [0.8 if high < 1 else 1.3] + [near] * 8
+    assert found.notes == (f"clipped to {low} to {high}: {', '.join(HERE[1:])}",)
+
+
+@pytest.mark.parametrize("low, high", [(0.5, 0.9), (1.1, 2.0)])
+@pytest.mark.parametrize("share", [1.0, 0.99])  # of the border, where the schedule ends
+def test_an_interval_without_scales_comes_to_the_nearer_end_of_a_range_without_1(
+    low: float, high: float, share: float
+) -> None:
+    space = make_space("uniform", low=low, high=high, intervals=2)
+    ((_, _), (_, border)) = space.interval_bounds
+    found = into(Schedule.uniform(dict.fromkeys(HERE, 1.2), high=share * border), space)
+    near = high if high < 1 else low
+    last = min(1.2, high)
+    assert found.params == {"all@0": near, "all@1": last}
+    assert space.schedule(found.params).scale(HERE[0], GRID[0]) == near
+    assert found.notes == (f"clipped to {low} to {high}: {', '.join(HERE)}",)
+
+
 def squares(space: Space, params: dict[str, float], wanted: np.ndarray) -> float:
     made = space.schedule({**space.baseline_params(), **params})
     logs = [math.log(made.scale(skip.address, 1.0)) for skip in space.skips]

@@ -415,6 +415,17 @@ def test_a_budget_may_change_on_resume(free: str) -> None:
     assert difference(stored, load_spec("fashion", overrides=[free]).meaning()) == []
 
 
+def test_a_rung_behind_the_only_one_would_make_it_a_screen() -> None:
+    only, more = "search.rungs=[1000]", "search.rungs=[1000, 1500]"
+    for projection, refused in (("null", []), ("16", ["search.rungs"])):
+        screen = f"objective.projection={projection}"
+        stored = load_spec("fashion", overrides=[screen, only]).meaning()
+        given = load_spec("fashion", overrides=[screen, more])
+        assert [problem.where for problem in difference(stored, given.meaning())] == refused
+        assert difference(stored, stored) == []
+        assert given.screen == (16 if refused else None)
+
+
 def test_joint_extractors_have_one_name_however_they_are_written() -> None:
     for written in ("fashion-cnn+dct:4", "fashion-cnn:1+dct:4.0", "fashion-cnn + dct:4e0"):
         spec = load_spec("fashion", overrides=[f"objective.extractor={written}"])

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from skiptune.errors import NetworkError, SkiptuneError, StorageError, StudyChangedError
+from skiptune.errors import (
+    NetworkError,
+    SkiptuneError,
+    SpecError,
+    StorageError,
+    StudyChangedError,
+)
 from skiptune.search import artifacts
-from skiptune.search.study import OpenStudy, open_stored
+from skiptune.search.spec import load_spec
+from skiptune.search.study import OpenStudy, check_study, open_stored
 from skiptune.storage import ledger
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member
 
@@ -116,3 +123,20 @@ def test_files_of_another_meaning_are_refused(tiny: Tiny) -> None:
     with pytest.raises(StudyChangedError) as caught:
         open_stored("tiny", storage=tiny.url)
     assert [p.where for p in caught.value.problems] == ["study tiny: setting.steps"]
+
+
+@pytest.mark.parametrize(
+    ("rungs", "enough"), [("[250]", False), ("[500]", True), ("[250, 500]", True)]
+)
+def test_a_single_rung_is_no_screen_and_needs_images_for_all_features(
+    rungs: str, enough: bool
+) -> None:
+    changes = ["objective.extractor=fashion-cnn", "confirm.second_opinion=null"]
+    changes += ["objective.projection=16", f"search.rungs={rungs}"]
+    spec = load_spec("fashion", overrides=changes)
+    if enough:
+        check_study(spec)
+        return
+    # 8 for each of 64 features, less half a chunk; 16 dimensions would need 3.
+    with pytest.raises(SpecError, match="at least 387 images"):
+        check_study(spec)

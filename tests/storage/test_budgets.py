@@ -168,6 +168,29 @@ def test_confirming_costs_the_search_nothing(database: Database, add: Add, work:
     assert ledger.budget_left(database, study.id) == ledger.Budget(0, 0, 3.0)
 
 
+def test_a_smaller_budget_than_what_is_spent_keeps_no_confirm_from_going_on(
+    database: Database, add: Add
+) -> None:
+    study = budgeted(database, images=1000)
+    add(0.8, study_id=study.id, images=1000)
+    ledger.set_study_spec(database, study.id, {}, budget=ledger.Budget(images=500))
+    with pytest.raises(BudgetSpentError):
+        add(0.9, study_id=study.id, images=250)
+    place: dict[str, Any] = {"kind": "confirm", "block": "c/A", "first_seed": 2_100_000}
+    confirm = add(0.8, study_id=study.id, images=250, **place)
+    assert ledger.promote(database, confirm.id, 500) is not None
+
+
+def test_images_that_only_another_study_asks_for_count_there_alone(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    add(0.8, images=1000)
+    thrifty = budgeted(database, images=1000)
+    add(0.8, study_id=thrifty.id, images=500)
+    assert images_by_hand(database, thrifty) == 500
+    assert ledger.budget_left(database, thrifty.id).images == 500
+
+
 def test_what_another_study_has_sampled_is_free(
     database: Database, study: ledger.Study, add: Add, work: Work
 ) -> None:

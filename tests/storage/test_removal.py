@@ -251,6 +251,43 @@ def test_dropped_chunks_that_are_asked_for_again_are_sampled_again(
     assert ledger.drop_arrays(database) == ()
 
 
+def test_what_failed_is_tried_again_with_the_chunks_that_were_dropped_meanwhile(
+    database: Database, study: ledger.Study, add: Add
+) -> None:
+    made = add(0.8)
+    for array in ("a" * 64, None):
+        claim = leases.claim_chunk(database, study.id, worker="w", seconds=60.0)
+        assert claim is not None
+        if array is None:
+            leases.poison(database, claim, "it does not fit")
+        else:
+            leases.commit_chunk(database, claim, array=array, seconds=2.0, nfe=6.0)
+    assert ledger.drop_arrays(database) == ("a" * 64,)
+    assert ledger.retry_failed(database, study.id) == 1
+    assert [chunk.state for chunk in ledger.chunks_of(database, made.id)] == ["open", "open"]
+
+
+def test_a_lost_file_is_no_matter_to_who_has_dropped_the_rest(
+    database: Database, study: ledger.Study, add: Add, sample: Sample
+) -> None:
+    """It would run again and wait for chunks that nobody samples."""
+    other = ledger.create_study(database, name="dogs", spec={}, meaning={})
+    made = add(0.8)
+    kept = add(0.8, kind="control", study_id=other.id, images=250)
+    sample()
+    score(database, made, None)
+    score(database, kept, None, images=250)
+    ledger.drop_arrays(database)
+    first, second = ledger.chunks_of(database, made.id)
+    assert (first.state, second.state) == ("done", "dropped")
+    assert ledger.reopen_chunks(database, str(first.array)) == 1
+    assert ledger.evaluation(database, made.id).state == "complete"
+    assert ledger.open_rungs(database, study.id) == ()
+    assert ledger.evaluation(database, kept.id).state == "running"
+    assert sample(other.id) == 1
+    assert [rung.evaluation_id for rung in ledger.ready_rungs(database, other.id)] == [kept.id]
+
+
 def test_the_newest_array_is_not_a_dropped_one(
     database: Database, study: ledger.Study, add: Add, sample: Sample
 ) -> None:
