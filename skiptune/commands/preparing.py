@@ -17,7 +17,7 @@ from skiptune.commands.options import (
     shared,
     study_option,
 )
-from skiptune.errors import SpecError
+from skiptune.errors import SpecError, quoted
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ def init(options: Options, file: Path | None, preset: str, *, list_: bool, force
         print_json({"written": str(file), "preset": preset})
     say(options, f"Wrote study: {file}")
     needs = "_url:" in text
-    say(options, f"Next: skiptune {'fetch' if needs else 'check'} {file}")
+    say(options, f"Next: skiptune {'fetch' if needs else 'check'} {quoted(file)}")
 
 
 @click.command()

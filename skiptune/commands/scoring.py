@@ -27,7 +27,7 @@ from skiptune.commands.options import (
     tuned_files_options,
 )
 from skiptune.commands.tuned_network import decoder_place, network_place, prompts_place
-from skiptune.errors import OutputError, SpecError
+from skiptune.errors import OutputError, SpecError, quoted
 
 __all__ = ["ref", "score"]
 
@@ -168,7 +168,7 @@ def ref(
         f"Wrote {output}: {reference.images:,} images, {network.name}, d = {network.dim:,},"
         f" features of {kept:,}",
     )
-    say(options, f"Next: skiptune score OTHER-IMAGES --reference {output}")
+    say(options, f"Next: skiptune score OTHER-IMAGES --reference {quoted(output)}")
 
 
 @click.command()
