@@ -306,8 +306,7 @@ def check_study(
             few = [one for one in few if one.where != f"{source}: search.rungs"]
     problems += few
     if problems:
-        again = f"skiptune check {quoted(source)}"
-        raise SpecError.of(problems, hint=f"edit {source}, then `{again}`")
+        raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {quoted(source)}`")
     points = grid_points(checkpoint.network, setting)
     space = Space.of(spec.space, checkpoint.skips, points, setting=setting)
     return checkpoint, objective, space

@@ -85,9 +85,20 @@ def test_every_example_of_db_can_be_run(command: Command, name: str) -> None:
         group.commands[name].make_context(name, words)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_short_help_of_a_command_is_not_cut(name: str) -> None:
-    assert not command_of(name).get_short_help_str(limit=64).endswith("...")
+@pytest.mark.parametrize("words", [(), ("db",)])
+def test_the_short_help_of_a_command_is_not_cut(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command(*words, "-h").out
+    listed = text[text.index("Commands:") :].splitlines()[1:]
+    assert len(listed) >= 6
+    assert [line for line in listed if line.endswith("...") or line.startswith("   ")] == []
+
+
+def test_what_help_shows_of_a_value_is_accepted(command: Command) -> None:
+    assert "--workers N|auto " in command("launch", "-h").out
+    command_of("launch").make_context("launch", ["fashion", "--workers", "auto"])
 
 
 def test_version(command: Command) -> None:

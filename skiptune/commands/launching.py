@@ -48,6 +48,7 @@ class Workers(click.ParamType[int | str]):
 )
 @click.option(
     "--workers",
+    metavar="N|auto",
     type=Workers(),
     help="How many; auto is one per visible GPU, or one per four cores.  [default: what"
     " `launch.workers` of the study says, else auto]",

@@ -244,7 +244,7 @@ def score(
       skiptune score samples/ --metric fid --reference stats.npz
       skiptune score tuned.json --metric fd,recall --num 5000
       skiptune score tuned.json --confirmed
-      skiptune score fashion --metric kid --top 5
+      skiptune score fashion --metric fd --top 5
     """
     from skiptune.commands.output import print_json, print_text
     from skiptune.objectives.standalone import metric_groups
