@@ -168,6 +168,19 @@ def test_a_usage_error_has_the_shape_of_every_error(
     assert lines[4].startswith("hint: see `skiptune")
 
 
+@pytest.mark.parametrize("words", [(), ("db",)])
+def test_a_group_alone_shows_its_help_page(command: Command, words: tuple[str, ...]) -> None:
+    alone, asked = command(*words), command(*words, "--help")
+    assert (alone.code, alone.out, asked.code) == (2, "", 0)
+    assert alone.err == asked.out
+
+
+def test_the_nearest_command_is_named(command: Command) -> None:
+    assert "(did you mean `tune`?)\n" in command("tnue").err
+    assert "(did you mean `sensitivity`?)\n" in command("-q", "sensitivty", "x").err
+    assert "did you mean" not in command("qqq").err
+
+
 def test_a_bug_is_one_line_and_a_traceback_only_when_asked(
     command: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
