@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,8 @@ def score(
         _score_study(options, images, metrics, reference, top=top, place=stored)
         return
     tuned = load(images) if images.endswith(".json") else None
+    if tuned is None:
+        _refuse_absent(images)
     groups = metric_groups(
         metrics,
         extractor=extractor,
@@ -362,6 +365,22 @@ def _is_study(options: Options, name: str) -> bool:
             return ledger.find_study(database, name) is not None
     except StorageError:
         return False  # then it is a name of images, and refused as such
+
+
+def _refuse_absent(name: str) -> None:
+    """Refuse a word that is neither images nor a study, before its reference is asked for."""
+    from skiptune.objectives.image_files import BUNDLED_IMAGES
+
+    if name in BUNDLED_IMAGES or Path(name).exists():
+        return
+    near = get_close_matches(name, BUNDLED_IMAGES, n=1)
+    meant = f"did you mean {near[0]}? else " if near else ""
+    raise SpecError(
+        f"skiptune score {name}",
+        expected=f"images, {', '.join(BUNDLED_IMAGES)}, a TUNED.json, or a study of the database",
+        found="no such file, and no study of this name",
+        hint=f"{meant}check the path; `skiptune status` lists the studies",
+    )
 
 
 def _refuse(name: str, words: list[str], *, of: str = OF_STUDY) -> None:
