@@ -96,11 +96,6 @@ def test_the_short_help_of_a_command_is_not_cut(
     assert [line for line in listed if line.endswith("...") or line.startswith("   ")] == []
 
 
-def test_what_help_shows_of_a_value_is_accepted(command: Command) -> None:
-    assert "--workers N|auto " in command("launch", "-h").out
-    command_of("launch").make_context("launch", ["fashion", "--workers", "auto"])
-
-
 def test_version(command: Command) -> None:
     assert command("--version") == Outcome(0, f"skiptune {__version__}\n", "")
 
