@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from skiptune import __version__
-from skiptune.errors import ObjectiveError, OutputError, Problem
+from skiptune.errors import ObjectiveError, OutputError, Problem, quoted
 from skiptune.objectives.extractors import Extractor
 from skiptune.objectives.image_files import BLOCK, ImageSource
 from skiptune.objectives.moments import Moments
@@ -227,7 +227,7 @@ def _resumed(part: Path, identity: Mapping[str, Any], dim: int) -> _Run | None:
     """
     if not part.is_file():
         return None
-    begin_anew = f"begin anew: rm {part}"
+    begin_anew = f"begin anew: rm {quoted(part)}"
     try:
         # Opened here because numpy leaves a file open when its zip directory is damaged.
         with open(part, "rb") as opened:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skiptune.canonical import digest as digest_of
-from skiptune.errors import ObjectiveError, OutputError
+from skiptune.errors import ObjectiveError, OutputError, quoted
 from skiptune.objectives.names import REFERENCES, bundled_reference
 from skiptune.objectives.reference_files import (
     NOT_RECORDED,
@@ -441,7 +441,8 @@ def _shortest(rows: NDArray[np.float32]) -> NDArray[Any]:
 
 def _remake(extractor: str, *, features: int | None = None) -> str:
     rows = "" if features is None else f" --features {features}"
-    return f"make it anew: skiptune ref IMAGES --extractor {extractor}{rows} -o stats.npz"
+    words = f"--extractor {quoted(extractor)}{rows} -o stats.npz"
+    return f"make it anew: skiptune ref IMAGES {words}"
 
 
 def _compare(path: Path, reference: Reference, extractor: Extractor) -> None:

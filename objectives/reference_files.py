@@ -109,6 +109,10 @@ def stored_arrays(path: Path, *, hint: str) -> tuple[list[str], dict[str, NDArra
     try:
         # Opened here because numpy leaves a file open when its zip directory is damaged.
         with open(path, "rb") as file:
+            # numpy takes anything else for a pickle, and says how to load that.
+            if not file.read(6).startswith((b"PK", b"\x93NUMPY")):
+                raise ValueError("no file of numpy's")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 raise ValueError("a single array")

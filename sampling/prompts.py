@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from skiptune.errors import NetworkError, Problem
+from skiptune.errors import NetworkError, Problem, quoted
 
 __all__ = [
     "MOST_PROMPTS",
@@ -92,7 +92,7 @@ def read_prompts(path: str | Path) -> Prompts:
         raise NetworkError(str(path), expected=expected, found=found, hint=hint) from error
     except UnicodeDecodeError as error:
         found = f"bytes that are no UTF-8, at {error.start}"
-        hint = f"convert it: `iconv -f LATIN1 -t UTF-8 {path.name}`"
+        hint = f"convert it: `iconv -f LATIN1 -t UTF-8 {quoted(path)}`"
         raise NetworkError(str(path), expected=expected, found=found, hint=hint) from error
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     if not any(lines) or len(lines) > MOST_PROMPTS or len(data) > _MOST_BYTES:

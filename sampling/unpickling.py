@@ -448,8 +448,10 @@ def read_records(path: Path) -> Any:
 def _value(file: IO[bytes], size: int) -> Any:
     if size > MOST_BYTES:
         raise UnfitError(f"a file of {size:,} bytes, over {MOST_BYTES:,}")
-    start = file.read(4)
-    if start == b"PK\x03\x04":
+    start = file.read(9)
+    if start[8:] == b"{":
+        raise UnfitError("a safetensors file", "it needs no converting: `skiptune skips FILE`")
+    if start.startswith(b"PK\x03\x04"):
         raise UnfitError("a zip archive, as torch.save writes it", "give the .pkl of the network")
     file.seek(0)
     stream = Stream(file, size)

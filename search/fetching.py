@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skiptune.canonical import file_digest
-from skiptune.errors import NetworkError, ObjectiveError, OutputError, Problem, SkiptuneError
+from skiptune.errors import (
+    NetworkError,
+    ObjectiveError,
+    OutputError,
+    Problem,
+    SkiptuneError,
+    quoted,
+)
 from skiptune.objectives.names import (
     DINOV2,
     DINOV2_SHA256,
@@ -178,7 +185,7 @@ def refuse_missing(spec: StudySpec, *, source: str) -> None:
     """
     missing = missing_files(spec)
     if any(one.url is not None for one in missing):
-        raise missing_error(missing, source=source, command=f"skiptune fetch {source}")
+        raise missing_error(missing, source=source, command=f"skiptune fetch {quoted(source)}")
 
 
 def fetch(

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skiptune.errors import Problem, SpecError
+from skiptune.errors import Problem, SpecError, quoted
 from skiptune.objectives.catalogue import CATALOGUE, Unit
 from skiptune.objectives.extractors import Extractor
 from skiptune.objectives.metrics import Real, Summary
@@ -306,7 +306,7 @@ def check_study(
             few = [one for one in few if one.where != f"{source}: search.rungs"]
     problems += few
     if problems:
-        raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {source}`")
+        raise SpecError.of(problems, hint=f"edit {source}, then `skiptune check {quoted(source)}`")
     points = grid_points(checkpoint.network, setting)
     space = Space.of(spec.space, checkpoint.skips, points, setting=setting)
     return checkpoint, objective, space

@@ -13,6 +13,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from keyword import iskeyword
 from typing import NoReturn
@@ -122,6 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(INTERRUPTED)
     except SkiptuneError as error:
         _fail(error, options)
+    except click.exceptions.NoArgsIsHelpError as error:
+        # Who types the name alone wants to see what there is.
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(_as_problem(error, words), options)
     except BrokenPipeError:
@@ -185,6 +190,8 @@ def _as_problem(error: click.ClickException, words: Sequence[str]) -> SkiptuneEr
         where = f"{path} {error.param.get_error_hint(context)}".replace("'", "")
         found = error.message.rstrip(".")
     elif context is not None and context.command is cli and words:
-        expected = f"one of {', '.join(COMMANDS)}"
+        near = get_close_matches(found.rpartition("'")[0].rpartition("'")[2], COMMANDS, n=1)
+        meant = f" (did you mean `{near[0]}`?)" if near else ""
+        expected = f"one of {', '.join(COMMANDS)}{meant}"
         found = found[:1].lower() + found[1:]
     return SpecError(where, expected=expected, found=found, hint=f"see `{path} --help`")

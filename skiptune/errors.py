@@ -23,6 +23,7 @@ A library function raises; only the command line prints (`render`) and chooses t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ __all__ = [
     "TurnLostError",
     "UnavailableError",
     "WorkerError",
+    "quoted",
     "render",
 ]
 
@@ -159,6 +161,11 @@ class OutputError(SkiptuneError):
 
 class SkiptuneWarning(UserWarning):
     """What is done is allowed, but not what was measured: other weights, another setting."""
+
+
+def quoted(word: object) -> str:
+    """Return a word of a command in a hint, a path perhaps, so that a shell reads it as one."""
+    return shlex.quote(str(word))
 
 
 def render(error: SkiptuneError) -> str:

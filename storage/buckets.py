@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from skiptune.errors import DiskFullError, StorageError, UnavailableError
+from skiptune.errors import DiskFullError, StorageError, UnavailableError, quoted
 from skiptune.storage.failpoints import fail_point
 from skiptune.storage.shelves import FULL_HINT, Entry, without_password
 
@@ -229,7 +229,7 @@ class BucketShelf:
             self.location,
             expected="a bucket that can be used",
             found=found,
-            hint=f"see what the AWS tools say: `aws s3 ls {self.location}/`",
+            hint=f"see what the AWS tools say: `aws s3 ls {quoted(self.location + '/')}`",
         )
 
     def _forbidden(self, found: str) -> StorageError:
@@ -238,7 +238,7 @@ class BucketShelf:
             expected="credentials that may list, get, put and delete objects here",
             found=found,
             hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; try them with"
-            f" `aws s3 ls {self.location}/`",
+            f" `aws s3 ls {quoted(self.location + '/')}`",
         )
 
     def _misled(self, error: Exception) -> StorageError:
@@ -247,7 +247,7 @@ class BucketShelf:
             expected="settings of AWS that lead to a service of S3",
             found=str(error),
             hint="check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and AWS_CA_BUNDLE; try them with"
-            f" `aws s3 ls {self.location}/`",
+            f" `aws s3 ls {quoted(self.location + '/')}`",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from skiptune.errors import StorageError
+from skiptune.errors import StorageError, quoted
 
 __all__ = ["read_secret"]
 
@@ -39,7 +39,7 @@ def read_secret(file: Path, *, where: str, what: str, example: str) -> str:
             where,
             expected="a file that nobody but its owner may read (mode 0600)",
             found=f"mode {stat.S_IMODE(mode):04o}",
-            hint=f"chmod 600 {file}",
+            hint=f"chmod 600 {quoted(file)}",
         )
     if not text or len(text.splitlines()) > 1:
         raise StorageError(

@@ -93,13 +93,14 @@ def require_study(database: Database, name: str) -> Study:
         names = list(session.scalars(select(StudyRow.name).order_by(StudyRow.name)))
     there = f"one of its {len(names)} studies" if names else "a study"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    other = "list the studies with `skiptune status`, or start one with `skiptune tune`"
+    if name.endswith((".yaml", ".yml")):
+        other = "give the study's name, which its file has under `study`, not the file"
     raise StorageError(
         database.name,
         expected=f"its only study, {names[0]}" if len(names) == 1 else there,
         found=f"no study {name!r}",
-        hint=f"did you mean {' or '.join(f'`{item}`' for item in near)}?"
-        if near
-        else "list the studies with `skiptune status`, or start one with `skiptune tune`",
+        hint=f"did you mean {' or '.join(f'`{item}`' for item in near)}?" if near else other,
     )
 
 

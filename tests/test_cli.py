@@ -85,9 +85,15 @@ def test_every_example_of_db_can_be_run(command: Command, name: str) -> None:
         group.commands[name].make_context(name, words)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_short_help_of_a_command_is_not_cut(name: str) -> None:
-    assert not command_of(name).get_short_help_str(limit=64).endswith("...")
+@pytest.mark.parametrize("words", [(), ("db",)])
+def test_the_short_help_of_a_command_is_not_cut(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command(*words, "-h").out
+    listed = text[text.index("Commands:") :].splitlines()[1:]
+    assert len(listed) >= 6
+    assert [line for line in listed if line.endswith("...") or line.startswith("   ")] == []
 
 
 def test_version(command: Command) -> None:
@@ -155,6 +161,19 @@ def test_a_usage_error_has_the_shape_of_every_error(
     assert found in lines[2]
     assert lines[3] == ""
     assert lines[4].startswith("hint: see `skiptune")
+
+
+@pytest.mark.parametrize("words", [(), ("db",)])
+def test_a_group_alone_shows_its_help_page(command: Command, words: tuple[str, ...]) -> None:
+    alone, asked = command(*words), command(*words, "--help")
+    assert (alone.code, alone.out, asked.code) == (2, "", 0)
+    assert alone.err == asked.out
+
+
+def test_the_nearest_command_is_named(command: Command) -> None:
+    assert "(did you mean `tune`?)\n" in command("tnue").err
+    assert "(did you mean `sensitivity`?)\n" in command("-q", "sensitivty", "x").err
+    assert "did you mean" not in command("qqq").err
 
 
 def test_a_bug_is_one_line_and_a_traceback_only_when_asked(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skiptune import errors
-from skiptune.errors import Problem, SkiptuneError, SpecError, render
+from skiptune.errors import Problem, SkiptuneError, SpecError, quoted, render
 
 LOW = Problem("study.yaml: space.low", "a number above 0", "-1")
 HIGH = Problem("study.yaml: space.high", "a number above space.low", "0.2")
@@ -88,3 +89,13 @@ def test_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
         above[depth:] = [name]
         drawn.append((name, above[depth - 1] if depth else "Exception"))
     assert sorted(drawn) == sorted((cls.__name__, cls.__bases__[0].__name__) for cls in CLASSES)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_a_shell_reads_a_quoted_word_as_one(word: str) -> None:
+    assert shlex.split(f"rm {quoted(word)}") == ["rm", word]
+
+
+@pytest.mark.parametrize("plain", ["study.yaml", "../results/tuned.json", "fashion-wide", "a=b"])
+def test_what_needs_no_quotes_has_none(plain: str) -> None:
+    assert quoted(plain) == plain

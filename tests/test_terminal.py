@@ -144,3 +144,11 @@ def test_hints_fit_and_their_commands_can_be_pasted(
     assert shlex.split(command.replace("\\\n", "")) == [
         "skiptune", "tune", "fashion", *options.split(),
     ]  # fmt: skip
+
+
+def test_a_command_is_not_broken_inside_a_quoted_word(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["skiptune", "plan", "my -first -study of the long winter.yaml", "-s", "x.y=1"] * 2
+    print_hints([f"so: {shlex.join(words)}"])
+    out = capsys.readouterr().out
+    assert "\\\n" in out
+    assert shlex.split(out.partition("so:\n")[2].replace("\\\n", "")) == words

@@ -15,7 +15,7 @@ from skiptune.commands.measuring import (
     meaning,
     sampled,
 )
-from skiptune.errors import NetworkError, Problem, SpecError
+from skiptune.errors import NetworkError, Problem, SpecError, quoted
 from skiptune.objectives.paired import VERDICT_PER_FEATURE
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def lines_of(words: Sequence[str], *, compare: bool) -> tuple[tuple[Line, ...], 
             "skiptune sample",
             expected="one TUNED.json, or --compare for several",
             found=f"{len(words)} names",
-            hint=f"skiptune sample --compare {' '.join(words)}",
+            hint=f"skiptune sample --compare {' '.join(map(quoted, words))}",
         )
     if compare and len(words) == 1:
         words = (BASELINE, *words)

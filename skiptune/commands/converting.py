@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skiptune.commands.options import Options, pass_options, shared
-from skiptune.errors import NetworkError, OutputError
+from skiptune.errors import NetworkError, OutputError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +114,7 @@ def convert(
             f" in a study: `network.decoder.vae: {made.others[-1].parent}`",
         )
     if not made.cautions:
-        say(options, f"Next: skiptune skips {made.target}")
+        say(options, f"Next: skiptune skips {quoted(made.target)}")
 
 
 def check_free(folder: Path, stem: str, *, force: bool = False) -> tuple[Path, ...]:

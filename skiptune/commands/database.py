@@ -29,7 +29,9 @@ def db() -> None:
 @shared
 @pass_options
 def init(options: Options, artifacts: str | None, *, group_writable: bool) -> None:
-    """Make the tables and bind the artifact store, once; workers never do.
+    """Make the tables and bind the artifact store, once.
+
+    Workers never do.
 
     \b
     Examples:
@@ -203,7 +205,9 @@ def gc(
 @shared
 @pass_options
 def project(options: Options, study: str | None, *, rebuild: bool) -> None:
-    """Bring Optuna's studies, which the dashboard shows, up to date with skiptune's rows.
+    """Bring Optuna's studies up to date with skiptune's rows.
+
+    Optuna's are those that the dashboard shows.
 
     \b
     Examples:

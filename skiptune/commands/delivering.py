@@ -17,7 +17,7 @@ from skiptune.commands.options import (
     shared,
     store_options,
 )
-from skiptune.errors import OutputError, SpecError
+from skiptune.errors import OutputError, SpecError, quoted
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -254,7 +254,8 @@ def _studied(
                 f"study {spec.study}",
                 expected="a finished confirm, or a scored schedule of the search",
                 found="none",
-                hint=f"finish it with `skiptune tune {name}` or `skiptune confirm {name}`",
+                hint=f"finish it with `skiptune tune {quoted(name)}` or `skiptune confirm"
+                f" {quoted(name)}`",
             )
     from skiptune.search.confirm import result_of
     from skiptune.search.export import best_so_far, tuned_of
@@ -296,7 +297,7 @@ def _deliver(
         else:
             write_whole(path, text.encode("utf-8"), force=wanted.force)
         if is_json:
-            following = f"skiptune sample {path} --compare -o grid.png"
+            following = f"skiptune sample {quoted(path)} --compare -o grid.png"
     if options.json and path != STDOUT:
         print_json(told)
     if verdict == "not confirmed":

@@ -22,6 +22,7 @@ __all__ = ["sensitivity"]
 @click.argument("study")
 @click.option(
     "--of",
+    metavar="SCHEDULE",
     default="best",
     show_default=True,
     help="Which schedule: baseline, best, or a number of `skiptune status`.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skiptune.commands.options import Options, pass_options, shared, study_option
-from skiptune.errors import NetworkError
+from skiptune.errors import NetworkError, quoted
 
 if TYPE_CHECKING:
     from skiptune.search.downloads import Fetched, OnBytes
@@ -87,7 +87,7 @@ def fetch(options: Options, spec: str, overrides: tuple[str, ...]) -> None:
         print_json({"study": study.study, "fetched": [asdict(got) for got in arrived]})
     if not missing:
         say(options, f"Nothing is missing: {spec}")
-    say(options, f"Next: skiptune check {spec}")
+    say(options, f"Next: skiptune check {quoted(spec)}")
 
 
 def fetch_command(spec: str, overrides: tuple[str, ...] = ()) -> str:

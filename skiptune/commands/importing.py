@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skiptune.commands.options import Options, pass_options, shared, study_option
-from skiptune.errors import OutputError, SpecError
+from skiptune.errors import OutputError, SpecError, quoted
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -73,7 +73,7 @@ def import_(
             "skiptune import",
             expected="--for SPEC or --into SPEC.yaml: the study whose network it is",
             found="neither" if study is None else "both",
-            hint=f"for example: skiptune import {file} --into study.yaml",
+            hint=f"for example: skiptune import {quoted(file)} --into study.yaml",
         )
     target = study if into is None else into
     beside = Path() if into is None else into.parent
@@ -100,7 +100,7 @@ def import_(
     for note in notes:
         say(options, f"  {note}")
     if into is not None:
-        say(options, f"Next: skiptune check {into}")
+        say(options, f"Next: skiptune check {quoted(into)}")
     else:
         place = output if output.is_absolute() else f"./{output}"
         say(options, f"Next: name it in the study, under `search`: `warm_start: {place}`")

@@ -49,6 +49,7 @@ class Workers(click.ParamType[int | str]):
 )
 @click.option(
     "--workers",
+    metavar="N|auto",
     type=Workers(),
     help="How many; auto is one per visible GPU, or one per four cores.  [default: what"
     " `launch.workers` of the study says, else auto]",
@@ -245,7 +246,7 @@ def _changed_section(study: Study, overrides: tuple[str, ...]) -> LaunchSpec:
     Raises:
         SpecError: Something else is to be changed, which needs the study's file.
     """
-    from skiptune.errors import SpecError
+    from skiptune.errors import SpecError, quoted
     from skiptune.search.document import Document
     from skiptune.search.spec import StudySpec, presets
 
@@ -256,7 +257,7 @@ def _changed_section(study: Study, overrides: tuple[str, ...]) -> LaunchSpec:
                 f"-s {text}",
                 expected="a key of `launch`: nothing else of a stored study is changed here",
                 found=text.partition("=")[0],
-                hint=f"store it first: skiptune create {file} --exist-ok -s {text}",
+                hint=f"store it first: skiptune create {file} --exist-ok -s {quoted(text)}",
             )
     document = Document(f"study {study.name}", dict(study.spec)).overridden(overrides)
     return StudySpec.from_json(document.values, source=f"study {study.name}").launch

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skiptune.errors import OutputError
+from skiptune.errors import OutputError, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,6 +33,9 @@ __all__ = [
 
 WIDEST = 100  # columns; wider tables are harder to read, not easier
 PIPED = 80  # columns where there is no terminal to ask
+
+# The blank before an option: one with an odd number of quotes behind it is inside a quoted word.
+_OPTIONS = re.compile(r" (?=--?[a-z])(?=[^']*(?:'[^']*'[^']*)*$)")
 
 
 def print_json(value: Any) -> None:
@@ -75,7 +78,7 @@ def print_hints(hints: Iterable[str]) -> None:
 def _broken(command: str, width: int) -> list[str]:
     """Return a command in lines that fit; none where it cannot be broken so."""
     lines = [""]
-    for part in re.split(r" (?=--?[a-z])", command):
+    for part in _OPTIONS.split(command):
         if not lines[-1]:
             lines[-1] = part
         elif len(lines[-1]) + len(part) + 3 <= width:
@@ -134,7 +137,7 @@ def check_writable(path: Path, *, force: bool, option: str = "-o") -> None:
             where,
             expected="the path of a file",
             found="a folder",
-            hint=f"name a file in it: {option} {path / 'NAME'}",
+            hint=f"name a file in it: {option} {quoted(path / 'NAME')}",
         )
     check_folder(path.absolute().parent, where=where)
     if path.exists() and not force:

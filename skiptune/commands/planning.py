@@ -46,7 +46,7 @@ def plan(
     pilot: int | None,
     device: str,
 ) -> None:
-    """Tell what a study will take, and the smallest gain it can prove.
+    """Tell what a study takes, and the smallest gain it can prove.
 
     Images, network evaluations and time on this machine, part by part, from one microbatch. How
     noisy a comparison is comes from a study of the same images and metric in the database, or from

@@ -17,7 +17,7 @@ from skiptune.commands.options import (
     shared,
     study_option,
 )
-from skiptune.errors import SpecError
+from skiptune.errors import SpecError, quoted
 
 if TYPE_CHECKING:
     from skiptune.sampling.checkpoint import Checkpoint
@@ -36,7 +36,13 @@ NORM_IMAGES = 16
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--preset", default="fashion", show_default=True, help="The study to begin with.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    default="fashion",
+    show_default=True,
+    help="The study to begin with.",
+)
 @click.option("--list", "list_", is_flag=True, help="List the presets and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @shared
@@ -44,8 +50,9 @@ NORM_IMAGES = 16
 def init(options: Options, file: Path | None, preset: str, *, list_: bool, force: bool) -> None:
     """Write a commented study file to FILE.
 
-    Presets other than `fashion` name networks that NVIDIA publishes: `skiptune fetch FILE` brings
-    them. What is published about them, and was not run here, stands in the list.
+    Presets other than `fashion` name published networks: `skiptune fetch FILE` brings them, `hf
+    download` those that are pipelines of diffusers. What is published about them, and was not run
+    here, stands in the list.
 
     \b
     Examples:
@@ -84,7 +91,7 @@ def init(options: Options, file: Path | None, preset: str, *, list_: bool, force
         print_json({"written": str(file), "preset": preset})
     say(options, f"Wrote study: {file}")
     needs = "_url:" in text
-    say(options, f"Next: skiptune {'fetch' if needs else 'check'} {file}")
+    say(options, f"Next: skiptune {'fetch' if needs else 'check'} {quoted(file)}")
 
 
 @click.command()

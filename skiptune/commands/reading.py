@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from skiptune.commands.options import Options, pass_options, shared, store_options
-from skiptune.errors import SpecError
+from skiptune.errors import SpecError, quoted
 
 __all__ = ["best", "status"]
 
@@ -61,14 +61,14 @@ def status(
             found="no study" if study is None else "--json, which is one document",
             hint="skiptune status, then: skiptune status STUDY --watch"
             if study is None
-            else f"leave one of them out: skiptune status {study} --json",
+            else f"leave one of them out: skiptune status {quoted(study)} --json",
         )
     if watch and disk:
         raise SpecError(
             "skiptune status --watch",
             expected="what a look every five seconds can tell",
             found="--disk, which lists the whole store",
-            hint=f"ask once: skiptune status {study} --disk",
+            hint=f"ask once: skiptune status {quoted(study)} --disk",
         )
     with open_database(options.url) as database:
         if study is not None and watch:

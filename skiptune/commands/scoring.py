@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from skiptune.commands.options import (
     tuned_files_options,
 )
 from skiptune.commands.tuned_network import decoder_place, network_place, prompts_place
-from skiptune.errors import OutputError, SpecError
+from skiptune.errors import OutputError, SpecError, quoted
 
 __all__ = ["ref", "score"]
 
@@ -168,7 +169,7 @@ def ref(
         f"Wrote {output}: {reference.images:,} images, {network.name}, d = {network.dim:,},"
         f" features of {kept:,}",
     )
-    say(options, f"Next: skiptune score OTHER-IMAGES --reference {output}")
+    say(options, f"Next: skiptune score OTHER-IMAGES --reference {quoted(output)}")
 
 
 @click.command()
@@ -244,7 +245,7 @@ def score(
       skiptune score samples/ --metric fid --reference stats.npz
       skiptune score tuned.json --metric fd,recall --num 5000
       skiptune score tuned.json --confirmed
-      skiptune score fashion --metric kid --top 5
+      skiptune score fashion --metric fd --top 5
     """
     from skiptune.commands.output import print_json, print_text
     from skiptune.objectives.standalone import metric_groups
@@ -278,6 +279,8 @@ def score(
         _score_study(options, images, metrics, reference, top=top, place=stored)
         return
     tuned = load(images) if images.endswith(".json") else None
+    if tuned is None:
+        _refuse_absent(images)
     groups = metric_groups(
         metrics,
         extractor=extractor,
@@ -362,6 +365,22 @@ def _is_study(options: Options, name: str) -> bool:
             return ledger.find_study(database, name) is not None
     except StorageError:
         return False  # then it is a name of images, and refused as such
+
+
+def _refuse_absent(name: str) -> None:
+    """Refuse a word that is neither images nor a study, before its reference is asked for."""
+    from skiptune.objectives.image_files import BUNDLED_IMAGES
+
+    if name in BUNDLED_IMAGES or Path(name).exists():
+        return
+    near = get_close_matches(name, BUNDLED_IMAGES, n=1)
+    meant = f"did you mean {near[0]}? else " if near else ""
+    raise SpecError(
+        f"skiptune score {name}",
+        expected=f"images, {', '.join(BUNDLED_IMAGES)}, a TUNED.json, or a study of the database",
+        found="no such file, and no study of this name",
+        hint=f"{meant}check the path; `skiptune status` lists the studies",
+    )
 
 
 def _refuse(name: str, words: list[str], *, of: str = OF_STUDY) -> None:

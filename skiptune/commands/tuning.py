@@ -18,6 +18,7 @@ from skiptune.commands.options import (
     store_options,
     study_option,
 )
+from skiptune.errors import quoted
 
 if TYPE_CHECKING:
     from skiptune.search.result import Result
@@ -244,5 +245,5 @@ def _next(study: str, written: list[Path]) -> str:
         f"skiptune report {study}               all of it in one page that can be sent",
     ]
     if written:
-        lines.append(f"skiptune sample {written[0]} --compare -o grid.png")
+        lines.append(f"skiptune sample {quoted(written[0])} --compare -o grid.png")
     return "Next:\n" + "\n".join(f"  {line}" for line in lines)

@@ -434,3 +434,7 @@ def test_options_that_are_none_are_refused(
     outcome = command("launch", created, *words)
     assert outcome.code == 2
     assert words[0] in outcome.err
+
+
+def test_help_shows_the_words_that_are_accepted(command: Command) -> None:
+    assert "--workers N|auto " in command("launch", "-h").out

@@ -112,6 +112,15 @@ def test_features_of_another_resize_are_refused(tmp_path: Path, name: str, mode:
     assert any(mode in text for text in cautions)
 
 
+@pytest.mark.parametrize("content", [b'{"format": 1}', b"", b"\x80\x04]."])
+def test_nobody_is_told_how_to_load_pickles(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ObjectiveError, match="an npz file") as caught:
+        stored_arrays(tmp_path / "a.npz", hint="")
+    assert "no file of numpy's" in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)
+
+
 def test_cautions_survive_a_copy_in_our_format(tmp_path: Path) -> None:
     np.savez(tmp_path / "edm.npz", allow_pickle=False, **moments(INCEPTION_DIM))
     foreign = load_reference(tmp_path / "edm.npz")

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from skiptune.errors import NetworkError, render
@@ -357,6 +358,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_records(tmp_path / "absent.pkl")
     with pytest.raises(NetworkError, match="a folder"):
         read_records(tmp_path)
+    save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(NetworkError, match="found a safetensors file") as caught:
+        read_records(tmp_path / "a.safetensors")
+    assert "skiptune skips" in caught.value.hint
 
 
 def test_files_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,11 @@ def test_a_name_like_no_other(database: Database, study: ledger.Study) -> None:
     ledger.create_study(database, name="dogs", spec={}, meaning={})
     with pytest.raises(StorageError, match="one of its 2 studies"):
         ledger.require_study(database, "horses")
+    with pytest.raises(StorageError) as raised:
+        ledger.require_study(database, "folder/mine.yaml")
+    assert raised.value.hint == (
+        "give the study's name, which its file has under `study`, not the file"
+    )
 
 
 def test_state_and_spec_change_and_meaning_stays(database: Database, study: ledger.Study) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from skiptune.errors import SpecError
+from skiptune.errors import SpecError, quoted
 from skiptune.storage.secret_files import read_secret
 
 __all__ = [
@@ -143,7 +143,7 @@ def find_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
 
 def make_token(file: str) -> str:
     """Return the command that writes a new token into a file of mode 0600."""
-    return f"(umask 077; openssl rand -hex 24 > {file})"
+    return f"(umask 077; openssl rand -hex 24 > {quoted(file)})"
 
 
 def host_of(header: str) -> str | None:

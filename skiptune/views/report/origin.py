@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
+from skiptune.errors import quoted
 from skiptune.objectives.catalogue import PROMPT
 from skiptune.search.findings import Cost, Findings
 from skiptune.search.result import WIN
@@ -67,7 +67,7 @@ def cost_section(found: Findings) -> Section:
 
 def use_section(found: Findings) -> Section:
     """Return the commands and the lines of Python that use the schedule."""
-    name = shlex.quote(found.explanation.overview.study)
+    name = quoted(found.explanation.overview.study)
     if found.result is None:
         commands = [f"skiptune confirm {name}", *_commands(name)]
         blocks: list[Block] = [
