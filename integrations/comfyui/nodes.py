@@ -77,8 +77,13 @@ def load(name: str) -> TunedFile:
     return read(path)
 
 
-def check(name: str) -> bool | str:
-    """Return True, or what is wrong with a file: ComfyUI shows it before anything runs."""
+def check(name: str | None) -> bool | str:
+    """Return True, or what is wrong with a file: ComfyUI shows it before anything runs.
+
+    A name that another node will give is None here; its file is read when this node runs.
+    """
+    if name is None:
+        return True
     try:
         load(name)
     except TunedFileError as error:
@@ -86,8 +91,13 @@ def check(name: str) -> bool | str:
     return True
 
 
-def fingerprint(name: str) -> str:
-    """Return the hash of a file's content, so that a changed file is read again."""
+def fingerprint(name: str | None) -> str | float:
+    """Return the hash of a file's content, so that a changed file is read again.
+
+    Of a name that another node will give, which is None here, NaN: to ComfyUI always a change.
+    """
+    if name is None:
+        return math.nan
     path = _folders().get_full_path(FOLDER, name)
     return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -191,12 +201,12 @@ class SkipTuningApply:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, file: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
         """Check the file before anything runs."""
         return check(file)
 
     @classmethod
-    def IS_CHANGED(cls, file: str, **others: Any) -> str:
+    def IS_CHANGED(cls, file: str | None, **others: Any) -> str | float:
         """Return what tells one content of the file from another."""
         return fingerprint(file)
 

@@ -255,6 +255,20 @@ def test_licences_travel(checkpoint: Any, schedule: Schedule, tmp_path: Path) ->
     assert twice.licence == "CC BY-NC-SA 4.0"
 
 
+def test_licences_travel_whatever_they_and_the_network_are_called(
+    checkpoint: Any, schedule: Schedule, tmp_path: Path
+) -> None:
+    folder = checkpoint.path.parent
+    mine = load_checkpoint(checkpoint.path.rename(folder / "fashion.safetensors"))
+    names = ["COPYING", "LICENSE", "USE_POLICY.md", "notice.txt"]
+    for name in names:
+        (folder / name).write_text(name)
+    document = tuned_for(mine, schedule)
+    made = bake(document, mine, tmp_path / "baked", mixed="leave", images=1)
+    for name in names:
+        assert (made.folder / name).read_text() == name
+
+
 def test_what_was_nvidia_s_pickle_stays_under_its_licence(
     checkpoint: Any, schedule: Schedule, tmp_path: Path
 ) -> None:
