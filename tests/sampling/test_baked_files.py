@@ -187,7 +187,7 @@ def test_a_file_of_latent_diffusion_keeps_all_and_folds_both_copies(tmp_path: Pa
 
 
 def test_a_copy_that_a_file_names_twice_is_folded_once_and_deep_ones_too(tmp_path: Path) -> None:
-    state = random_network(config_of(UVIT, where="options").config).model.state_dict()  # type: ignore[union-attr]
+    state = random_network(config_of(UVIT, where="options").config).model.state_dict()
     tripled = {name: 3 * tensor for name, tensor in state.items()}
     content = {"model": state, "ema": state, "averages": [{"decay": 0.99, "state": tripled}]}
     torch.save(content, tmp_path / "net.pth")
