@@ -157,13 +157,9 @@ def apply(
     """
     refuse_compiled(network)
     if any(_is_hooked(module) for module in network.modules()):
-        raise NetworkError(
-            "network",
-            expected="no schedule installed, on it, inside it or around it",
-            found="a schedule installed already",
-            hint="change it with handle.update(schedule), or call handle.remove() first; copy a"
-            " network before scales are installed on it",
-        )
+        found = "one installed already"
+        hint = "call handle.update(schedule), or handle.remove() first; copy networks before apply"
+        raise NetworkError("network", expected="no schedule on it", found=found, hint=hint)
     names = list(inspect.signature(network.forward).parameters)
     if sites is None:
         sites = skip_sites(network, dict.fromkeys([*parts, *_parts(schedule)]))
@@ -447,9 +443,8 @@ class _SiteHook:
 
 def _is_hooked(module: nn.Module) -> bool:
     """Return whether a schedule is installed on a module, or on a network that it is part of."""
-    before, after = module._forward_pre_hooks.values(), module._forward_hooks.values()
-    owners = [*before, *(getattr(hook, "__self__", None) for hook in after)]
-    return any(isinstance(owner, _NetworkHook | _SiteHook) for owner in owners)
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(isinstance(getattr(h, "__self__", h), _NetworkHook | _SiteHook) for h in hooks)
 
 
 def _parts(scales: Scales) -> Iterable[str]:

@@ -277,7 +277,7 @@ def test_a_denoiser_and_its_unet_cannot_both_have_a_schedule(
     for first, second in ((tiny_network, unet), (unet, tiny_network)):
         with scaled(first, schedule), pytest.raises(NetworkError, match="already") as caught:
             apply(second, schedule)
-        assert "copy a network before" in caught.value.hint
+        assert "copy networks before" in caught.value.hint
         apply(second, schedule).remove()
     assert hooks_of(tiny_network) == []
 
