@@ -23,13 +23,14 @@ from skiptune.errors import NetworkError, OutputError, Problem
 from skiptune.sampling.baked_files import (
     BAKED_KEY,
     MARKER,
+    NOTICES,
     check_original,
     scales_within,
     source_metadata,
     stored_tensors,
     write_baked,
 )
-from skiptune.sampling.checkpoint import CHECKPOINTS, SOURCE_KEY, Checkpoint
+from skiptune.sampling.checkpoint import SOURCE_KEY, Checkpoint
 from skiptune.sampling.deviation import Deviation, Deviations, deviations
 from skiptune.sampling.fold import Fold, fold
 from skiptune.sampling.norm_fit import fit_norms
@@ -46,7 +47,6 @@ IMAGES = 4
 
 _CARD = "BAKED.md"
 _LICENCE_KEY = "skiptune.licence"
-_NOTICES = ("LICENSE", "LICENCE", "NOTICE")
 _MOST_CARD = 1 << 20  # characters of a card that is looked through for a licence
 _LONGEST_TITLE = 1000
 # What eps leaves of blocks that fold exactly is far below.
@@ -316,10 +316,8 @@ def _cards(checkpoint: Checkpoint) -> list[Path]:
 
 def _notices(checkpoint: Checkpoint) -> list[Path]:
     """Return the licences that lie beside a checkpoint."""
-    if checkpoint.name in CHECKPOINTS:
-        return []
     beside = sorted(checkpoint.path.parent.iterdir())
-    return [path for path in beside if path.is_file() and path.name.upper().startswith(_NOTICES)]
+    return [path for path in beside if path.is_file() and path.name.upper().startswith(NOTICES)]
 
 
 def _card_text(
