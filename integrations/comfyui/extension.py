@@ -55,12 +55,12 @@ class SkipTuningApply(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None) -> bool | str:
+    def validate_inputs(cls, file: str) -> bool | str:
         """Check the file before anything runs."""
         return nodes.check(file)
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None, **others: Any) -> str | float:
+    def fingerprint_inputs(cls, file: str, **others: Any) -> str:
         """Return what tells one content of the file from another."""
         return nodes.fingerprint(file)
 

@@ -77,13 +77,8 @@ def load(name: str) -> TunedFile:
     return read(path)
 
 
-def check(name: str | None) -> bool | str:
-    """Return True, or what is wrong with a file: ComfyUI shows it before anything runs.
-
-    A name that another node will give is None here; its file is read when this node runs.
-    """
-    if name is None:
-        return True
+def check(name: str) -> bool | str:
+    """Return True, or what is wrong with a file: ComfyUI shows it before anything runs."""
     try:
         load(name)
     except TunedFileError as error:
@@ -91,13 +86,8 @@ def check(name: str | None) -> bool | str:
     return True
 
 
-def fingerprint(name: str | None) -> str | float:
-    """Return the hash of a file's content, so that a changed file is read again.
-
-    Of a name that another node will give, which is None here, NaN: to ComfyUI always a change.
-    """
-    if name is None:
-        return math.nan
+def fingerprint(name: str) -> str:
+    """Return the hash of a file's content, so that a changed file is read again."""
     path = _folders().get_full_path(FOLDER, name)
     return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -201,12 +191,12 @@ class SkipTuningApply:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+    def VALIDATE_INPUTS(cls, file: str) -> bool | str:
         """Check the file before anything runs."""
         return check(file)
 
     @classmethod
-    def IS_CHANGED(cls, file: str | None, **others: Any) -> str | float:
+    def IS_CHANGED(cls, file: str, **others: Any) -> str:
         """Return what tells one content of the file from another."""
         return fingerprint(file)
 

@@ -119,9 +119,7 @@ class SkipPatch:
                 f"{expected[0]} + {expected[1]} channels ({row.address})",
                 where=f"output block {place}",
             )
-        if place == 0:
-            self.run.evaluations += 1
-            self._levels = (None, [])  # a sampler may write the next level into the same tensor
+        self.run.evaluations += place == 0
         factor = self._factor(place, hsp, transformer_options)
         if factor is None:
             return h, hsp
@@ -243,7 +241,7 @@ class SkipPatch:
                 "sample with a sampler that tells the model its noise levels",
             )
         # Read once per evaluation, because an accelerator is waited for.
-        if self._levels[0] is not sigmas:
+        if place == 0 or self._levels[0] is not sigmas:
             levels = sigmas.reshape(-1).tolist()
             self._levels = (sigmas, levels[:1] if len(set(levels)) == 1 else levels)
         if sigmas.dtype not in self._bounds:

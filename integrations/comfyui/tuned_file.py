@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -310,7 +309,7 @@ class _Reader:
 
     def _number(self, where: str, value: Any) -> float | None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and 0 <= value <= sys.float_info.max:  # JSON has whole numbers of any length
+        if number and math.isfinite(value) and value >= 0:
             return float(value)
         self._wrong(where, "a finite number of at least 0", value)
         return None
@@ -354,9 +353,8 @@ def _verdict(values: Mapping[str, Any]) -> str:
         return "no verdict in the file"
     text = str(verdict["verdict"])
     gain, interval = verdict.get("gain"), verdict.get("interval")
-    found = [gain, *interval] if isinstance(interval, list) else []
-    if len(found) == 3 and all(isinstance(one, float) for one in found):
-        text += f" ({found[0]:+.1f} % [{found[1]:.1f}, {found[2]:.1f}])"
+    if isinstance(gain, float) and isinstance(interval, list) and len(interval) == 2:
+        text += f" ({gain:+.1f} % [{interval[0]:.1f}, {interval[1]:.1f}])"
     return text
 
 
