@@ -34,6 +34,7 @@ from skiptune.sampling.tensor_files import save_tensors
 __all__ = [
     "BAKED_KEY",
     "MARKER",
+    "NOTICES",
     "check_original",
     "scales_within",
     "source_metadata",
@@ -47,6 +48,9 @@ MARKER = "baked.json"
 BAKED_KEY = "skiptune.baked"
 """Metadata entry of a checkpoint with scales in its weights: what `MARKER` says."""
 
+NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+"""How names of files begin, in capitals, that say what may be done with weights."""
+
 # The U-Nets that upstream's code loads from files of torch.save, and how it calls these.
 _UPSTREAM = {"OpenAIUNet": ".pt", "UViT": ".pth", "LucidrainsUnet": ".pt"}
 _OURS = "model."
@@ -54,9 +58,7 @@ _PIPELINES = "unet."
 # Where files of these authors hold a U-Net: alone, in lucidrains' trainer, in latent diffusion.
 _PREFIXES = ("", "model.", "ema_model.model.", "online_model.model.", "model.diffusion_model.")
 _LDM_AVERAGED = "model_ema.diffusion_model"
-_NESTED = ("state_dict", "ema", "model")
 _TEXTS = (".json", ".md", ".txt")
-_NOTICES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _LINKED_FROM = 1 << 24  # bytes; smaller files are copied, for people edit them
 
 
@@ -189,9 +191,8 @@ def write_baked(
 
 def _fold_copies(held: Any, fold: Fold) -> None:
     """Fold every copy of the network in the content of a file, averaged or not, in place."""
-    inner = [held[key] for key in _NESTED if isinstance(held.get(key), MutableMapping)]
     done = False
-    for state in [held, *inner]:
+    for state in _mappings(held, set()):
         places = [{key: p + key.removeprefix(_OURS) for key in fold.keys} for p in _PREFIXES]
         places.append({k: _LDM_AVERAGED + n.replace(".", "") for k, n in places[0].items()})
         for names in places:
@@ -201,6 +202,17 @@ def _fold_copies(held: Any, fold: Fold) -> None:
                 state.update({names[key]: tensor for key, tensor in changed.items()})
                 done = True
     assert done  # the checkpoint was read from here
+
+
+def _mappings(held: Any, seen: set[int]) -> Iterator[MutableMapping[Any, Any]]:
+    """Yield every mapping in plain data, each once, wherever it is referred to."""
+    if not isinstance(held, MutableMapping | list | tuple) or id(held) in seen:
+        return
+    seen.add(id(held))
+    if isinstance(held, MutableMapping):
+        yield held
+    for each in list(held.values() if isinstance(held, MutableMapping) else held):
+        yield from _mappings(each, seen)
 
 
 def _write_pipeline(source: Path, fold: Fold, folder: Path) -> Iterator[Path]:
@@ -216,7 +228,7 @@ def _write_pipeline(source: Path, fold: Fold, folder: Path) -> Iterator[Path]:
     for path in carried:
         place = path.relative_to(source)
         inside = path.parent in (source, unet)
-        text = path.suffix in _TEXTS or path.name.upper().startswith(_NOTICES)
+        text = path.suffix in _TEXTS or path.name.upper().startswith(NOTICES)
         stale = path.name.endswith(".index.json") and (path != shards or len(weights) == 1)
         if not path.is_file() or place in weights or (inside and (not text or stale)):
             continue

@@ -40,7 +40,7 @@ from torch.func import functional_call
 
 from skiptune.errors import NetworkError, Problem
 from skiptune.sampling.factors import Scales
-from skiptune.sampling.schedule import Schedule, place_name
+from skiptune.sampling.schedule import Schedule, place_name, place_of
 from skiptune.sampling.skips import SkipPlace, find_places, skip_sites
 
 __all__ = ["MIXED", "Affine", "Edit", "Fold", "FoldedBlock", "fold", "replaced"]
@@ -240,8 +240,6 @@ def _static(schedule: Scales) -> dict[tuple[str, str], float]:
     """Return scales by address and part, and refuse those that are not one number each."""
     problems: list[Problem] = []
     if not isinstance(schedule, Schedule):
-        from skiptune.sampling.schedule import place_of
-
         found = {}
         for name, tensor in schedule.items():
             if tensor.numel() != 1:

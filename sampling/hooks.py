@@ -62,7 +62,7 @@ class CallReader(Protocol):
 class Handle:
     """A schedule installed on a network; made by `apply`.
 
-    It is taken off by `remove`, or at the end of a ``with`` block.
+    It is taken off by `remove`, or at the end of a ``with`` block, which can be entered once.
     """
 
     def __init__(self, root: _NetworkHook, hooks: list[RemovableHandle], scales: Scales) -> None:
@@ -81,13 +81,7 @@ class Handle:
         Raises:
             NetworkError: As `apply`; or after `remove`.
         """
-        if not self._hooks:
-            raise NetworkError(
-                "handle",
-                expected="a handle whose schedule is installed",
-                found="a handle that was removed",
-                hint="install the schedule with skiptune.apply(network, schedule)",
-            )
+        self._refuse_removed()
         self._root.factors.load(schedule)
         self._scales = schedule
 
@@ -111,10 +105,20 @@ class Handle:
         self._hooks = []
 
     def __enter__(self) -> Self:
+        self._refuse_removed()
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.remove()
+
+    def _refuse_removed(self) -> None:
+        if not self._hooks:
+            raise NetworkError(
+                "handle",
+                expected="a handle whose schedule is installed",
+                found="a handle that was removed",
+                hint="install the schedule with skiptune.apply(network, schedule)",
+            )
 
 
 def apply(
@@ -152,13 +156,10 @@ def apply(
             is not told sigma; one branch of guidance on a network without labels.
     """
     refuse_compiled(network)
-    if any(isinstance(hook, _NetworkHook) for hook in network._forward_pre_hooks.values()):
-        raise NetworkError(
-            "network",
-            expected="no schedule installed",
-            found="a schedule installed already",
-            hint="change it with handle.update(schedule), or call handle.remove() first",
-        )
+    if any(_is_hooked(module) for module in network.modules()):
+        found = "one installed already"
+        hint = "call handle.update(schedule), or handle.remove() first; copy networks before apply"
+        raise NetworkError("network", expected="no schedule on it", found=found, hint=hint)
     names = list(inspect.signature(network.forward).parameters)
     if sites is None:
         sites = skip_sites(network, dict.fromkeys([*parts, *_parts(schedule)]))
@@ -438,6 +439,12 @@ class _SiteHook:
             return x
         parts = zip(sizes, (before, skip * factor, after), strict=True)
         return torch.cat([part for size, part in parts if size], dim=self.dim)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Return whether a schedule is installed on a module, or on a network that it is part of."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(isinstance(getattr(h, "__self__", h), _NetworkHook | _SiteHook) for h in hooks)
 
 
 def _parts(scales: Scales) -> Iterable[str]:

@@ -178,7 +178,11 @@ def _level_watch(network: nn.Module, setting: Setting) -> _LevelWatch | None:
 
 
 class _LevelWatch:
-    """Warns where a network is called at a noise level that its tuned setting has not.
+    """Warns where a network is called otherwise than by the solver of its tuned setting.
+
+    That is at a noise level which the setting has not, or as often as another solver does: heun
+    alone calls twice as often at the second level as at the first, however many calls guidance
+    and parts of a batch make of one evaluation.
 
     A call that probes the network at a level of its own is none of a solver's, whose levels fall.
     As many calls are looked at as an image takes on its way, and two more: reading a level waits
@@ -190,6 +194,10 @@ class _LevelWatch:
         self.setting = setting
         self.left = evaluations(setting) + 2
         self.last: float | None = None
+        self.calls: list[int] = []  # at each level since one was higher than that before
+        # Else guidance, where it takes a call of its own, is in some levels' counts alone.
+        whole = (setting.guidance_low, setting.guidance_high) == (0, math.inf)
+        self.counted = setting.guidance == 1 or whole
 
     def __call__(self, call: Mapping[str, Any]) -> None:
         if self.left == 0 or call.get("sigma") is None:
@@ -200,16 +208,33 @@ class _LevelWatch:
         if level <= 0 or not bool((given == given[0]).all()):
             return  # images at different levels are not on their way through a solver
         self.last = level
-        if before is None or level >= before:
-            return
+        if before is None or level > before:
+            self.calls = [1]
+        elif level == before:
+            self.calls[-1] += 1
+        elif found := self._otherwise(before, level):
+            self.left = 0
+            _warn(Problem("network", *found), stacklevel=4)
+        else:
+            self.calls.append(1)
+
+    def _otherwise(self, before: float, level: float) -> tuple[str, str] | None:
+        """Return what is expected and found where a fall is not one of the tuned setting."""
+        setting = self.setting
+        tuned = f"{setting.solver} with {setting.steps} steps, at which the scales were tuned"
         other = [one for one in (before, level) if not self._has(one)]
         if other:
-            self.left = 0
-            setting = self.setting
-            expected = f"the noise levels of {setting.solver} with {setting.steps} steps,"
-            expected += " at which the scales were tuned"
-            found = f"a call at sigma {other[0]:.4g}"
-            _warn(Problem("network", expected, found), stacklevel=4)
+            return f"the noise levels of {tuned}", f"a call at sigma {other[0]:.4g}"
+        if len(self.calls) == 2 and self.counted:
+            first, second = self.calls
+            heun = setting.solver == "heun"
+            if second == (first if heun else 2 * first):
+                wanted = "twice as many" if heun else "as many"
+                return (
+                    f"{wanted} calls at sigma {before:.4g} as at the level before: {tuned}",
+                    f"{second} after {first}",
+                )
+        return None
 
     def _has(self, level: float) -> bool:
         return min(abs(known / level - 1) for known in self.grid) <= _NEAR

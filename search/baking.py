@@ -15,20 +15,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from skiptune import __version__
 from skiptune.canonical import file_digest
-from skiptune.errors import NetworkError, OutputError
+from skiptune.errors import NetworkError, OutputError, Problem
 from skiptune.sampling.baked_files import (
     BAKED_KEY,
     MARKER,
+    NOTICES,
     check_original,
     scales_within,
     source_metadata,
     stored_tensors,
     write_baked,
 )
-from skiptune.sampling.checkpoint import CHECKPOINTS, SOURCE_KEY, Checkpoint
-from skiptune.sampling.deviation import Deviations, deviations
+from skiptune.sampling.checkpoint import SOURCE_KEY, Checkpoint
+from skiptune.sampling.deviation import Deviation, Deviations, deviations
 from skiptune.sampling.fold import Fold, fold
 from skiptune.sampling.norm_fit import fit_norms
 from skiptune.sampling.official import LICENCE, LICENCE_NOTE
@@ -44,10 +47,9 @@ IMAGES = 4
 
 _CARD = "BAKED.md"
 _LICENCE_KEY = "skiptune.licence"
-_NOTICES = ("LICENSE", "LICENCE", "NOTICE")
 _MOST_CARD = 1 << 20  # characters of a card that is looked through for a licence
 _LONGEST_TITLE = 1000
-# What eps, and rounding to half precision, leave of blocks that fold exactly is far below.
+# What eps leaves of blocks that fold exactly is far below.
 _MOST_OFF, _MOST_LOST = 1e-3, 0.1
 _NVIDIAS = ("SongUNet", "DhariwalUNet")
 
@@ -166,8 +168,8 @@ def measured_fold(
             the two are compared (seeds from 0 on).
 
     Raises:
-        NetworkError: The scales cannot be weights, or there are none; or blocks that should fold
-            exactly do not.
+        NetworkError: The scales cannot be weights, or there are none; the file's type cannot hold
+            the weights; or blocks that should fold exactly do not.
     """
     schedule = document.schedule
     if not schedule.terms:
@@ -183,15 +185,21 @@ def measured_fold(
     seeds = range(SEARCH_SEED, SEARCH_SEED + images)
     fitted = fit_norms(network, schedule, setting, seeds)
     folded = fold(network, schedule, mixed=mixed, fitted=fitted)
-    found = deviations(
-        network,
-        schedule,
-        folded,
-        setting,
-        range(images),
-        tensors=stored_tensors(checkpoint, folded.keys),
-        decoder=checkpoint.decoder,
-    )
+    tensors = stored_tensors(checkpoint, folded.keys)
+    _refuse_overflow(document, folded, tensors)
+
+    def off(tensors: Mapping[str, Tensor]) -> Deviations:
+        return deviations(
+            network,
+            schedule,
+            folded,
+            setting,
+            range(images),
+            tensors=tensors,
+            decoder=checkpoint.decoder,
+        )
+
+    found = off(tensors)
     if not all(math.isfinite(value) for value in (*asdict(found.whole).values(), found.levels)):
         raise NetworkError(
             f"scales of {document.study}",
@@ -199,15 +207,39 @@ def measured_fold(
             found="NaN or infinity: with these scales the network diverges",
             hint="export scales that were measured: skiptune export STUDY",
         )
-    if found.exact.output > _MOST_OFF and found.exact.effect > _MOST_LOST:
+    lost = found.exact
+    if found.rounded and _is_lost(lost):
+        # Rounding to bfloat16 alone may do that: it is told, and is no other use of the skip.
+        lost = off({key: tensor.float() for key, tensor in tensors.items()}).exact
+    if _is_lost(lost):
         raise NetworkError(
             f"scales of {document.study}",
-            expected="skips that only the blocks' shortcuts and a normalisation read",
-            found=f"blocks that make something else of them: folded, {found.exact.effect:.0%} of"
-            " the scales' effect is lost",
+            expected="skips that only the blocks' shortcuts and a normalisation read, and scales"
+            " beside which the normalisation's eps is small",
+            found=f"blocks that make something else of them, or scales too near 0: folded,"
+            f" {lost.effect:.0%} of the scales' effect is lost",
             hint="install these scales at run time instead: skiptune.load(FILE).apply(network)",
         )
     return folded, found
+
+
+def _is_lost(found: Deviation) -> bool:
+    return found.output > _MOST_OFF and found.effect > _MOST_LOST
+
+
+def _refuse_overflow(document: Tuned, folded: Fold, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse scales that make weights which the file's type cannot hold."""
+    problems = []
+    for key, tensor in folded.apply(tensors).items():
+        before = tensors[key]
+        if before.isfinite().all() and not tensor.isfinite().all():
+            exact = folded.apply({key: before.double()})[key]
+            where, held = f"scales of {document.study}", str(before.dtype)[6:]
+            found = f"{float(exact.abs().max()):.2g} in {key}"
+            problems.append(Problem(where, f"weights that the file's {held} can hold", found))
+    if problems:
+        hint = "bake a file in float32, or install these scales at run time instead"
+        raise NetworkError.of(problems, hint=f"{hint}: skiptune.load(FILE).apply(network)")
 
 
 def _refuse_over_source(folder: Path, source: Path) -> None:
@@ -284,10 +316,8 @@ def _cards(checkpoint: Checkpoint) -> list[Path]:
 
 def _notices(checkpoint: Checkpoint) -> list[Path]:
     """Return the licences that lie beside a checkpoint."""
-    if checkpoint.name in CHECKPOINTS:
-        return []
     beside = sorted(checkpoint.path.parent.iterdir())
-    return [path for path in beside if path.is_file() and path.name.upper().startswith(_NOTICES)]
+    return [path for path in beside if path.is_file() and path.name.upper().startswith(NOTICES)]
 
 
 def _card_text(

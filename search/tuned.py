@@ -342,7 +342,8 @@ class Tuned(Section):
         Warns:
             SkiptuneWarning: These are other weights of the same architecture; or, once, images
                 are made at another setting: a pipeline has another solver or number of steps, a
-                denoiser is called at other falling noise levels.
+                denoiser is called at other falling noise levels, or as often at each as heun is
+                and the tuned solver not, or the other way round.
 
         Raises:
             NetworkError: When this is another architecture, with the skips that differ, or the

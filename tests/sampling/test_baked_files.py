@@ -186,6 +186,22 @@ def test_a_file_of_latent_diffusion_keeps_all_and_folds_both_copies(tmp_path: Pa
     assert shaped(alone) == shaped({k.removeprefix("model."): v for k, v in state.items()})
 
 
+def test_a_copy_that_a_file_names_twice_is_folded_once_and_deep_ones_too(tmp_path: Path) -> None:
+    state = random_network(config_of(UVIT, where="options").config).model.state_dict()
+    tripled = {name: 3 * tensor for name, tensor in state.items()}
+    content = {"model": state, "ema": state, "averages": [{"decay": 0.99, "state": tripled}]}
+    torch.save(content, tmp_path / "net.pth")
+    checkpoint = converted(tmp_path / "net.pth", UVIT, tmp_path)
+    _, folded = exactly_folded(checkpoint)
+    ours, path = written(checkpoint, folded, tmp_path / "out", original=tmp_path / "net.pth")
+    whole, baked = torch.load(path, weights_only=True), load_file(ours)
+    for name in state:
+        expected = baked[f"model.{name}"]
+        assert torch.equal(whole["model"][name], expected)
+        assert torch.equal(whole["ema"][name], expected)
+        torch.testing.assert_close(whole["averages"][0]["state"][name], 3 * expected)
+
+
 def test_lucidrains_trainer_files_fold_every_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

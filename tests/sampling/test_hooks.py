@@ -268,6 +268,28 @@ def test_a_second_schedule_is_refused_until_the_first_is_removed(
     apply(tiny_network, Schedule.baseline()).remove()
 
 
+@pytest.mark.parametrize("part", ["both", "whole-shortcut"])
+def test_a_denoiser_and_its_unet_cannot_both_have_a_schedule(
+    tiny_network: EDMPrecond, part: str
+) -> None:
+    schedule = Schedule.uniform({"8x8_block0": 0.5}, part=part)
+    unet = tiny_network.model
+    for first, second in ((tiny_network, unet), (unet, tiny_network)):
+        with scaled(first, schedule), pytest.raises(NetworkError, match="already") as caught:
+            apply(second, schedule)
+        assert "copy networks before" in caught.value.hint
+        apply(second, schedule).remove()
+    assert hooks_of(tiny_network) == []
+
+
+def test_a_with_block_on_a_removed_handle_does_not_run_unscaled(tiny_network: EDMPrecond) -> None:
+    with apply(tiny_network, _schedule(tiny_network)) as handle:
+        assert len(hooks_of(tiny_network)) > 1
+    with pytest.raises(NetworkError, match="removed"), handle:
+        raise AssertionError("entered")
+    assert hooks_of(tiny_network) == []
+
+
 def test_unknown_addresses_are_refused_and_the_real_ones_listed(
     tiny_network: EDMPrecond,
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from skiptune.errors import NetworkError, SkiptuneWarning
 from skiptune.sampling.checkpoint import load_checkpoint
 from skiptune.sampling.images import sample
+from skiptune.sampling.levels import levels
 from skiptune.sampling.pipeline_files import content_digest
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.setting import Churn, Setting
@@ -141,6 +142,66 @@ def test_another_setting_of_a_denoiser_is_told_once(setting: Setting) -> None:
         list(sample(network, other, [0, 1], microbatch=2))
     (text,) = texts(caught)
     assert f"the noise levels of {setting.solver} with 4 steps" in text
+
+
+@pytest.mark.parametrize("used", ["heun", "euler", "dpmpp_2m", "unipc"])
+@pytest.mark.parametrize("tuned", ["heun", "euler", "dpmpp_2m"])
+def test_another_solver_s_number_of_calls_is_told(tuned: str, used: str) -> None:
+    network: Any = make_network()
+    network.img_channels, network.img_resolution, network.label_dim = 1, 8, 0
+    schedule = Schedule([Term(find_skips(network)[0].address, 0.5)])
+    document = tuned_for(network, schedule, setting=Setting(solver=tuned, steps=4))
+    with warnings.catch_warnings(record=True) as caught, document.apply(network):
+        warnings.simplefilter("always")
+        for seed in (0, 1):
+            list(sample(network, Setting(solver=used, steps=4), [seed], microbatch=1))
+    if (tuned == "heun") == (used == "heun"):
+        assert texts(caught) == []
+        return
+    (text,) = texts(caught)
+    expected = "twice as many calls" if tuned == "heun" else "as many calls"
+    assert f"expected {expected} at sigma" in text
+    assert text.endswith("1 after 1" if tuned == "heun" else "2 after 1")
+    assert f": {tuned} with 4 steps, at which" in text
+
+
+PART_OF_THE_WAY = Setting(
+    solver="euler", steps=4, guidance=2.0, labels="random", guidance_high=20.0
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "calls", "told"),
+    [
+        # Guidance and parts of a batch are calls of their own, at every level alike.
+        (Setting(solver="heun", steps=4), (2, 4, 4, 4), None),
+        (Setting(solver="euler", steps=4), (3, 3, 3, 3), None),
+        (Setting(solver="euler", steps=8), (3, 6, 6), "6 after 3"),
+        (Setting(solver="heun", steps=8), (3, 3, 3), "3 after 3"),
+        # A call before sampling, to warm up.
+        (Setting(solver="euler", steps=4), (2, 1, 1, 1), None),
+        (PART_OF_THE_WAY, (1, 2, 2, 1), None),
+    ],
+)
+def test_calls_are_counted_whatever_shares_them(
+    setting: Setting, calls: tuple[int, ...], told: str | None
+) -> None:
+    network: Any = make_network()
+    network.img_channels, network.img_resolution, network.label_dim = 1, 8, 0
+    schedule = Schedule([Term(find_skips(network)[0].address, 0.5)])
+    grid = [level for level in levels(network, setting) if level > 0]
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        tuned_for(network, schedule, setting=setting).apply(network),
+    ):
+        warnings.simplefilter("always")
+        for level, number in zip(grid, calls, strict=False):
+            for _ in range(number):
+                network(torch.zeros(1, 1, 8, 8), torch.tensor(level))
+    found = texts(caught)
+    assert len(found) == (told is not None)
+    assert all(f"calls at sigma {grid[1]:.4g} as at" in text for text in found)
+    assert all(text.endswith(f"found {told}") for text in found)
 
 
 # Other architectures

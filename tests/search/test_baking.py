@@ -22,6 +22,7 @@ from skiptune.sampling.official import LICENCE_NOTE
 from skiptune.sampling.schedule import Schedule, Term
 from skiptune.sampling.skips import decoder_blocks
 from skiptune.sampling.tensor_files import save_tensors
+from skiptune.search import baking
 from skiptune.search.baking import MARKER, bake, measured_fold
 from skiptune.search.evidence import Verdict
 from tests.pipelines import random_unet, write_pipeline
@@ -207,6 +208,57 @@ def test_a_disk_that_is_full_indeed(
         assert sorted(os.listdir(tmp_path)) == ["source", "uvit"]
 
 
+def in_half(checkpoint: Any, dtype: torch.dtype) -> Any:
+    """The same checkpoint, in a file of half precision."""
+    with safe_open(checkpoint.path, framework="pt") as file:
+        metadata = file.metadata()
+    halves = {key: tensor.to(dtype) for key, tensor in load_file(checkpoint.path).items()}
+    path = checkpoint.path.with_name(f"{str(dtype)[6:]}.safetensors")
+    save_tensors(path, halves, metadata)
+    return load_checkpoint(path)
+
+
+def test_rounding_is_told_and_not_taken_for_another_use_of_the_skip(checkpoint: Any) -> None:
+    half = in_half(checkpoint, torch.bfloat16)
+    one = Schedule.uniform({s.address: 0.99 for s in half.skips if not s.mixed})
+    _, found = measured_fold(tuned_for(half, one), half, images=1)
+    # A scale of 0.99 is two steps of bfloat16 away from 1.
+    assert found.exact.effect > 0.1 and found.exact.output > 1e-3
+    assert found.rounded == ("bfloat16",)
+
+
+def test_weights_that_the_file_s_type_cannot_hold_are_refused(
+    checkpoint: Any, tmp_path: Path
+) -> None:
+    half = in_half(checkpoint, torch.float16)
+    skip = next(s for s in half.skips if not s.mixed)
+    large = Schedule.uniform({skip.address: 1e6})
+    with pytest.raises(NetworkError) as caught:
+        bake(tuned_for(half, large), half, tmp_path / "baked", images=1)
+    (problem,) = caught.value.problems
+    assert "the file's float16 can hold" in problem.expected
+    name = f"model.dec.{skip.address}.skip.weight"
+    most = load_file(half.path)[name][:, skip.main_channels :].abs().max().double() * 1e6
+    assert problem.found == f"{float(most):.2g} in {name}"
+    assert "float32" in caught.value.hint
+    assert not (tmp_path / "baked").exists()
+    _, found = measured_fold(tuned_for(checkpoint, large), checkpoint, images=1)
+    assert found.exact.output < 1e-5
+
+
+def test_scales_so_near_0_that_eps_counts_are_named_as_a_reason(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = Schedule.uniform({s.address: 3e-3 for s in checkpoint.skips if not s.mixed})
+    document = tuned_for(checkpoint, near)
+    _, found = measured_fold(document, checkpoint, images=1)
+    assert found.exact.effect > 0.01  # where 0.5 leaves 4e-5
+    monkeypatch.setattr(baking, "_MOST_LOST", 0.01)
+    with pytest.raises(NetworkError, match=r"eps is small.*or scales too near 0: folded, \d+%"):
+        bake(document, checkpoint, tmp_path / "baked", images=1)
+    assert os.listdir(tmp_path) == ["source"]
+
+
 def test_a_block_that_makes_something_else_of_its_skip_is_refused(
     checkpoint: Any, schedule: Schedule, tmp_path: Path
 ) -> None:
@@ -253,6 +305,20 @@ def test_licences_travel(checkpoint: Any, schedule: Schedule, tmp_path: Path) ->
     again = load_checkpoint(alone)
     twice = bake(tuned_for(again, schedule), again, tmp_path / "twice", images=1)
     assert twice.licence == "CC BY-NC-SA 4.0"
+
+
+def test_licences_travel_whatever_they_and_the_network_are_called(
+    checkpoint: Any, schedule: Schedule, tmp_path: Path
+) -> None:
+    folder = checkpoint.path.parent
+    mine = load_checkpoint(checkpoint.path.rename(folder / "fashion.safetensors"))
+    names = ["COPYING", "LICENSE", "USE_POLICY.md", "notice.txt"]
+    for name in names:
+        (folder / name).write_text(name)
+    document = tuned_for(mine, schedule)
+    made = bake(document, mine, tmp_path / "baked", mixed="leave", images=1)
+    for name in names:
+        assert (made.folder / name).read_text() == name
 
 
 def test_what_was_nvidia_s_pickle_stays_under_its_licence(
