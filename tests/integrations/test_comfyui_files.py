@@ -154,7 +154,9 @@ def test_what_skiptune_writes_is_read(denoiser: Any, tmp_path: Path, kind: str) 
 def test_a_verdict_without_its_numbers_is_told_without(denoiser: Any, tmp_path: Path) -> None:
     path = write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"])
     for interval in ([None, 13.9], ["5.5", "13.9"], [5.5], None):
-        damage(path, lambda values, ends=interval: values["verdict"].update(interval=ends))
+        values = json.loads(path.read_text())
+        values["verdict"]["interval"] = interval
+        path.write_text(json.dumps(values))
         assert read(path).verdict == "win"
 
 
