@@ -17,7 +17,7 @@ from skiptune.search.plan import confirm_images, search_images
 from skiptune.search.space import Space
 from skiptune.search.spec import StudySpec
 from skiptune.search.strategy import chosen_sampler, resolved
-from skiptune.search.warm_start import Here, kept
+from skiptune.search.warm_start import SPENT, Here, kept, spent_by
 from skiptune.storage.database import Database
 from skiptune.storage.records import Study
 
@@ -47,11 +47,14 @@ def board_of(
     checkpoint, objective, space = parts
     names = objective_names(objective)
     skips = [skip.address for skip in sorted(checkpoint.skips, key=lambda skip: skip.index)]
-    starts = {}
-    if spec.search.warm_start is not None:
+    stored = {} if row is None else row.board
+    starts: dict[str, Any] = {key: stored[key] for key in (SPENT,) if key in stored}
+    if (named := spec.search.warm_start) is not None:
         here = Here(spec.study, space, tuple(skips), checkpoint.sha256)
-        stored = [] if row is None else row.board.get("warm_start", [])
-        starts["warm_start"] = kept(spec.search.warm_start, stored, database, here, source=source)
+        known = stored.get("warm_start", [])
+        starts["warm_start"] = kept(named, known, database, here, source=source)
+        fresh = [name for name in named if name not in [one["source"] for one in known]]
+        starts[SPENT] = max(stored.get(SPENT, 0), spent_by(fresh, database))
     intervals = {}
     if space.interval_bounds:  # an open end is null
         ends = [[low, None if math.isinf(high) else high] for low, high in space.interval_bounds]

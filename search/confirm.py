@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skiptune.sampling.prompts import SEARCH_SHARE, confirm_share
 from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.setting import Setting
 from skiptune.search import controls
@@ -27,7 +28,8 @@ from skiptune.search.projection import Board
 from skiptune.search.promotion import best
 from skiptune.search.prompting import prompt_counts, refuse_few_prompts
 from skiptune.search.result import NO_GAIN, WIN, Result, is_win, of_search
-from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
+from skiptune.search.study import SEARCH_SEED, OpenStudy
+from skiptune.search.warm_start import SPENT
 from skiptune.storage import ledger
 from skiptune.storage.records import SECOND_PLACE, Evaluation, Score, SpentBlock
 
@@ -35,6 +37,7 @@ __all__ = [
     "HALF",
     "Half",
     "begin_confirm",
+    "block_of",
     "confirm_number",
     "halves",
     "later_images",
@@ -70,7 +73,14 @@ def begin_confirm(study: OpenStudy, number: int) -> SpentBlock:
         block=f"confirm-{number}",
         images=2 * HALF,
         alpha=study.spec.confirm.alpha,
+        after=study.row.board.get(SPENT, 0),
     )
+
+
+def block_of(study: OpenStudy, number: int) -> int:
+    """Return the number of the block of seeds that a confirm has spent or would spend."""
+    after = study.row.board.get(SPENT, 0)
+    return ledger.block_of_confirm(study.database, study.id, number, after=after)
 
 
 def halves(spent: SpentBlock) -> tuple[Half, Half]:
@@ -97,7 +107,7 @@ def next_half(study: OpenStudy, number: int) -> Half | None:
     """
     if _nothing_to_test(study, number):
         return None
-    refuse_few_prompts(study.checkpoint, study.spec, confirm=number)
+    refuse_few_prompts(study.checkpoint, study.spec, block=block_of(study, number))
     half_a, half_b = halves(begin_confirm(study, number))
     for half in (half_a, half_b):
         if ledger.open_rungs(study.database, study.id, block=half.name):
@@ -168,12 +178,14 @@ def result_of(study: OpenStudy, number: int) -> Result:
         parts=tuple(looks.values()),
         luck=None if seen is None else luck_of(study.database, study.id, *seen, screened=screened),
         rankings=rankings(study.database, study.id, half_a.name, rungs=study.rungs),
-        prompts=_prompts(study, number).get(half_b.name),
+        prompts=_prompts(study, number, confirm_share(block_of(study, number), "B")),
     )
 
 
-def _prompts(study: OpenStudy, number: int) -> dict[str, int]:
-    return prompt_counts(study.checkpoint, study.spec, confirm=number)
+def _prompts(study: OpenStudy, number: int, share: str) -> int | None:
+    """Return from how many prompts a share draws, None where errors count images."""
+    counts = prompt_counts(study.checkpoint, study.spec, block=block_of(study, number))
+    return counts.get(share)
 
 
 def _nothing_to_test(study: OpenStudy, number: int) -> bool:
@@ -209,7 +221,7 @@ def _untested(study: OpenStudy, number: int) -> Result:
         edges=(),
         verdict=NO_GAIN,
         tested=False,
-        prompts=_prompts(study, number).get(SEARCH),
+        prompts=_prompts(study, number, SEARCH_SHARE),
     )
 
 

@@ -119,7 +119,7 @@ class Verdict(Section):
 class SeedBlock(Section):
     """Consecutive image seeds."""
 
-    first: int = Field(ge=0, description="the first image seed")
+    first: int = Field(ge=0, lt=2**31, description="the first image seed, below 2**31")
     images: int = Field(ge=1, description="how many seeds")
 
 

@@ -22,6 +22,7 @@ from skiptune.search.speed import measured_speed
 from skiptune.search.stopping import Stop
 from skiptune.search.strategy import resolved
 from skiptune.search.study import check_study, study_meaning
+from skiptune.search.warm_start import SPENT
 from skiptune.storage import ledger
 from skiptune.storage.database import open_database
 from skiptune.storage.location import sqlite_path
@@ -220,9 +221,9 @@ def forecast(
         if error is None:
             return None
     number = stored.confirms + 1
-    prompts = prompt_counts(checkpoint, spec, confirm=number)
+    prompts = prompt_counts(checkpoint, spec, block=stored.block)
     if prompts and error is not None:
-        tested = prompts[confirm_share(number, "B")]
+        tested = prompts[confirm_share(stored.block, "B")]
         error = error.on_prompts(prompts[SEARCH_SHARE], max(tested, 1))
     return Forecast(
         study=spec.study,
@@ -268,6 +269,7 @@ class _Stored:
     """What a database tells of a study: how often it was confirmed, its images, its errors."""
 
     confirms: int = 0
+    block: int = 1  # of the next confirm's seeds
     images: int = 0
     error: PairedError | None = None
 
@@ -282,8 +284,11 @@ def _stored(spec: StudySpec, meaning: dict[str, Any], storage: str | None, sourc
         if row is None:
             return _Stored(error=error)
         check_unchanged(database, row, meaning, source=source)
+        finished = sum(confirm.finished for confirm in confirms(database, spec.study))
+        after = row.board.get(SPENT, 0)
         return _Stored(
-            confirms=sum(confirm.finished for confirm in confirms(database, spec.study)),
+            confirms=finished,
+            block=ledger.block_of_confirm(database, row.id, finished + 1, after=after),
             images=ledger.spending(database, row.id).images,
             error=error,
         )

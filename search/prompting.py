@@ -136,13 +136,13 @@ def shares_of(checkpoint: Checkpoint) -> Shares | None:
     return shares
 
 
-def prompt_counts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) -> dict[str, int]:
+def prompt_counts(checkpoint: Checkpoint, spec: StudySpec, *, block: int = 1) -> dict[str, int]:
     """Return how many prompts the search and a confirm's halves draw from, by name.
 
     Arguments:
         checkpoint: The study's network, with its prompts.
         spec: The study.
-        confirm: Which confirm, from 1 on.
+        block: Of the confirm's seeds, from 1 on (`storage.seeds`).
 
     Returns:
         Nothing where errors count images.
@@ -150,11 +150,11 @@ def prompt_counts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) 
     shares = shares_of(checkpoint)
     if shares is None or unit_of(checkpoint, spec) == IMAGE:
         return {}
-    names = (SEARCH_SHARE, *(confirm_share(confirm, half) for half in "AB"))
+    names = (SEARCH_SHARE, *(confirm_share(block, half) for half in "AB"))
     return {name: shares.count(name) for name in names}
 
 
-def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) -> list[Problem]:
+def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, block: int = 1) -> list[Problem]:
     """Return one problem for each share that holds too few prompts for a standard error.
 
     Arguments are those of `prompt_counts`.
@@ -166,7 +166,7 @@ def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int = 1) ->
             f"at least {LEAST_UNITS} prompts, which its errors count",
             f"{count} of {lines} lines",
         )
-        for name, count in prompt_counts(checkpoint, spec, confirm=confirm).items()
+        for name, count in prompt_counts(checkpoint, spec, block=block).items()
         if count < LEAST_UNITS
     ]
 
@@ -195,20 +195,18 @@ def confirms_served(checkpoint: Checkpoint, spec: StudySpec) -> int:
         0 where errors count images.
     """
     served = 0
-    while prompt_counts(checkpoint, spec) and not few_prompts(
-        checkpoint, spec, confirm=served + 1
-    ):
+    while prompt_counts(checkpoint, spec) and not few_prompts(checkpoint, spec, block=served + 1):
         served += 1
     return served
 
 
-def refuse_few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, confirm: int) -> None:
+def refuse_few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, block: int) -> None:
     """Refuse a confirm whose prompts are too few, before it spends seeds or samples an image.
 
     Raises:
         SpecError: Its share of the lines holds too few for a standard error.
     """
-    problems = few_prompts(checkpoint, spec, confirm=confirm)
+    problems = few_prompts(checkpoint, spec, block=block)
     if problems:
         raise SpecError.of(
             [replace(one, where=f"study {spec.study}: {one.where}") for one in problems],

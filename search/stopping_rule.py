@@ -26,6 +26,7 @@ import numpy as np
 
 from skiptune.objectives.catalogue import PROMPT
 from skiptune.sampling.prompts import SEARCH_SHARE, confirm_share
+from skiptune.search.confirm import block_of
 from skiptune.search.origins import expected_decrease
 from skiptune.search.overview import confirms
 from skiptune.search.prompting import prompt_counts
@@ -158,8 +159,9 @@ def _prompts(study: OpenStudy) -> tuple[int, int] | None:
     if study.unit != PROMPT:
         return None
     number = 1 + sum(one.finished for one in confirms(study.database, study.spec.study))
-    counts = prompt_counts(study.checkpoint, study.spec, confirm=number)
-    return counts[SEARCH_SHARE], counts[confirm_share(number, "B")]
+    block = block_of(study, number)
+    counts = prompt_counts(study.checkpoint, study.spec, block=block)
+    return counts[SEARCH_SHARE], counts[confirm_share(block, "B")]
 
 
 def _expected(study: OpenStudy) -> float | None:

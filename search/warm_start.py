@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST",
+    "SPENT",
     "Here",
     "Start",
     "begun",
@@ -42,8 +43,12 @@ __all__ = [
     "kept",
     "next_start",
     "resolved",
+    "spent_by",
     "starts_of",
 ]
+
+SPENT: Final = "spent"
+"""Where a study's row keeps the last block of seeds that what it begins from has spent."""
 
 MOST: Final = 3
 """Schedules that are taken of one study: those behind the best are rarely better elsewhere."""
@@ -192,6 +197,28 @@ def kept(
     found = resolved(fresh, database, here, source=source) if fresh else ()
     there = [one["params"] for one in known]
     return [*known, *(start.to_json() for start in found if start.params not in there)]
+
+
+def spent_by(named: Sequence[str], database: Database) -> int:
+    """Return the last block of seeds that confirms of what is named have spent, 0 for none.
+
+    A schedule that won on some images is not tested on them again. Blocks count from 1 on
+    (`storage.seeds`); what a study began from counts with it.
+
+    Arguments:
+        named: As for `resolved`, which has accepted them.
+        database: Where the studies are.
+    """
+    blocks = [0]
+    for name in named:
+        if is_tuned_file(name):
+            if load_start(name) is None:
+                blocks += [ledger.block_at(block.first) for block in load(name).seeds.values()]
+            continue
+        row = ledger.require_study(database, name)
+        spent = ledger.spent_blocks(database, row.id)
+        blocks += [row.board.get(SPENT, 0), *(ledger.block_at(one.first_seed) for one in spent)]
+    return max(blocks)
 
 
 def starts_of(board: Mapping[str, Any]) -> tuple[Start, ...]:

@@ -58,7 +58,7 @@ from skiptune.storage.records import (
 )
 from skiptune.storage.removal import delete_study, drop_arrays, droppable_arrays, named_files
 from skiptune.storage.scores import baseline_score, baseline_scores, put_score, put_scores, scores
-from skiptune.storage.seeds import spend_block, spent_blocks
+from skiptune.storage.seeds import block_at, block_of_confirm, spend_block, spent_blocks
 from skiptune.storage.studies import (
     create_study,
     database_id,
@@ -93,6 +93,8 @@ __all__ = [
     "artifacts",
     "baseline_score",
     "baseline_scores",
+    "block_at",
+    "block_of_confirm",
     "budget_left",
     "chunks_of",
     "count_evaluations",

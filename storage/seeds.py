@@ -1,9 +1,12 @@
 """Seeds that are spent: each confirm of a study gets images that no decision has seen.
 
-The k-th confirm of a study (k from 1) may use the seeds from 2,000,000 + k x 100,000 on and may
-test at level alpha / 2^k. The levels of all confirms that ever follow sum to less than alpha, so
-confirming again and again until something wins does not raise the rate of false wins above it
-(a Bonferroni bound with geometric weights).
+The k-th confirm of a study (k from 1) may use the k-th block of seeds, from 2,000,000 + k x
+100,000 on, and may test at level alpha / 2^k. The levels of all confirms that ever follow sum to
+less than alpha, so confirming again and again until something wins does not raise the rate of
+false wins above it (a Bonferroni bound with geometric weights).
+
+A study that begins from others passes over the blocks that their confirms have spent: a schedule
+that won on some images is not tested on them again. Their level is not the study's own.
 """
 
 from __future__ import annotations
@@ -17,7 +20,14 @@ from skiptune.storage.records import CHUNK, SpentBlock
 from skiptune.storage.rows import spent_of, study_row
 from skiptune.storage.tables import SpentSeedsRow
 
-__all__ = ["CONFIRM_SEED", "CONFIRM_SEEDS", "spend_block", "spent_blocks"]
+__all__ = [
+    "CONFIRM_SEED",
+    "CONFIRM_SEEDS",
+    "block_at",
+    "block_of_confirm",
+    "spend_block",
+    "spent_blocks",
+]
 
 CONFIRM_SEED: Final = 2_000_000
 """The blocks of confirms lie above this seed."""
@@ -26,8 +36,31 @@ CONFIRM_SEEDS: Final = 100_000
 """Seeds of one confirm."""
 
 
+def block_at(seed: int) -> int:
+    """Return the number of the block of seeds that holds a seed, from 1 on; 0 below all."""
+    return max((seed - CONFIRM_SEED) // CONFIRM_SEEDS, 0)
+
+
+def block_of_confirm(database: Database, study_id: str | None, number: int, *, after: int) -> int:
+    """Return the number of the block of seeds that a confirm has spent or would spend.
+
+    Arguments:
+        database: Where the study lives.
+        study_id: The study; None for one that is still to be created.
+        number: Of the confirm, from 1 on.
+        after: As for `spend_block`.
+    """
+    spent = () if study_id is None else spent_blocks(database, study_id)
+    for block in spent:
+        if block.number == number:
+            return block_at(block.first_seed)
+    last = spent[-1] if spent else None
+    begun, blocks = (last.number, block_at(last.first_seed)) if last else (0, 0)
+    return max(blocks, after) + number - begun
+
+
 def spend_block(
-    database: Database, study_id: str, *, block: str, images: int, alpha: float
+    database: Database, study_id: str, *, block: str, images: int, alpha: float, after: int = 0
 ) -> SpentBlock:
     """Hand a confirm its seeds, for ever; asked again for the same block, the same seeds.
 
@@ -40,6 +73,7 @@ def spend_block(
         block: Name of the confirm, unique in the study.
         images: How many it needs in all, whole chunks, at most `CONFIRM_SEEDS`.
         alpha: Level of all confirms of the study together, between 0 and 1.
+        after: Blocks of seeds up to this number are passed over.
 
     Raises:
         StorageError: There is no such study.
@@ -53,15 +87,18 @@ def spend_block(
         study_row(session, study_id)
         row = session.scalar(select(SpentSeedsRow).filter_by(study_id=study_id, block=block))
         if row is None:
-            last = session.scalar(
-                select(func.max(SpentSeedsRow.number)).where(SpentSeedsRow.study_id == study_id)
-            )
+            last, seed = session.execute(
+                select(func.max(SpentSeedsRow.number), func.max(SpentSeedsRow.first_seed)).where(
+                    SpentSeedsRow.study_id == study_id
+                )
+            ).one()
             number = (last or 0) + 1
+            place = max(block_at(seed or 0), after) + 1
             row = SpentSeedsRow(
                 study_id=study_id,
                 block=block,
                 number=number,
-                first_seed=CONFIRM_SEED + number * CONFIRM_SEEDS,
+                first_seed=CONFIRM_SEED + place * CONFIRM_SEEDS,
                 images=images,
                 alpha=alpha / 2.0**number,
             )

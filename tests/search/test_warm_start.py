@@ -11,6 +11,7 @@ import pytest
 
 from skiptune.errors import SpecError
 from skiptune.sampling.schedule import Schedule
+from skiptune.search.confirm import begin_confirm, block_of
 from skiptune.search.course import whole_study
 from skiptune.search.events import Event, Listener, Notice, silent
 from skiptune.search.overview import leaders
@@ -18,6 +19,7 @@ from skiptune.search.projection import Board
 from skiptune.search.samplers import sampler_for
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy, open_stored
 from skiptune.search.tune import run
+from skiptune.search.tuned import load
 from skiptune.search.warm_start import best_start, next_start, starts_of
 from skiptune.search.worker import Limits
 from skiptune.storage import ledger
@@ -253,6 +255,32 @@ def test_a_descent_takes_its_first_slopes_at_the_best_start(tiny: Tiny) -> None:
     assert decide(study, 2) == ["entered", "waiting"]
     further = ledger.evaluations(study.database, study.id, kind="slopes")[-1]
     assert further.schedule == baseline.schedule
+
+
+def test_confirms_pass_over_the_seeds_of_what_a_study_begins_from(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    other = earlier(tiny)
+    for number in (1, 2):
+        begin_confirm(other, number)
+    study = tiny.open(search__warm_start="earlier")
+    spent = begin_confirm(study, 1)
+    assert (spent.first_seed, spent.alpha) == (2_300_000, study.spec.confirm.alpha / 2)
+    assert (block_of(study, 1), block_of(study, 2)) == (3, 4)
+    # What the other confirms later changes nothing; nor that it is named no more.
+    begin_confirm(other, 3)
+    assert block_of(tiny.open(search__warm_start=["earlier"]), 2) == 4
+    assert begin_confirm(tiny.open(), 2).first_seed == 2_400_000
+    # By way of a study that has confirmed nothing, and of a file.
+    between = earlier(tiny, "between", search__warm_start="earlier")
+    assert block_of(between, 1) == 4
+    assert block_of(tiny.open(study="last", search__warm_start="between"), 1) == 4
+    addresses = [skip.address for skip in study.checkpoint.skips]
+    path = write_tuned(tmp_path, Schedule.uniform({addresses[0]: 0.9}), study)
+    named = tiny.open(study="of-a-file", search__warm_start=str(path))
+    last = max(block.first for block in load(path).seeds.values())
+    assert last > 2_000_000
+    assert begin_confirm(named, 1).first_seed == last // 100_000 * 100_000 + 100_000
 
 
 def test_a_file_is_a_warm_start_too(tiny: Tiny, tmp_path: Path) -> None:

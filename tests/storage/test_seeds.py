@@ -69,6 +69,31 @@ def test_the_kth_confirm(database: Database, study: ledger.Study) -> None:
         assert block.alpha == 0.05 / 2**k
 
 
+def test_blocks_that_others_have_spent_are_passed_over(
+    database: Database, study: ledger.Study
+) -> None:
+    def would(number: int, after: int) -> int:
+        return ledger.block_of_confirm(database, study.id, number, after=after)
+
+    assert ledger.block_of_confirm(database, None, 1, after=3) == 4
+    found = []
+    for k, after in ((1, 2), (2, 0), (3, 7)):
+        expected = would(k, after)
+        block = ledger.spend_block(
+            database, study.id, block=f"confirm-{k}", images=4000, alpha=0.05, after=after
+        )
+        # The level is that of the study's own confirms.
+        assert (block.number, block.alpha) == (k, 0.05 / 2**k)
+        assert block.first_seed == 2_000_000 + expected * 100_000
+        assert ledger.block_at(block.first_seed) == expected
+        assert ledger.block_at(block.first_seed + 99_999) == expected
+        found.append(expected)
+    assert found == [3, 4, 8]
+    assert [would(k, 99) for k in (1, 2, 3)] == found
+    assert [would(k, 0) for k in (4, 5)] == [9, 10]
+    assert ledger.block_at(1_000_000) == ledger.block_at(2_099_999) == 0
+
+
 def test_the_same_block_is_the_same_seeds(database: Database, study: ledger.Study) -> None:
     first = ledger.spend_block(database, study.id, block="c", images=4000, alpha=0.05)
     assert ledger.spend_block(database, study.id, block="c", images=2000, alpha=0.5) == first
