@@ -82,7 +82,7 @@ def encode(
     Arguments:
         files: The pipeline, whose encoders are loaded here and dropped again.
         prompts: At least one; those of more tokens than the encoder takes are cut off, as its
-            pipelines do.
+            pipelines do, and marked.
         size: Height of the images in pixels.
         device: Where the encoders run and the conditions are left.
 
@@ -93,21 +93,23 @@ def encode(
     texts = [*prompts, ""]
     both = len(names) == 2
     states, pooled = [], None
+    cut = torch.zeros(len(texts), dtype=torch.bool, device=device)
     for name in names:
         tokenizer, encoder = _loaded(files, name, device)
+        cut |= _cut(tokenizer, texts).to(device)
         found, found_pooled = _run(tokenizer, encoder, texts, both, device)
         states.append(found)
         if both and name == "text_encoder_2":
             pooled = found_pooled
     hidden = torch.cat(states, dim=-1)
     if not both:
-        return Conditions(hidden)
+        return Conditions(hidden, cut=cut)
     assert pooled is not None  # the second encoder has made it
     if _zeros(files):
         hidden[-1], pooled[-1] = 0, 0
     # Original size, crop, and target size: height before width.
     sizes = torch.tensor([size, size, 0, 0, size, size], dtype=torch.float32, device=device)
-    return Conditions(hidden, pooled, sizes)
+    return Conditions(hidden, pooled, sizes, cut)
 
 
 def _encoders(files: PipelineFiles) -> tuple[str, ...]:
@@ -165,6 +167,12 @@ def _loaded(files: PipelineFiles, name: str, device: torch.device | str) -> tupl
             hint="save the pipeline again with pipe.save_pretrained(FOLDER)",
         ) from error
     return tokenizer, encoder.eval().requires_grad_(False).to(device)
+
+
+def _cut(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Return which texts have more tokens than their encoder takes, bool [texts]."""
+    tokens = tokenizer(list(texts), verbose=False).input_ids
+    return torch.tensor([len(one) > tokenizer.model_max_length for one in tokens])
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from skiptune.search.spec import StudySpec
 
 __all__ = [
     "confirms_served",
+    "cut_prompts",
     "few_prompts",
     "prompt_counts",
     "prompt_problems",
@@ -46,7 +47,7 @@ __all__ = [
 
 # Changes whenever the numbers that are made of a prompt do.
 _RULE = "CLIP states, float32, empty text for no prompt"
-_TENSORS = ("hidden", "pooled", "time_ids")
+_TENSORS = ("hidden", "pooled", "time_ids", "cut")
 
 
 def with_prompts(
@@ -171,6 +172,17 @@ def few_prompts(checkpoint: Checkpoint, spec: StudySpec, *, block: int = 1) -> l
     ]
 
 
+def cut_prompts(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Return the lines of prompts of which a text encoder reads the beginning alone, from 1 on.
+
+    Arguments:
+        checkpoint: A network, with its prompts if any.
+    """
+    network: Any = checkpoint.network
+    cut = getattr(getattr(network, "conditions", None), "cut", None)
+    return () if cut is None else tuple(row + 1 for row in cut.nonzero().flatten().tolist())
+
+
 def prompts_meaning(checkpoint: Checkpoint, spec: StudySpec) -> dict[str, Any]:
     """Return what a study keeps for life of its prompts: their hashes, and what errors count.
 
@@ -250,7 +262,7 @@ def _cached(path: Path, device: str) -> Any:
 
     try:
         tensors = load_file(path, device=device)
-        return Conditions(tensors["hidden"], tensors.get("pooled"), tensors.get("time_ids"))
+        return Conditions(tensors["hidden"], *(tensors.get(name) for name in _TENSORS[1:]))
     except (OSError, SafetensorError, KeyError):
         return None  # not there, or damaged: encoded again
 

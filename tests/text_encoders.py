@@ -37,6 +37,8 @@ class CLIPTokenizer:
         return cls()
 
     def __call__(self, texts: list[str], **options: Any) -> Any:
+        if options == {"verbose": False}:
+            return SimpleNamespace(input_ids=[[ord(letter) % 128 for letter in t] for t in texts])
         assert options == {
             "padding": "max_length",
             "max_length": TOKENS,

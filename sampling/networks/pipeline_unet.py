@@ -43,19 +43,27 @@ class Conditions(nn.Module):
         hidden: The text encoder's states, [prompts + 1, tokens, width].
         pooled: The pooled embedding of networks that take one (SDXL), [prompts + 1, width].
         time_ids: Sizes and crop of such networks, [6].
+        cut: Of which prompts the encoder has read the beginning alone, bool [prompts + 1]; None
+            where that is not known.
     """
 
     hidden: Tensor
     pooled: Tensor | None
     time_ids: Tensor | None
+    cut: Tensor | None
 
     def __init__(
-        self, hidden: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        hidden: Tensor,
+        pooled: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        cut: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("hidden", hidden, persistent=False)
         self.register_buffer("pooled", pooled, persistent=False)
         self.register_buffer("time_ids", time_ids, persistent=False)
+        self.register_buffer("cut", cut, persistent=False)
 
     @property
     def count(self) -> int:

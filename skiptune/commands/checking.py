@@ -29,6 +29,8 @@ __all__ = ["check"]
 
 Value = TypeVar("Value")
 
+_SHOWN = 5
+
 
 @click.command()
 @click.argument("spec", metavar="SPEC|PRESET")
@@ -153,19 +155,31 @@ def _check_parts(
 
 
 def _check_prompts(report: _Report, spec: StudySpec, checkpoint: Checkpoint) -> None:
-    """Tell how many prompts search and confirm draw from, and how many confirms they serve."""
-    from skiptune.search.prompting import confirms_served, prompt_counts
+    """Tell what prompts search and confirm draw from, how many confirms they serve, which are cut.
 
-    counts = prompt_counts(checkpoint, spec)
-    if not counts:
+    A prompt is cut off where its text encoder takes no more tokens.
+    """
+    from skiptune.search.prompting import confirms_served, cut_prompts, prompt_counts
+
+    counts, cut = prompt_counts(checkpoint, spec), cut_prompts(checkpoint)
+    if counts:
+        report.extra["prompts"] = counts
+    if cut:
+        report.extra["prompts_cut"] = cut
+    if not counts and not cut:
         return
-    report.extra["prompts"] = counts
 
     def words(served: int) -> str:
         from skiptune.views.forecast import prompts_text
 
-        times = "one confirm" if served == 1 else f"{served} confirms"
-        return f"{prompts_text(counts)} They serve {times}"
+        said = []
+        if counts:
+            times = "one confirm" if served == 1 else f"{served} confirms"
+            said.append(f"{prompts_text(counts)} They serve {times}")
+        if cut:
+            first = ", ".join(map(str, cut[:_SHOWN])) + (", ..." if cut[_SHOWN:] else "")
+            said.append(f"the text encoder cuts {len(cut)} off: line {first}")
+        return "; ".join(said)
 
     report.add("prompts", lambda: confirms_served(checkpoint, spec), words)
 

@@ -22,7 +22,7 @@ from skiptune.sampling.schedule import Schedule
 from skiptune.sampling.schedulers import pipeline_levels
 from skiptune.sampling.setting import Setting
 from skiptune.sampling.text_encoders import encode
-from tests.clip_models import text_parts
+from tests.clip_models import TOKENS, text_parts
 from tests.pipelines import ddim, random_unet, write_pipeline
 from tests.vaes import random_vae
 
@@ -210,6 +210,9 @@ def test_images_of_prompts_are_those_of_the_pipeline_of_text(
     ours: Any = loaded.network
     size = 2 * ours.img_resolution  # the VAE doubles it
     conditions = encode(files, TEXTS, size=size)
+    # A token for each letter, one for the beginning and one for the end.
+    long = [len(text.replace(" ", "")) + 2 > TOKENS for text in (*TEXTS, "")]
+    assert conditions.cut is not None and conditions.cut.tolist() == long and any(long)
     network = PipelineDenoiser(ours.unet, ours.scheduler, conditions=conditions).eval()
     setting = as_its_pipeline(folder, 4, guidance=3.0)
     noise, rows = start(network, setting, image_streams("edm", SEEDS))

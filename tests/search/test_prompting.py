@@ -206,7 +206,11 @@ def test_check_and_plan_tell_the_prompts_of_each_share(command: Command, text: P
     )
     checked = command("check", spec)
     assert checked.code == 0, checked.err
-    assert f"{words}. They serve one confirm" in checked.out
+    cut = f"the text encoder cuts {len(PROMPTS)} off: line 1, 2, 3, 4, 5, ..."
+    assert f"{words}. They serve one confirm; {cut}" in checked.out
+    # From the cache, too.
+    again = json.loads(command("check", spec, "--json").out)
+    assert again["prompts_cut"] == list(range(1, len(PROMPTS) + 1))
     planned = command("plan", spec, "--pilot", "250")
     assert planned.code == 0, planned.err
     said = " ".join(planned.out.split())
