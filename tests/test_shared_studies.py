@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 from bench.postgres import Server
+from skiptune.commands.options import Options
 from skiptune.errors import UnavailableError
 from skiptune.sampling import images
 from skiptune.search import chunks
@@ -62,6 +64,33 @@ def test_create_prints_the_name_and_what_comes_next(command: Command, spec: Path
     changed = command("create", spec, "--exist-ok", "-s", "setting.steps=4")
     assert changed.code == 2
     assert "setting.steps" in changed.err
+
+
+def test_what_comes_next_finds_the_same_database_and_store(
+    command: Command, spec: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "it's my & place"
+    place.mkdir()
+    given = ("--storage", f"sqlite:///{place}/a.db", "--artifacts", str(place / "arrays"))
+    worker, status = command("create", spec, *given).err.splitlines()[-2:]
+    assert shlex.split(worker[worker.index("skiptune") :]) == [
+        "skiptune",
+        "worker",
+        "tiny",
+        *given,
+    ]
+    following = shlex.split(status[status.index("skiptune") :])
+    assert following == ["skiptune", "status", "tiny", *given[:2]]
+    assert command(*following[1:]).code == 0
+    assert command("status", "tiny").code == 2
+    # Without the option what the environment names is found again.
+    assert command("create", spec).err.endswith("skiptune status tiny\n")
+
+
+def test_a_password_is_in_no_command_that_is_proposed() -> None:
+    assert Options(storage="postgresql://me:secret@host/db").there == ""
+    assert Options(storage="postgresql://me@host/db").there == " --storage postgresql://me@host/db"
+    assert Options().there == ""
 
 
 def test_a_study_that_is_refused_makes_no_database(

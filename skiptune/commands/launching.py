@@ -161,8 +161,8 @@ def launch(
     )
     if detach:
         placing.print_job(options, row, where.name, job)
-        say(options, f"Where it stands: skiptune status {name}")
-        say(options, f"End them:        skiptune launch {name} --stop")
+        say(options, f"Where it stands: skiptune status {name}{options.there}")
+        say(options, f"End them:        skiptune launch {name} --stop{options.there}")
         return
     placing.watch(options, row, where, job)
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from skiptune.errors import quoted
+
 __all__ = [
     "Options",
     "artifacts_option",
@@ -55,6 +57,18 @@ class Options:
         from skiptune.storage.location import resolve_url
 
         return resolve_url(self.storage)
+
+    @property
+    def there(self) -> str:
+        """The option by which a command that is proposed finds this database, else nothing.
+
+        Nothing as well for a URL with a password, which belongs into no command line.
+        """
+        from skiptune.storage.location import has_password
+
+        if self.storage is None or has_password(self.storage):
+            return ""
+        return f" --storage {quoted(self.storage)}"
 
     def warn_of_password(self) -> None:
         """Tell that a password on the command line can be read by every user of the machine."""

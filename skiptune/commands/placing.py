@@ -89,7 +89,8 @@ def unfinished(options: Options, name: str) -> Study | None:
         confirming = row.state == "complete" and ledger.open_rungs(database, row.id)
     if row.state not in ("complete", "stopped") or confirming:
         if row.state == "paused":
-            say(options, f"Study {name} is paused: workers wait for: skiptune resume {name}")
+            resume = f"skiptune resume {name}{options.there}"
+            say(options, f"Study {name} is paused: workers wait for: {resume}")
         return row
     if options.json:
         print_json({"study": name, "state": row.state, "workers": 0})
@@ -216,7 +217,8 @@ def look_after(options: Options, study: Study, plan: Plan) -> None:
         _forget(options, launch)
     if asked:
         code = INTERRUPTED if asked[0] == signal.SIGINT else TERMINATED
-        raise Stopped(f"Stopped. Go on with: skiptune launch {study.name}", exit_code=code)
+        again = f"skiptune launch {study.name}{options.there}"
+        raise Stopped(f"Stopped. Go on with: {again}", exit_code=code)
     if not _ended(options, study, job):
         _say_why(options, study, crew)
 
@@ -318,7 +320,7 @@ def stop(options: Options, name: str, only: str | None, *, forget: bool) -> None
         every = [problem for error in problems for problem in error.problems]
         raise LaunchError.of(every, hint=problems[0].hint)
     if ended or forgotten:
-        say(options, _standing(name, row.state))
+        say(options, _standing(options, name, row.state))
     else:
         say(options, f"No launch of {name} is noted: nothing to end")
 
@@ -384,19 +386,15 @@ def _ended(options: Options, study: Study, job: Job) -> bool:
         return False
     if options.json:
         print_json({"study": name, "state": state, "workers": job.workers})
-    say(options, _standing(name, state))
+    say(options, _standing(options, name, state))
     return True
 
 
-def _standing(name: str, state: StudyState) -> str:
+def _standing(options: Options, name: str, state: StudyState) -> str:
     """Return the state of a study that no worker of ours is left on, and what comes next."""
-    following = {
-        "complete": f"See it: skiptune best {name}",
-        "stopped": f"Go on with: skiptune resume {name}",
-    }
-    return f"Study {name} is {state}. " + following.get(
-        state, f"Go on with: skiptune launch {name}"
-    )
+    following = {"complete": "See it: skiptune best", "stopped": "Go on with: skiptune resume"}
+    command = following.get(state, "Go on with: skiptune launch")
+    return f"Study {name} is {state}. {command} {name}{options.there}"
 
 
 def _say_why(options: Options, study: Study, crew: Crew) -> None:
@@ -409,7 +407,8 @@ def _say_why(options: Options, study: Study, crew: Crew) -> None:
     """
     if not crew.lost:
         raise Stopped(
-            f"All workers were asked to leave. Go on with: skiptune launch {study.name}",
+            "All workers were asked to leave. Go on with: skiptune launch"
+            f" {study.name}{options.there}",
             exit_code=TERMINATED,
         )
     first = crew.lost[0]

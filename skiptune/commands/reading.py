@@ -92,7 +92,7 @@ def status(
         print_text(*overview_view(found[0]), *footprint_view(stored))
     elif found:
         print_text(studies_table(found), *footprint_view(stored))
-        say(options, f"Next: skiptune status {found[-1].study}")
+        say(options, f"Next: skiptune status {found[-1].study}{options.there}")
     else:
         say(options, "No study yet. Start one: skiptune tune fashion")
 
@@ -136,4 +136,4 @@ def best(options: Options, study: str, top: int) -> None:
     elif standing is not None and standing.states.get(SCORED):
         say(options, f"There is no best schedule: {nothing_best_text(standing)}")
     else:
-        say(options, f"Nothing scored yet. Go on with: skiptune tune {study}")
+        say(options, f"Nothing scored yet. Go on with: skiptune tune {study}{options.there}")

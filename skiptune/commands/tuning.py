@@ -106,7 +106,7 @@ def tune(
     say(options, "")
     for path in written:
         say(options, f"Wrote {path}")
-    say(options, _next(study_spec.study, written))
+    say(options, _next(f"{study_spec.study}{options.there}", written))
 
 
 @click.command()
@@ -172,7 +172,7 @@ def confirm(
 
         addresses = [skip.address for skip in opened.checkpoint.skips]
         print_text(*result_view(result, addresses=addresses))
-    say(options, f"\nNext: skiptune export {study_spec.study} -o {TUNED}")
+    say(options, f"\nNext: skiptune export {study_spec.study} -o {TUNED}{options.there}")
 
 
 @contextmanager
@@ -239,11 +239,19 @@ def _write(study: OpenStudy, result: Result, folder: Path) -> list[Path]:
 
 
 def _next(study: str, written: list[Path]) -> str:
-    lines = [
-        f"skiptune best {study}                 the best schedules of the search",
-        f"skiptune confirm {study}              test again on fresh seeds",
-        f"skiptune report {study}               all of it in one page that can be sent",
-    ]
+    """Return what may come next.
+
+    Arguments:
+        study: Its name, and the option by which it is found.
+        written: Files that hold the result, `tuned.json` first.
+    """
+    commands = {
+        "best": "the best schedules of the search",
+        "confirm": "test again on fresh seeds",
+        "report": "all of it in one page that can be sent",
+    }
+    width = len(f"skiptune confirm {study}") + 14
+    lines = [f"{f'skiptune {name} {study}':{width}}{text}" for name, text in commands.items()]
     if written:
         lines.append(f"skiptune sample {quoted(written[0])} --compare -o grid.png")
     return "Next:\n" + "\n".join(f"  {line}" for line in lines)

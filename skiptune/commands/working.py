@@ -70,7 +70,7 @@ def create(
     """
     from skiptune.commands.output import print_json, say
     from skiptune.commands.studies import opened_study
-    from skiptune.errors import StorageError
+    from skiptune.errors import StorageError, quoted
     from skiptune.search.artifacts import artifacts_location
     from skiptune.search.spec import load_spec
 
@@ -94,8 +94,9 @@ def create(
         print_json({"study": name, "id": identity, "created": where is None})
     else:
         print(name)
-    say(options, f"Next, on each machine: skiptune worker {name}")
-    say(options, f"Where it stands:       skiptune status {name}")
+    arrays = "" if artifacts is None else f" --artifacts {quoted(artifacts)}"
+    say(options, f"Next, on each machine: skiptune worker {name}{options.there}{arrays}")
+    say(options, f"Where it stands:       skiptune status {name}{options.there}")
 
 
 def _holding(url: str, name: str) -> str | None:
