@@ -309,7 +309,7 @@ def _architectures() -> dict[str, Any]:
         raise NetworkError(
             "decoder",
             expected="the package diffusers, which knows the VAE's architecture",
-            found=str(error).splitlines()[-1],
+            found=" ".join(str(error).split()),
             hint=EXTRA if missing else f"mend the installation: {EXTRA}",
         ) from error
 

@@ -208,7 +208,7 @@ def diffusers_class(name: str, *, where: str) -> Any:
         raise NetworkError(
             where,
             expected="the package diffusers, which knows the architecture",
-            found=str(error).splitlines()[-1],  # the cause of causes
+            found=" ".join(str(error).split()),
             hint=EXTRA if missing else f"mend the installation: {EXTRA}",
         ) from error
     if found is None:

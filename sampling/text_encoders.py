@@ -146,7 +146,7 @@ def _loaded(files: PipelineFiles, name: str, device: torch.device | str) -> tupl
         raise NetworkError(
             f"{files.folder / name}",
             expected="the package transformers, which knows the text encoder",
-            found=str(error).splitlines()[-1],
+            found=" ".join(str(error).split()),
             hint=TRANSFORMERS,
         ) from error
     quiet = getattr(getattr(transformers, "logging", None), "disable_progress_bar", None)
