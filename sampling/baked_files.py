@@ -27,15 +27,20 @@ from skiptune.errors import NetworkError
 from skiptune.sampling.checkpoint import SOURCE_KEY, Checkpoint
 from skiptune.sampling.diffusers_weights import read_tensors
 from skiptune.sampling.fold import Fold
-from skiptune.sampling.pipeline_files import INDEX, pipeline_files, read_json
+from skiptune.sampling.pipeline_files import (
+    INDEX,
+    WEIGHT_SUFFIXES,
+    pipeline_files,
+    read_json,
+)
 from skiptune.sampling.published import read_file
 from skiptune.sampling.tensor_files import save_tensors
 
 __all__ = [
     "BAKED_KEY",
     "MARKER",
-    "NOTICES",
     "check_original",
+    "is_notice",
     "scales_within",
     "source_metadata",
     "stored_tensors",
@@ -48,9 +53,6 @@ MARKER = "baked.json"
 BAKED_KEY = "skiptune.baked"
 """Metadata entry of a checkpoint with scales in its weights: what `MARKER` says."""
 
-NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
-"""How names of files begin, in capitals, that say what may be done with weights."""
-
 # The U-Nets that upstream's code loads from files of torch.save, and how it calls these.
 _UPSTREAM = {"OpenAIUNet": ".pt", "UViT": ".pth", "LucidrainsUnet": ".pt"}
 _OURS = "model."
@@ -58,6 +60,8 @@ _PIPELINES = "unet."
 # Where files of these authors hold a U-Net: alone, in lucidrains' trainer, in latent diffusion.
 _PREFIXES = ("", "model.", "ema_model.model.", "online_model.model.", "model.diffusion_model.")
 _LDM_AVERAGED = "model_ema.diffusion_model"
+# How names of files begin, in capitals, that say what may be done with weights.
+_NOTICES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _TEXTS = (".json", ".md", ".txt")
 _LINKED_FROM = 1 << 24  # bytes; smaller files are copied, for people edit them
 
@@ -107,6 +111,12 @@ def scales_within(path: Path) -> dict[str, Any] | None:
     with safe_open(path, framework="pt", device="cpu") as file:
         text = (file.metadata() or {}).get(BAKED_KEY)
     return None if text is None else dict(json.loads(text))
+
+
+def is_notice(path: Path) -> bool:
+    """Return whether a file is a licence by its name, and no weights, as of licence plates."""
+    named = path.name.upper().startswith(_NOTICES)
+    return named and path.suffix.lower() not in WEIGHT_SUFFIXES
 
 
 def check_original(checkpoint: Checkpoint, original: Path) -> None:
@@ -228,7 +238,7 @@ def _write_pipeline(source: Path, fold: Fold, folder: Path) -> Iterator[Path]:
     for path in carried:
         place = path.relative_to(source)
         inside = path.parent in (source, unet)
-        text = path.suffix in _TEXTS or path.name.upper().startswith(NOTICES)
+        text = path.suffix in _TEXTS or is_notice(path)
         stale = path.name.endswith(".index.json") and (path != shards or len(weights) == 1)
         if not path.is_file() or place in weights or (inside and (not text or stale)):
             continue

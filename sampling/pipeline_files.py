@@ -25,6 +25,7 @@ __all__ = [
     "HUB_ID",
     "INDEX",
     "UNETS",
+    "WEIGHT_SUFFIXES",
     "PipelineFiles",
     "content_digest",
     "folder_name",
@@ -42,9 +43,11 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 INDEX = "model_index.json"
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
+WEIGHT_SUFFIXES = (".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
+"""How names of files of weights end."""
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _HALF = "diffusion_pytorch_model.fp16.safetensors"
-_FILES = (".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 _PICKLES = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
 _MOST_JSON = 1 << 24  # bytes; that of a sharded network has some hundred thousand
 _MOST_SHARDS = 1000
@@ -236,7 +239,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def may_be_on_hub(path: str | Path) -> bool:
     """Return whether the end of a path can be the name of a repository: no file has such a one."""
     path = Path(path)
-    return path.suffix not in _FILES and HUB_ID.fullmatch("/".join(path.parts[-2:])) is not None
+    named = HUB_ID.fullmatch("/".join(path.parts[-2:])) is not None
+    return named and path.suffix not in WEIGHT_SUFFIXES
 
 
 def hub_place(name: str) -> Path:

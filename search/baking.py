@@ -23,8 +23,8 @@ from skiptune.errors import NetworkError, OutputError, Problem
 from skiptune.sampling.baked_files import (
     BAKED_KEY,
     MARKER,
-    NOTICES,
     check_original,
+    is_notice,
     scales_within,
     source_metadata,
     stored_tensors,
@@ -184,6 +184,8 @@ def measured_fold(
     fold(network, schedule, mixed=mixed)  # refuses before anything is sampled
     seeds = range(SEARCH_SEED, SEARCH_SEED + images)
     fitted = fit_norms(network, schedule, setting, seeds)
+    if not all(t.isfinite().all() for fit in fitted.values() for t in (fit.factor, fit.shift)):
+        raise _diverged(document)
     folded = fold(network, schedule, mixed=mixed, fitted=fitted)
     tensors = stored_tensors(checkpoint, folded.keys)
     _refuse_overflow(document, folded, tensors)
@@ -201,12 +203,7 @@ def measured_fold(
 
     found = off(tensors)
     if not all(math.isfinite(value) for value in (*asdict(found.whole).values(), found.levels)):
-        raise NetworkError(
-            f"scales of {document.study}",
-            expected="images that can be compared",
-            found="NaN or infinity: with these scales the network diverges",
-            hint="export scales that were measured: skiptune export STUDY",
-        )
+        raise _diverged(document)
     lost = found.exact
     if found.rounded and _is_lost(lost):
         # Rounding to bfloat16 alone may do that: it is told, and is no other use of the skip.
@@ -225,6 +222,15 @@ def measured_fold(
 
 def _is_lost(found: Deviation) -> bool:
     return found.output > _MOST_OFF and found.effect > _MOST_LOST
+
+
+def _diverged(document: Tuned) -> NetworkError:
+    return NetworkError(
+        f"scales of {document.study}",
+        expected="images that can be compared",
+        found="NaN or infinity: with these scales the network diverges",
+        hint="export scales that were measured: skiptune export STUDY",
+    )
 
 
 def _refuse_overflow(document: Tuned, folded: Fold, tensors: Mapping[str, Tensor]) -> None:
@@ -283,7 +289,7 @@ def _licence(checkpoint: Checkpoint) -> str:
         with open(card, encoding="utf-8", errors="replace") as file:
             text = file.read(_MOST_CARD)
         row = re.search(r"^\| licence \| (.+) \|$", text, re.MULTILINE)
-        front = re.search(r"\A---\n.*?^license: *(\S+)", text, re.MULTILINE | re.DOTALL)
+        front = re.search(r"\A---\n(?:(?!---).*\n)*?license: *['\"]?([^\s'\"]+)", text)
         if row or front:
             return str((row or front)[1])  # type: ignore[index]
     metadata = source_metadata(checkpoint)
@@ -317,7 +323,7 @@ def _cards(checkpoint: Checkpoint) -> list[Path]:
 def _notices(checkpoint: Checkpoint) -> list[Path]:
     """Return the licences that lie beside a checkpoint."""
     beside = sorted(checkpoint.path.parent.iterdir())
-    return [path for path in beside if path.is_file() and path.name.upper().startswith(NOTICES)]
+    return [path for path in beside if path.is_file() and is_notice(path)]
 
 
 def _card_text(

@@ -268,6 +268,7 @@ def test_a_pipeline_is_the_same_but_for_the_weights_of_its_unet(
         "unet/diffusion_pytorch_model.bin",
         "unet/model.onnx",
         "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "license-plates.ckpt",
     )
     for name in stale:
         (source / name).write_bytes(b"old")

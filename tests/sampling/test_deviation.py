@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from skiptune.sampling.deviation import deviations
+from skiptune.sampling.deviation import Deviation, deviations
 from skiptune.sampling.fold import fold, replaced
 from skiptune.sampling.hooks import scaled
 from skiptune.sampling.images import sample_float, to_uint8
@@ -81,6 +81,17 @@ def test_numbers_are_what_two_ways_of_sampling_show() -> None:
     mixed = [s.address for s in find_skips(network) if s.mixed]
     assert list(found.blocks) == mixed
     assert all(0 < one.effect < 2 * found.whole.effect for one in found.blocks.values())
+
+
+def test_scales_that_change_nothing_lose_nothing() -> None:
+    network = network_of(FAMILIES["adm-edm"])
+    torch.nn.init.zeros_(network.model.out_conv.weight)
+    torch.nn.init.zeros_(network.model.out_conv.bias)
+    schedule = schedule_of(network, mixed=True)
+    folded = fold(network, schedule)
+    found = deviations(network, schedule, folded, SETTING, SEEDS, tensors=network.state_dict())
+    assert found.whole == found.exact == Deviation(output=0.0, effect=0.0)
+    assert (found.levels, found.moved) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["adm-edm", "guided-diffusion", "diffusers-classes"])

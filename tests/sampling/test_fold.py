@@ -181,6 +181,14 @@ def test_weights_that_are_normalised_on_every_call_are_refused(part: str) -> Non
     assert all(expected in p.found for p in error.problems)
 
 
+def test_half_precision_is_told_from_computed_weights(network: Any) -> None:
+    schedule = Schedule.uniform({FAMILIES["ddpmpp-edm"].addresses[0]: 0.8}, part="residual")
+    assert fold(network.bfloat16(), schedule).exact
+    computed = network_of(FAMILIES["edm2"]).bfloat16()
+    schedule = Schedule.uniform({FAMILIES["edm2"].addresses[0]: 0.8}, part="residual")
+    assert "normalises its weights" in refusal(computed, schedule).problems[0].found
+
+
 def test_what_is_no_number_of_its_own_is_refused_all_at_once(network: Any) -> None:
     one, two, three, _ = FAMILIES["ddpmpp-edm"].addresses
     error = refusal(

@@ -100,6 +100,51 @@ def test_only_scaled_skips_behind_a_normalisation_are_fitted(network: Any) -> No
     assert fit_norms(plain, schedule, SETTING, SEEDS) == {}
 
 
+def test_channels_that_are_the_same_everywhere_are_shifted_alone() -> None:
+    network = network_of(FAMILIES["adm-edm"])
+    skip = next(s for s in find_skips(network) if s.mixed)
+    block = decoder_blocks(network)[skip.address]
+    values = torch.linspace(-1, 2, skip.skip_channels).reshape(-1, 1, 1)
+    values[-(skip.main_channels + skip.skip_channels) // skip.groups :] = 0  # a whole group
+    received: list[torch.Tensor] = []
+
+    def even(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        z = args[0].clone()
+        z[:, skip.main_channels :] = values
+        received.append(z.double())
+        return (z, *args[1:])
+
+    block.register_forward_pre_hook(even)
+    # One state of one image, three times: the groups' means and variances differ nowhere.
+    once, schedule = Setting(solver="euler", steps=1), Schedule.uniform({skip.address: 0.5})
+    fit = fit_norms(network, schedule, once, [5, 5, 5])[skip.address]
+    (before,) = received
+    after = before.clone()
+    after[:, skip.main_channels :] *= 0.5
+    norm: Any = block.get_submodule("norm0")
+    u, v = (
+        F.group_norm(z, norm.num_groups, eps=norm.eps)[0, skip.main_channels :, 0, 0]
+        for z in (before, after)
+    )
+    own = slice(skip.main_channels - fit.start, None)
+    assert bool((fit.factor[own] == 1).all())
+    torch.testing.assert_close(fit.shift[own], v - u, atol=1e-9, rtol=0)
+    assert float((v - u).abs().max()) > 1e-3
+
+
+def test_one_group_of_all_channels_is_fitted_from_the_first_on() -> None:
+    network = network_of(FAMILIES["diffusers-classes"], norm_num_groups=1)
+    skip = find_skips(network)[0]
+    assert skip.groups == 1
+    schedule = Schedule.uniform({skip.address: 0.5})
+    setting = Setting(solver="euler", steps=2, sigma_min=0.1, sigma_max=10.0)
+    fit = fit_norms(network, schedule, setting, SEEDS)[skip.address]
+    assert (fit.start, len(fit.factor)) == (0, skip.main_channels + skip.skip_channels)
+    # Without some of its variance, all of the main path is larger behind the normalisation.
+    assert bool((fit.factor[: skip.main_channels] > 1).all())
+    assert bool((fit.factor[skip.main_channels :] < 1).all())
+
+
 def test_a_dropped_skip_leaves_the_bias_alone(network: Any) -> None:
     skip = next(s for s in find_skips(network) if not s.mixed)
     schedule = Schedule.uniform({skip.address: 0.0})

@@ -71,8 +71,9 @@ def test_a_checkpoint_knows_its_weights(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(write_pipeline(tmp_path / "pipe"))
     with no_warning():
         tuned_for(checkpoint.network, sha256=checkpoint.sha256).apply(checkpoint).remove()
-    with pytest.warns(SkiptuneWarning, match="weights"):
+    with pytest.warns(SkiptuneWarning, match="weights") as caught:
         tuned_for(checkpoint.network).apply(checkpoint).remove()
+    assert caught[0].filename == __file__  # where a user's code stands
 
 
 def test_a_warning_that_is_an_error_leaves_no_hooks() -> None:
@@ -99,6 +100,7 @@ def test_another_setting_of_a_pipeline_is_told_once() -> None:
         warnings.simplefilter("always")
         handle = tuned_for(pipe.unet).apply(pipe)
         assert texts(caught) == [f"{solver}UniPCMultistepScheduler, which steps as unipc"]
+        assert [one.filename for one in caught if one.category is SkiptuneWarning] == [__file__]
         run(pipe)
         run(pipe)
         assert len(texts(caught)) == 1

@@ -105,10 +105,13 @@ def test_scales_are_not_applied_to_weights_that_hold_them(
     assert load_checkpoint(twice.weights[0]).sha256 != baked.sha256
 
 
-def test_a_network_that_diverges_is_refused(checkpoint: Any, tmp_path: Path) -> None:
-    huge = Schedule.uniform({s.address: 1e38 for s in checkpoint.skips}, part="residual")
-    with pytest.raises(NetworkError, match="NaN or infinity"):
+@pytest.mark.parametrize("part", ["both", "residual"])
+def test_a_network_that_diverges_is_refused(checkpoint: Any, tmp_path: Path, part: str) -> None:
+    huge = Schedule.uniform({s.address: 1e38 for s in checkpoint.skips}, part=part)
+    with pytest.raises(NetworkError) as caught:
         bake(tuned_for(checkpoint, huge), checkpoint, tmp_path / "baked", images=1)
+    (problem,) = caught.value.problems
+    assert problem.found == "NaN or infinity: with these scales the network diverges"
     assert not (tmp_path / "baked").exists()
 
 
@@ -299,6 +302,14 @@ def test_licences_travel(checkpoint: Any, schedule: Schedule, tmp_path: Path) ->
     assert made.licence == "CC BY-NC-SA 4.0"
     assert (made.folder / "README.md").read_text() == text
     assert "| licence | CC BY-NC-SA 4.0 |" in (made.folder / "BAKED.md").read_text()
+    # The metadata of a card alone, however it is quoted, and not what its text says.
+    own = checkpoint.path.with_suffix(".md")
+    for quote in ("", "'", '"'):
+        own.write_text(f"---\ntags:\n- x\nlicense: {quote}mit{quote}\n---\nlicense: none\n")
+        assert baked().licence == "mit"
+    own.write_text("---\ntags: [x]\n---\n\nlicense: see above\n")
+    assert baked().licence.startswith("not said")
+    own.unlink()
     # A baked file on its own says it again.
     alone = tmp_path / "alone.safetensors"
     shutil.copy(made.weights[0], alone)
@@ -319,6 +330,20 @@ def test_licences_travel_whatever_they_and_the_network_are_called(
     made = bake(document, mine, tmp_path / "baked", mixed="leave", images=1)
     for name in names:
         assert (made.folder / name).read_text() == name
+
+
+def test_a_network_called_like_a_licence_is_baked_and_not_taken_for_one(
+    checkpoint: Any, schedule: Schedule, tmp_path: Path
+) -> None:
+    folder = checkpoint.path.parent
+    plates = load_checkpoint(checkpoint.path.rename(folder / "license-plates.safetensors"))
+    shutil.copy(plates.path, folder / "license-plates-ema.safetensors")
+    document = tuned_for(plates, schedule)
+    made = bake(document, plates, tmp_path / "baked", mixed="leave", images=1)
+    assert sorted(os.listdir(made.folder)) == ["BAKED.md", MARKER, plates.path.name]
+    before, after = load_file(plates.path), load_file(made.weights[0])
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == set(made.fold.keys)
 
 
 def test_what_was_nvidia_s_pickle_stays_under_its_licence(
