@@ -89,6 +89,8 @@ def vq_config(stage: Mapping[str, Any], *, scale: float | None) -> dict[str, Any
 
     Raises:
         ValueError: For a first stage that diffusers does not have, or that is not described.
+        KeyError: A number that is needed is not there.
+        TypeError: A list is none.
     """
     dd = stage.get("ddconfig")
     if not isinstance(dd, Mapping):
@@ -113,7 +115,7 @@ def vq_config(stage: Mapping[str, Any], *, scale: float | None) -> dict[str, Any
     if channels % _GROUPS:
         raise ValueError(f"ch {channels}, no multiple of {_GROUPS}")
     size = _whole(dd["resolution"], "resolution")
-    seen = [] if kind == "none" else [int(number) for number in dd.get("attn_resolutions", [])]
+    seen = () if kind == "none" else dd.get("attn_resolutions", ())
     attends = [size // 2**level in seen for level in range(len(multiples))]
     latents = _width(dd["z_channels"], "z_channels")
     return {

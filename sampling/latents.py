@@ -20,7 +20,7 @@ This module costs no torch.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +154,9 @@ def vae_files(vae: str | Path) -> tuple[Path, Path]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Compared as it is: a whole number of a file may be too large for a float.
+    return number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
 def _number(config: Mapping[str, Any], key: str, where: str) -> float:

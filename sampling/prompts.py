@@ -85,7 +85,8 @@ def read_prompts(path: str | Path) -> Prompts:
     try:
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        # What is cut here, possibly within a letter, is refused below.
+        text = data.decode("utf-8-sig") if len(data) <= _MOST_BYTES else ""
     except OSError as error:
         found = error.strerror or str(error)
         hint = "check the path"
@@ -95,8 +96,14 @@ def read_prompts(path: str | Path) -> Prompts:
         hint = f"convert it: `iconv -f LATIN1 -t UTF-8 {quoted(path)}`"
         raise NetworkError(str(path), expected=expected, found=found, hint=hint) from error
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
-    if not any(lines) or len(lines) > MOST_PROMPTS or len(data) > _MOST_BYTES:
-        found = "none" if not any(lines) else f"{len(lines)} lines of {len(data)} bytes"
+    found = ""
+    if len(data) > _MOST_BYTES:
+        found = "more bytes"
+    elif not any(lines):
+        found = "none"
+    elif len(lines) > MOST_PROMPTS:
+        found = f"{len(lines)} lines"
+    if found:
         raise NetworkError(
             str(path),
             expected=f"1 to {MOST_PROMPTS} prompts, of at most {_MOST_BYTES} bytes together",

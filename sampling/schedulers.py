@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -305,13 +306,14 @@ def pipeline_levels(config: Mapping[str, Any], steps: int, *, where: str) -> tup
 
     Raises:
         NetworkError: As `read_scheduler`; diffusers or a package that it needs for this scheduler
-            is missing; or the scheduler has no such number of steps.
+            is missing; or the scheduler cannot take so many steps, or not as it is configured.
     """
     scheduler = read_scheduler(config, where=where)
     kind = diffusers_class(scheduler.kind, where=where)
     try:
         made = kind.from_config(dict(config))
         made.set_timesteps(steps)
+        found = _stepped(scheduler, made)
     except ImportError as error:
         said = " ".join(str(error).split())
         raise NetworkError(
@@ -320,18 +322,26 @@ def pipeline_levels(config: Mapping[str, Any], steps: int, *, where: str) -> tup
             found=said[:200],
             hint="install them, or give noise levels of your own",
         ) from error
-    except (ValueError, ZeroDivisionError, IndexError) as error:
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
         raise NetworkError(
             f"{where}: steps",
-            expected=f"a number of steps that {scheduler.kind} can take",
-            found=f"{steps}: {error}",
-            hint="choose another number of steps",
+            expected=f"a number of steps that {scheduler.kind} can take as it is configured",
+            found=f"{steps}: {' '.join(str(error).split())[:200]}",
+            hint="choose another number of steps, or mend the configuration where it is named",
         ) from error
+    return found
+
+
+def _stepped(scheduler: Scheduler, made: Any) -> tuple[float, ...]:
+    """Return the levels of a scheduler of diffusers whose timesteps are set; ValueError: none."""
     if hasattr(made, "sigmas"):
         # Heun's and others' levels stand in it once for every evaluation of the network.
         found = [float(level) for level in made.sigmas.tolist()]
     else:
         times = [int(time) for time in made.timesteps.tolist()]
+        count = len(scheduler.levels)
+        if not all(0 <= time < count for time in times):
+            raise ValueError(f"timesteps from {max(times)} to {min(times)} of {count}")
         found = [scheduler.levels[time] for time in times]
         final = getattr(made.config, "set_alpha_to_one", True)
         found.append(0.0 if final else scheduler.levels[0])
@@ -339,7 +349,12 @@ def pipeline_levels(config: Mapping[str, Any], steps: int, *, where: str) -> tup
     low, high = scheduler.sigma_min, scheduler.sigma_max
     for end in (low, high):
         found = [end if math.isclose(level, end, rel_tol=1e-6) else level for level in found]
-    return tuple(dict.fromkeys(found))
+    levels = tuple(dict.fromkeys(found))
+    if len(levels) < 2 or not all(one > two for one, two in pairwise(levels)):
+        raise ValueError(
+            f"noise levels that do not fall: {', '.join(map('{:.4g}'.format, levels))}"
+        )
+    return levels
 
 
 def _why_not(kind: str) -> str:
@@ -372,6 +387,8 @@ def _problems(where: str, kind: str, values: Mapping[str, Any]) -> Sequence[Prob
         for key in ("sigma_min", "sigma_max", "sigma_data"):
             if not _is_positive(values[key]):
                 refuse(key, "a number above 0")
+        if not found and values["sigma_min"] >= values["sigma_max"]:
+            refuse("sigma_max", f"a number above sigma_min, which is {values['sigma_min']}")
         return found
     betas, steps = values["trained_betas"], values["num_train_timesteps"]
     if betas is not None:
@@ -393,7 +410,8 @@ def _problems(where: str, kind: str, values: Mapping[str, Any]) -> Sequence[Prob
 
 def _is_positive(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 < float(value) < math.inf  # type: ignore[arg-type]
+    # Compared as it is: a whole number of a file may be too large for a float.
+    return number and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
 def _alphas(kind: str, values: Mapping[str, Any]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import sys
 from collections.abc import Callable
@@ -417,6 +418,8 @@ def test_damaged_files_are_refused(
         ({"block_out_channels": [4, 10**12]}, "configuration of an", ""),
         ({"scaling_factor": 0}, "a number above 0", "0"),
         ({"scaling_factor": "big"}, "a finite number", "'big'"),
+        ({"scaling_factor": 10**400}, "a finite number", "1000"),
+        ({"scaling_factor": math.inf}, "a finite number", "inf"),
         ({"latents_mean": [0, 0, 0, 0]}, "`latents_mean` and `latents_std`", "None"),
         ({"latents_mean": [0, 0], "latents_std": [1, 1]}, "4 finite numbers", "[0, 0]"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,16 @@ def test_a_stage_that_diffusers_does_not_have_is_told(
     # The network is read all the same.
     described = config_of(latent_options(**changes), where="options")
     assert described.stage is None and reason in described.cautions[0]
+
+
+def test_levels_attend_whose_size_is_named_and_no_other() -> None:
+    """As upstream compares them: 16 pixels, then 8, and 8.5 or infinity is neither."""
+    for named, expected in (
+        ([8], ["", "Attn"]), ([8.0, 16], ["Attn", "Attn"]), ([8.5, math.inf], ["", ""]),
+    ):  # fmt: skip
+        found = vq_config(stage_of(attn_resolutions=named), scale=1.0)
+        assert found["down_block_types"] == [f"{one}DownEncoderBlock2D" for one in expected]
+        assert found["up_block_types"] == [f"{one}UpDecoderBlock2D" for one in expected[::-1]]
 
 
 def test_a_stage_that_decodes_latents_as_they_are_is_told() -> None:

@@ -67,6 +67,13 @@ def test_prompts_that_are_none_are_refused(tmp_path: Path, data: bytes, said: st
         read_prompts(path)
 
 
+def test_a_file_that_is_too_large_is_told_so_where_a_letter_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\u732b".encode() * (1 << 23))  # 24 MiB of three bytes each
+    with pytest.raises(NetworkError, match="at most 16777216 bytes together, found more"):
+        read_prompts(path)
+
+
 def test_of_many_wrong_lines_the_first_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a\n" * 9)

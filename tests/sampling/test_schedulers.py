@@ -157,6 +157,24 @@ def test_pipeline_levels_are_the_levels_of_ddims_timesteps() -> None:
         pipeline_levels(config("DDIMScheduler"), 1001, where="test")
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "steps", "said"),
+    [
+        # Timesteps that diffusers would take from the other end of its list, or not find.
+        ("DDIMScheduler", {"steps_offset": -300}, 4, "450 to -300 of 1000"),
+        ("DDIMScheduler", {"trained_betas": [0.1, 0.2, 0.3]}, 3, "666 to 0 of 3"),
+        ("EulerDiscreteScheduler", {}, 0, "do not fall"),
+        ("DPMSolverMultistepScheduler", {"solver_type": "no_such"}, 4, "no_such is not impl"),
+        ("DDIMScheduler", {"steps_offset": "one"}, 4, "add"),
+    ],
+)
+def test_steps_that_a_configuration_does_not_make_are_refused(
+    kind: str, values: dict[str, Any], steps: int, said: str
+) -> None:
+    with pytest.raises(NetworkError, match=f"test: steps: .* found {steps}: .*{said}"):
+        pipeline_levels(config(kind, **values), steps, where="test")
+
+
 def test_times_and_clipping_follow_the_class() -> None:
     assert read("DDIMScheduler").clip == 1.0
     assert read("DDPMScheduler", clip_sample_range=3.0).clip == 3.0
@@ -194,6 +212,8 @@ def test_kinds_that_make_no_noise_levels_are_refused_by_name(kind: Any, said: st
         ("PNDMScheduler", {"prediction_type": "sample"}, ["prediction_type"]),
         ("EDMEulerScheduler", {"prediction_type": "sample"}, ["prediction_type"]),
         ("EDMEulerScheduler", {"sigma_data": 0}, ["sigma_data"]),
+        ("EDMEulerScheduler", {"sigma_min": 3.0, "sigma_max": 3.0}, ["sigma_max"]),
+        ("EDMEulerScheduler", {"sigma_max": 10**400}, ["sigma_max"]),
         ("DDPMScheduler", {"thresholding": True}, ["thresholding"]),
         ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True}, ["use_flow_sigmas"]),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, ["timestep_type"]),
@@ -202,6 +222,8 @@ def test_kinds_that_make_no_noise_levels_are_refused_by_name(kind: Any, said: st
         ("DDIMScheduler", {"num_train_timesteps": 10.0}, ["num_train_timesteps"]),
         ("DDIMScheduler", {"trained_betas": [0.1]}, ["trained_betas"]),
         ("DDIMScheduler", {"trained_betas": ["a", "b"]}, ["trained_betas"]),
+        ("DDIMScheduler", {"trained_betas": [0.1, 10**400]}, ["trained_betas"]),
+        ("DDIMScheduler", {"beta_start": math.nan, "beta_end": True}, ["beta_start", "beta_end"]),
         (
             "DDIMScheduler",
             {"beta_start": 0, "beta_end": 2, "beta_schedule": "laplace"},

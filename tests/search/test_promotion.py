@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from skiptune.search.scoring import Stored
 from skiptune.search.study import SEARCH, SEARCH_SEED, OpenStudy
 from skiptune.storage import ledger
 from skiptune.storage.ledger import Standing
-from skiptune.storage.records import Evaluation
+from skiptune.storage.records import Evaluation, NewScore
 from tests.search.conftest import UNTIL_DONE, Tiny, crew_member
 
 DIFFERENCES = st.dictionaries(st.integers(1, 50), st.floats(-5, 5, allow_nan=False), max_size=12)
@@ -224,20 +225,84 @@ def test_only_rivals_of_the_leader_go_on_and_it_goes_with_them(
     assert up(study) == {made[0].number, made[4].number}
 
 
-@pytest.mark.parametrize(("error", "promoted"), [(0.06, 0), (0.1, 2)])
+@pytest.mark.parametrize(
+    ("error", "value", "projection", "promoted"),
+    [
+        (0.06, 10.0, None, 0),
+        (0.1, 10.0, None, 2),
+        # A screen's distances have another unit than the baseline's: nothing is too small there.
+        (0.06, 10.0, 8, 2),
+        (0.02, 10.0, 8, 0),
+        # Nor is there a part of a value below 0, as small distances may have.
+        (0.06, -10.0, None, 2),
+        (0.02, -10.0, None, 0),
+    ],
+)
 def test_a_rival_may_be_better_by_what_counts(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: float, promoted: int
-) -> None:
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: float, value: float,
+    projection: int | None, promoted: int,
+) -> None:  # fmt: skip
     monkeypatch.setattr(rivals, "paired_error", lambda *_, **__: error)
-    study = tiny.open(search__rungs=RUNGS[:2], search__promote=0.67, confirm__min_gain=0.01)
+    study = tiny.open(
+        search__rungs=RUNGS[:2],
+        search__promote=0.67,
+        confirm__min_gain=0.01,
+        objective__projection=projection,
+    )
     base = study.baseline(block=SEARCH, first_seed=SEARCH_SEED, images=RUNGS[1])
-    numbers = {"images": RUNGS[1], "value": 10.0, "standard_error": 0.5}
+    numbers = {"images": RUNGS[1], "value": value, "standard_error": 0.5}
     ledger.put_score(study.database, base.id, level=0, metric="m", reference="r", **numbers)
     made = [enter(study, number) for number in range(1, 4)]
     # Behind by 0.05; 0.1 counts. Within two errors it may be 0.07 better, or 0.15.
-    for one, value in zip(made, (-2.0, -1.95, 0.0), strict=True):
-        score(study, one, 0, value, 1.0)
+    for one, difference in zip(made, (-2.0, -1.95, 0.0), strict=True):
+        score(study, one, 0, difference, 1.0)
     assert promote(study) == promoted
+
+
+def test_a_proposal_that_is_worse_than_the_baseline_is_nobody_s_rival(
+    tiny: Tiny, undecided: None
+) -> None:
+    study = tiny.open(search__rungs=RUNGS[:2], search__promote=0.67)
+    made = [enter(study, number) for number in range(1, 4)]
+    # Behind its leader by less than their errors, and above 1.96 of its own.
+    for one, difference in zip(made, (0.1, 0.25, 0.5), strict=True):
+        score(study, one, 0, difference, 0.1)
+    assert promote(study) == 0
+
+
+def test_of_several_objectives_the_fronts_go_on_in_their_order(tiny: Tiny) -> None:
+    study = tiny.open(
+        search__rungs=RUNGS[:2],
+        search__evaluations=7,
+        search__promote=0.5,
+        objective__metric=["fd", "nfe"],
+    )
+
+    def several(number: int, *differences: float) -> None:
+        numbers: Any = {"images": RUNGS[0], "value": 1.0, "standard_error": 0.1}
+        scores = [
+            NewScore(
+                f"m{place}", "r", difference=one, difference_error=0.1, place=place, **numbers
+            )
+            for place, one in enumerate(differences)
+        ]
+        ledger.put_scores(study.database, enter(study, number).id, scores, level=0)
+
+    # The first and the second are beaten by nobody, the third by the first alone, the fourth by
+    # the second alone. Worse than the baseline in one objective, the second is best in the other.
+    for number, point in enumerate(
+        [(-3.0, 5.0), (0.5, 0.0), (-2.0, 6.0), (0.6, 1.0), (-1.0, 7.0), (1.0, 8.0)], start=1
+    ):
+        several(number, *point)
+    assert promote(study) == 3
+    numbers = {e.id: e.number for e in ledger.evaluations(study.database, study.id)}
+    first = min(numbers.values())
+    assert {number - first for number in up(study)} == {0, 1, 2}
+    assert promote(study) == 0
+    # A seventh pushes the third out of the best half, and goes on alone.
+    several(7, -4.0, 9.0)
+    assert promote(study) == 1
+    assert {number - first for number in up(study)} == {0, 1, 2, 6}
 
 
 def test_a_new_leader_goes_on_where_one_that_has_gone_on_is_its_rival(

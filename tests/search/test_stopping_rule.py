@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skiptune.errors import SpecError
 from skiptune.objectives.moment_model import MomentModel
-from skiptune.search import origins
+from skiptune.search import origins, stopping_rule
 from skiptune.search.course import whole_study
 from skiptune.search.descent import Origin
 from skiptune.search.events import Event, Notice
@@ -97,6 +97,9 @@ def test_an_improvement_that_counts_is_half_of_what_a_confirm_tells() -> None:
     assert least == pytest.approx(0.2 * 2 * PROVABLE)
     least = least_gain(standings, images=500, confirm=2000, prompts=(140, 1400))
     assert least == pytest.approx(0.2 / 2 * PROVABLE)
+    # A share without a line is as one with a single line; another problem tells of it.
+    least = least_gain(standings, images=500, confirm=2000, prompts=(140, 0))
+    assert least == pytest.approx(0.2 * math.sqrt(140) * PROVABLE)
     # Of a large file of prompts each image has its own: then they are as good as images.
     least = least_gain(standings, images=500, confirm=2000, prompts=(20_000, 20_000))
     assert least == pytest.approx(0.2 / 2 * PROVABLE)
@@ -228,6 +231,73 @@ def test_a_descent_ends_where_two_origins_in_a_row_promise_little(
     assert larger is not None and larger > least
     assert larger == pytest.approx(2.0 * 0.06 * count, rel=1e-2)
     assert reason_to_end(study) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "decrease", "expected", "asked", "ends"),
+    [
+        # Of the two expectations of the model the larger counts; 0.0025 is an eighth.
+        ({"sampler": "moments"}, None, (0.002, 0.001), True, "0.002"),
+        ({"sampler": "moments"}, None, (0.001, 0.002), True, "0.002"),
+        ({"sampler": "moments"}, None, (0.003, 0.001), True, ""),
+        ({"sampler": "moments"}, None, (0.001, 0.003), True, ""),
+        ({"sampler": "moments"}, None, (0.001, None), True, ""),
+        ({"sampler": "moments"}, None, (None, 0.001), True, ""),
+        # A descent is asked first, and the model, without a design, once that has arrived.
+        ({"sampler": "descent"}, None, (0.001, 0.001), None, ""),
+        ({"sampler": "descent"}, 0.002, (0.003, 0.003), None, "0.002"),
+        ({"sampler": "descent"}, 0.003, (0.001, 0.001), None, ""),
+        ({"sampler": "descent"}, 0.0, (0.001, 0.002), False, "0.002"),
+        ({"sampler": "descent"}, 0.0, (0.003, 0.003), False, ""),
+        # Of this loss there is no model that could go on.
+        ({"sampler": "descent", "metric": "teacher_loss"}, 0.0, (9.0, 9.0), None, "0"),
+    ],
+)
+def test_what_the_next_proposal_may_gain_is_asked_of_whoever_makes_it(
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    decrease: float | None,
+    expected: tuple[float | None, float | None],
+    asked: bool | None,
+    ends: str,
+) -> None:
+    questions = []
+
+    def improvement(source: Any, number: int, *, box: Any, designed: bool) -> float | None:
+        questions.append((number, designed, type(source).__name__))
+        assert [float(np.exp(end[0])) for end in box] == pytest.approx([0.5, 2.0])
+        return expected[len(questions) - 1]
+
+    monkeypatch.setattr(stopping_rule, "expected_decrease", lambda study: decrease)
+    monkeypatch.setattr(stopping_rule, "expected_improvement", improvement)
+    study = tiny.open(
+        search__sampler=changes["sampler"],
+        search__patience="auto",
+        objective__metric=changes.get("metric", "fd"),
+    )
+    enter(study, -0.3, 0.2)
+    reason = reason_to_end(study)
+    # Proposal 3 by all that is known, and 2 by what was known before the newest.
+    assert questions == (
+        [] if asked is None else [(3, asked, "StoredMoments"), (2, asked, "Before")]
+    )
+    if ends:
+        assert reason == (
+            f"the search ends early: the next schedule is expected to improve on the best by"
+            f" {ends}, below 0.0025, an eighth of what a confirm can tell"
+        )
+    else:
+        assert reason is None
+
+
+def test_before_the_newest_evaluation_all_others_were_known() -> None:
+    world = World()
+    source = Memory(world, [world.seen(np.zeros(SKIPS)), world.seen(world.best)])
+    before = stopping_rule.Before(source)
+    assert [len(one.known()) for one in (source, before)] == [2, 1]
+    assert before.known()[0].number == source.known()[0].number
+    assert before.reference is source.reference
 
 
 @pytest.mark.parametrize(
