@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skiptune.errors import UnavailableError
+from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.views.dashboard.access import SESSION_SECONDS, Access
 from skiptune.views.dashboard.guard import BODY_BYTES, Guard
@@ -121,6 +123,19 @@ def test_the_page_that_upgrades_the_schema_leads_nowhere(studied: Studied) -> No
 def test_methods_are_allowed_by_name(studied: Studied, method: str, path: str) -> None:
     reply = ask(guarded(studied), path, method=method, body=b"{}", **OWN)
     assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_the_page_alone_runs_scripts_and_the_bundle_alone_is_kept(studied: Studied) -> None:
+    app = guarded(studied)
+    for path, scripts, cache in (
+        ("/dashboard", True, "no-store"),
+        ("/dashboard/studies/1", True, "no-store"),
+        ("/api/studies", False, "no-store"),
+        ("/static/bundle.js", False, "no-cache"),
+    ):
+        headers = ask(app, path).headers
+        assert ("script-src 'self'" in headers["content-security-policy"]) == scripts, path
+        assert headers["cache-control"] == cache, path
 
 
 def test_no_header_or_field_makes_another_method_of_get(studied: Studied) -> None:
@@ -383,8 +398,10 @@ def test_a_deleted_study_leaves_the_stored_files(studied: Studied) -> None:
 def test_a_body_beyond_the_limit_is_refused(studied: Studied) -> None:
     app = guarded(studied, token=TOKEN, edit=True)
     said: dict[str, Any] = {"Cookie": cookie(), **OWN}
-    body = b"x" * (BODY_BYTES + 1)
-    assert ask(app, "/api/studies", method="POST", body=body, **said).status == 413
+    for size, status in ((BODY_BYTES, 204), (BODY_BYTES + 1, 413)):
+        body = json.dumps({"version": 1, "body": "a note"}).encode().ljust(size)
+        reply = ask(app, "/api/studies/1/note", method="PUT", body=body, **said)
+        assert reply.status == status
 
 
 def test_a_body_without_a_length_is_not_read(studied: Studied) -> None:
@@ -435,6 +452,23 @@ def test_a_missing_file_is_shown_as_missing_and_the_page_loads(studied: Studied)
     assert reply.headers["cache-control"] == "no-store"
     assert len(studied.said) == 1 and "missing" in studied.said[0]
     assert ask(app, "/api/studies/1").status == 200
+
+
+def test_a_file_of_a_store_that_is_away_is_shown_later(
+    studied: Studied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object, **named: object) -> None:
+        raise UnavailableError("s3://b", expected="an answer", found="none", hint="wait")
+
+    digest = studied.store.write_bytes(picture(), ".png")
+    path = attach(studied.url, "tiny", digest, name="x.png", kind="image/png")
+    app = guarded(studied)
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrayStore, "size", away)
+        reply = ask(app, path)
+    assert (reply.status, reply.headers["cache-control"]) == (503, "no-store")
+    assert reply.json == {"reason": "This file cannot be shown now"}
+    assert ask(app, path).body == picture()
 
 
 def test_other_kinds_of_files_are_not_shown(studied: Studied) -> None:
