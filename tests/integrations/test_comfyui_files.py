@@ -101,6 +101,16 @@ def test_every_number_of_a_setting_is_known(denoiser: Any, tmp_path: Path) -> No
         ),
         (lambda v: v["setting"].update(steps=0), "setting.steps: expected a whole number"),
         (lambda v: v.pop("network"), "network: expected an object, found nothing"),
+        (lambda v: v["network"].pop("name"), "network.name: expected a name, found nothing"),
+        (lambda v: v.update(study=""), 'study: expected a name, found ""'),
+        (lambda v: v["skips"][1].update(address=""), "skips[1].address: expected a decoder block"),
+        (lambda v: v["skips"][1].update(main_channels=True), "skips[1].main_channels: expected a"),
+        (lambda v: v["skips"][1].update(windows=3), "skips[1].windows: expected a list, found 3"),
+        (lambda v: v["skips"][1].update(parts=3), "skips[1].parts: expected a list, found 3"),
+        (lambda v: v["skips"][1].update(parts=[{}]), "skips[1].parts[0].part: expected the name"),
+        (lambda v: v["setting"].update(solver=3), "setting.solver: expected a name, found 3"),
+        (lambda v: v["setting"].update(guidance=-1), "setting.guidance: expected a finite number"),
+        (lambda v: v.update(untouched_setting=3), "untouched_setting: expected an object"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_refused(
@@ -185,6 +195,12 @@ def test_a_verdict_without_its_numbers_is_told_without(denoiser: Any, tmp_path: 
         values["verdict"] = verdict
         path.write_text(json.dumps(values))
         assert read(path).verdict == "no verdict in the file"
+
+
+def test_one_step_is_enough(denoiser: Any, tmp_path: Path) -> None:
+    setting = Setting(solver="euler", steps=1)
+    path = write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"], setting=setting)
+    assert read(path).setting.steps == 1
 
 
 def test_keys_of_later_versions_are_no_harm(denoiser: Any, tmp_path: Path) -> None:
