@@ -14,8 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skiptune.errors import UnavailableError
-from skiptune.storage.arrays import ArrayStore
 from skiptune.storage.optuna_rows import optuna_storage
 from skiptune.views.dashboard.access import SESSION_SECONDS, Access
 from skiptune.views.dashboard.guard import BODY_BYTES, Guard
@@ -454,21 +452,14 @@ def test_a_missing_file_is_shown_as_missing_and_the_page_loads(studied: Studied)
     assert ask(app, "/api/studies/1").status == 200
 
 
-def test_a_file_of_a_store_that_is_away_is_shown_later(
-    studied: Studied, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*arguments: object, **named: object) -> None:
-        raise UnavailableError("s3://b", expected="an answer", found="none", hint="wait")
+def test_a_file_that_cannot_be_read_now_is_not_kept() -> None:
+    def away(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("503 Service Unavailable", [("Cache-Control", "public")])
+        return [picture()]
 
-    digest = studied.store.write_bytes(picture(), ".png")
-    path = attach(studied.url, "tiny", digest, name="x.png", kind="image/png")
-    app = guarded(studied)
-    with monkeypatch.context() as patch:
-        patch.setattr(ArrayStore, "size", away)
-        reply = ask(app, path)
+    reply = ask(Guard(away, Access()), f"/artifacts/1/1/{64 * '0'}")
     assert (reply.status, reply.headers["cache-control"]) == (503, "no-store")
     assert reply.json == {"reason": "This file cannot be shown now"}
-    assert ask(app, path).body == picture()
 
 
 def test_other_kinds_of_files_are_not_shown(studied: Studied) -> None:
