@@ -233,7 +233,7 @@ def _freeu(
     wrong = [p for key, number in value.items() for p in _wrong(number, document.where((key,)))]
     if wrong:
         return {}, (), wrong
-    stages = [value.get(key, 1.0) for key in ("s1", "s2")]
+    stages = [value.get("s1", 1.0), *([value["s2"]] if "s2" in value else [])]
     scales, notes, wrong = _stages(stages, skips, document, ("s2",))
     left = [key for key in ("b1", "b2") if value.get(key, 1) != 1]
     if left:

@@ -191,3 +191,12 @@ def test_a_file_that_is_called_baseline_is_not_taken_for_it(
     assert json.loads(command(*words).out)["rows"] == ["baseline", "baseline.json"]
     twice = command("sample", "--compare", "tuned.json", "./tuned.json", "--seeds", "0")
     assert twice.code == 2 and "every name once" in twice.err
+
+
+def test_files_whose_names_differ_in_the_end_alone_are_told_apart(
+    command: Command, tuned: Path, other: Path
+) -> None:
+    backup = tuned.with_suffix(".bak")
+    backup.write_bytes(tuned.read_bytes())
+    words = ("sample", "--compare", tuned, backup, other, "--seeds", "0", "--json")
+    assert json.loads(command(*words).out)["rows"] == [str(tuned), str(backup), "other"]

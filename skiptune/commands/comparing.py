@@ -254,8 +254,9 @@ def _labels(words: Sequence[str]) -> dict[str, str]:
         stem if stems.count(stem) == 1 and stem != BASELINE else name
         for stem, name in zip(stems, bare, strict=True)
     ]
-    # Of baseline.json in this folder the whole name, for the untouched network has the other.
+    # The whole name of baseline.json in this folder, for the untouched network has the other, and
+    # of a.json beside a.bak: a picture finds its scores by the label.
     return {
-        word: str(Path(word)) if label == BASELINE else label
+        word: str(Path(word)) if label == BASELINE or labels.count(label) > 1 else label
         for word, label in zip(words, labels, strict=True)
     }

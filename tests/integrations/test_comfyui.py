@@ -188,6 +188,19 @@ def test_start_and_end(denoiser: Any, tmp_path: Path) -> None:
     assert close(theirs(model, noise()), ours(denoiser, Schedule(terms), noise()))
 
 
+def test_both_ends_of_a_range_belong_to_it(denoiser: Any, tmp_path: Path) -> None:
+    write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"])
+    patch = SkipPatch(read(tmp_path / "t.json"), sigma_high=5.0, sigma_low=1.0)
+    row = find_skips(denoiser)[0]
+    h, hsp = torch.ones(1, row.main_channels, 1, 1), torch.ones(1, row.skip_channels, 1, 1)
+    made = [
+        float(patch(h, hsp, {"block": ("output", 0), "sigmas": torch.tensor([level])})[1].unique())
+        for level in (5.5, 5.0, 1.0, 0.5)
+    ]
+    assert made == pytest.approx([1.0, 0.6, 0.6, 1.0])
+    assert (patch.run.evaluations, patch.run.scaled) == (4, {0: 2})
+
+
 def test_the_model_stays_as_it_was(denoiser: Any, tmp_path: Path) -> None:
     write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"])
     model = like.Patcher(like.Model(denoiser))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ def test_every_number_of_a_setting_is_known(denoiser: Any, tmp_path: Path) -> No
         ),
         (lambda v: v["setting"].update(steps=0), "setting.steps: expected a whole number"),
         (lambda v: v.pop("network"), "network: expected an object, found nothing"),
+        (lambda v: v["network"].pop("name"), "network.name: expected a name, found nothing"),
+        (lambda v: v.update(study=""), 'study: expected a name, found ""'),
+        (lambda v: v["skips"][1].update(address=""), "skips[1].address: expected a decoder block"),
+        (lambda v: v["skips"][1].update(main_channels=True), "skips[1].main_channels: expected a"),
+        (lambda v: v["skips"][1].update(windows=3), "skips[1].windows: expected a list, found 3"),
+        (lambda v: v["skips"][1].update(parts=3), "skips[1].parts: expected a list, found 3"),
+        (lambda v: v["skips"][1].update(parts=[{}]), "skips[1].parts[0].part: expected the name"),
+        (lambda v: v["setting"].update(solver=3), "setting.solver: expected a name, found 3"),
+        (lambda v: v["setting"].update(guidance=-1), "setting.guidance: expected a finite number"),
+        (lambda v: v.update(untouched_setting=3), "untouched_setting: expected an object"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_refused(
@@ -151,6 +162,27 @@ def test_what_skiptune_writes_is_read(denoiser: Any, tmp_path: Path, kind: str) 
     assert FORMAT == json.loads(path.read_text())["format"] and SCHEMA_VERSION == 1
 
 
+def test_rows_may_say_the_same_in_other_pieces(denoiser: Any, tmp_path: Path) -> None:
+    schedule = schedules(NAMES)["windowed"]
+    path = write_tuned(tmp_path / "t.json", denoiser, schedule)
+
+    def cut(values: dict[str, Any]) -> None:
+        one, two = values["skips"][0]["windows"]
+        pieces = [two, {**one, "low": 5.0}, {**one, "high": 5.0}]
+        nothing = [
+            {"low": 0.0, "high": 1.0, "scale": 1.0},
+            {"low": 3.0, "high": 3.0, "scale": 2.0},
+        ]
+        values["skips"][0]["windows"] = pieces + nothing
+
+    damage(path, cut)
+    assert load_with_skiptune(path).schedule == schedule
+    windows = read(path).rows[0].windows
+    assert [(one.low, one.high, one.scale) for one in windows] == [
+        (1.0, 5.0, 0.6), (5.0, 20.0, 0.6), (20.0, math.inf, 1.2),
+    ]  # fmt: skip
+
+
 def test_a_verdict_without_its_numbers_is_told_without(denoiser: Any, tmp_path: Path) -> None:
     path = write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"])
     for interval in ([None, 13.9], ["5.5", "13.9"], [5.5], None):
@@ -158,6 +190,17 @@ def test_a_verdict_without_its_numbers_is_told_without(denoiser: Any, tmp_path: 
         values["verdict"]["interval"] = interval
         path.write_text(json.dumps(values))
         assert read(path).verdict == "win"
+    for verdict in (None, "win", {}, {"verdict": 1, "gain": 9.7, "interval": [5.5, 13.9]}):
+        values = json.loads(path.read_text())
+        values["verdict"] = verdict
+        path.write_text(json.dumps(values))
+        assert read(path).verdict == "no verdict in the file"
+
+
+def test_one_step_is_enough(denoiser: Any, tmp_path: Path) -> None:
+    setting = Setting(solver="euler", steps=1)
+    path = write_tuned(tmp_path / "t.json", denoiser, schedules(NAMES)["static"], setting=setting)
+    assert read(path).setting.steps == 1
 
 
 def test_keys_of_later_versions_are_no_harm(denoiser: Any, tmp_path: Path) -> None:

@@ -62,6 +62,18 @@ def test_stages_are_told_and_called_a_start(tmp_path: Path) -> None:
     assert read(tmp_path, "[0.5, 1, 1, 1, 1, 1]").notes == ()
 
 
+def test_a_network_of_one_resolution_has_one_stage(tmp_path: Path) -> None:
+    skips = [Skip(f"block{index}", index, 16, 8, 8, 4, mixed=False) for index in range(3)]
+    path = tmp_path / "mine.yaml"
+    path.write_text("s1: 0.9\nb1: 1.2\n")
+    found = hand_made(path, skips)
+    assert list(found.scales.values()) == [0.9, 0.9, 0.9]
+    assert found.notes[0] == "stage 1, 16x16: 0.9 for 3 skips"
+    path.write_text("s1: 0.9\ns2: 0.2\n")
+    with pytest.raises(SpecError, match=r"mine\.yaml:2: s2: expected a list of 1 to 1 numbers"):
+        hand_made(path, skips)
+
+
 @pytest.mark.parametrize(
     ("text", "where", "expected", "found"),
     [

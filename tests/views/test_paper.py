@@ -122,7 +122,7 @@ def test_tables_read_back(document: Any, kind: str, read: Any) -> None:
         value, low, high = (float(n) for n in re.findall(r"-?[\d.]+", row[1]))
         assert value == pytest.approx(score.value, rel=1e-3)
         assert (low, high) == pytest.approx(score.interval, abs=1e-3)
-        assert int(row[4].replace(",", "")) == score.images
+        assert (float(row[3]), int(row[4].replace(",", ""))) == (score.nfe, score.images)
         if score.difference is None:
             assert row[2] == ""
             continue
@@ -134,12 +134,18 @@ def test_tables_read_back(document: Any, kind: str, read: Any) -> None:
     rows = [row for row in scales[1:] if "---" not in row]
     terms = expected_terms(document)
     assert [row[0] for row in rows] == [address for address, *_ in terms]
+    places = [(skip.index, skip.resolution) for skip in document.skips for _ in skip.terms()]
+    assert [row[1:3] for row in rows] == [[f"{i}", f"{size}x{size}"] for i, size in places]
     parts = ["both" if row[3] == "skip" else row[3] for row in rows]
     assert parts == [part for _, part, *_ in terms]
     assert [float(row[5]) for row in rows] == pytest.approx([t[4] for t in terms], rel=1e-3)
     windows = [row[4] for row in rows if row[4] != "all"]
     assert windows == ["0.5 to 2", "from 2"]
     assert "gain +9.7" in text and "[+5.5, +13.9]" in text
+    confidence = re.search(r"13\.9\] at ([\d.]+) ", text.replace("\\%", "%"))
+    assert confidence is not None
+    assert 1 - float(confidence[1]) / 100 == pytest.approx(document.verdict.alpha)
+    assert f"{document.measure.better} is better" in text
 
 
 def test_latex_is_balanced_and_names_its_package(document: Any) -> None:

@@ -107,6 +107,11 @@ def test_the_file_comes_before_the_environment(tmp_path: Path) -> None:
     assert find_token(None, {VARIABLE: ""}) is None
 
 
+def test_the_shortest_and_the_longest_token() -> None:
+    for length in (16, 512):
+        assert find_token(None, {VARIABLE: "~" * length}) == "~" * length
+
+
 def test_a_token_file_that_others_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
@@ -120,6 +125,8 @@ def test_a_token_file_that_others_read_is_refused(tmp_path: Path) -> None:
     ("token", "found"),
     [
         ("short", "one of 5 characters"),
+        ("x" * 15, "one of 15 characters"),
+        ("sixteen with one", "with spaces"),
         ("x" * 513, "one of 513 characters"),
         ("with a space in it, long", "with spaces"),
         ("ümlaute-ümlaute-ümlaute", "other characters"),

@@ -63,7 +63,11 @@ def test_what_is_not_there_is_a_picture_that_says_so(tmp_path: Path, name: str) 
     with pytest.raises(HTTPResponse) as raised:
         StoredFiles(ArrayStore(tmp_path), said.append).open_reader(name)
     assert (raised.value.status_code, raised.value.body) == (404, missing_picture())
-    assert Image.open(io.BytesIO(missing_picture())).size == (320, 96)
+    shown = Image.open(io.BytesIO(missing_picture())).convert("L")
+    assert shown.size == (320, 96)
+    # Dark letters on light ground, in two lines that end before the edge.
+    assert all(shown.crop((9, top, 311, top + 24)).getextrema()[0] < 90 for top in (22, 48))
+    assert shown.crop((1, 1, 9, 95)).getextrema()[0] > 200
 
 
 def test_a_damaged_file_is_missing_and_said(tmp_path: Path) -> None:
@@ -86,6 +90,8 @@ def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(HTTPResponse):
         StoredFiles(store, said.append).open_reader(digest)
     assert "11 bytes" in said[0]
+    largest = store.write_bytes(b"1234567890", ".txt")
+    assert StoredFiles(store, pytest.fail).open_reader(largest).read() == b"1234567890"
 
 
 def test_a_store_that_is_away_is_not_a_missing_file(

@@ -123,6 +123,19 @@ def test_methods_are_allowed_by_name(studied: Studied, method: str, path: str) -
     assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
 
 
+def test_the_page_alone_runs_scripts_and_the_bundle_alone_is_kept(studied: Studied) -> None:
+    app = guarded(studied)
+    for path, scripts, cache in (
+        ("/dashboard", True, "no-store"),
+        ("/dashboard/studies/1", True, "no-store"),
+        ("/api/studies", False, "no-store"),
+        ("/static/bundle.js", False, "no-cache"),
+    ):
+        headers = ask(app, path).headers
+        assert ("script-src 'self'" in headers["content-security-policy"]) == scripts, path
+        assert headers["cache-control"] == cache, path
+
+
 def test_no_header_or_field_makes_another_method_of_get(studied: Studied) -> None:
     before = content(studied.database)
     for app in (guarded(studied), guarded(studied, token=TOKEN, edit=True)):
@@ -383,8 +396,10 @@ def test_a_deleted_study_leaves_the_stored_files(studied: Studied) -> None:
 def test_a_body_beyond_the_limit_is_refused(studied: Studied) -> None:
     app = guarded(studied, token=TOKEN, edit=True)
     said: dict[str, Any] = {"Cookie": cookie(), **OWN}
-    body = b"x" * (BODY_BYTES + 1)
-    assert ask(app, "/api/studies", method="POST", body=body, **said).status == 413
+    for size, status in ((BODY_BYTES, 204), (BODY_BYTES + 1, 413)):
+        body = json.dumps({"version": 1, "body": "a note"}).encode().ljust(size)
+        reply = ask(app, "/api/studies/1/note", method="PUT", body=body, **said)
+        assert reply.status == status
 
 
 def test_a_body_without_a_length_is_not_read(studied: Studied) -> None:
@@ -435,6 +450,16 @@ def test_a_missing_file_is_shown_as_missing_and_the_page_loads(studied: Studied)
     assert reply.headers["cache-control"] == "no-store"
     assert len(studied.said) == 1 and "missing" in studied.said[0]
     assert ask(app, "/api/studies/1").status == 200
+
+
+def test_a_file_that_cannot_be_read_now_is_not_kept() -> None:
+    def away(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("503 Service Unavailable", [("Cache-Control", "public")])
+        return [picture()]
+
+    reply = ask(Guard(away, Access()), f"/artifacts/1/1/{64 * '0'}")
+    assert (reply.status, reply.headers["cache-control"]) == (503, "no-store")
+    assert reply.json == {"reason": "This file cannot be shown now"}
 
 
 def test_other_kinds_of_files_are_not_shown(studied: Studied) -> None:
