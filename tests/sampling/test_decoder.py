@@ -466,9 +466,7 @@ def test_an_installation_that_does_not_load_is_told(
             raise RuntimeError("Failed to import diffusers.models\nbecause of torchvision")
 
     monkeypatch.setitem(sys.modules, "diffusers", Broken())
-    with pytest.raises(
-        NetworkError, match=r"import diffusers\.models because of torchvision \(hint"
-    ):
+    with pytest.raises(NetworkError, match=r"import diffusers\.models because of torchvision \("):
         load_decoder(folder)
 
 
