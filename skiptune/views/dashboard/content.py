@@ -46,7 +46,7 @@ __all__ = ["MARK", "refresh"]
 MARK: Final = "skiptune:content"
 """System attribute of Optuna's studies: of which rows their note and figures were made."""
 
-_FORM: Final = 2  # counts up where notes or figures of the same rows become others
+_FORM: Final = 3  # counts up where notes or figures of the same rows become others
 
 # Keys of the dashboard, version 0.21: of a study's note, its figures, and artifacts of trials
 # that are finished, which Optuna itself cannot add any more.

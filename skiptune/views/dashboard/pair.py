@@ -71,7 +71,7 @@ def caption(best: Leader) -> str:
     if gain is None or ends is None:
         return text
     word = "confirmed" if best.confirmed else "not confirmed"
-    return f"{text}, gain {numbers.gain(gain, *ends)}, {word}"
+    return f"{text}, gain {numbers.gain(gain, *ends)} in the search, {word}"
 
 
 def _png(pictures: list[tuple[str, bytes]], *, said: str, place: str) -> bytes:

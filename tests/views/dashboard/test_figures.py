@@ -89,7 +89,8 @@ def test_the_profile_says_which_schedule_is_the_best_one() -> None:
     first, second = figure["layout"]["title"]["text"].split("<br>")
     assert first == "Scales over depth, the best 1"
     # A difference of -1 ± 0.2 from 10: 10 ± 1.96 * 2 %.
-    assert second.startswith("best: proposal 1, gain +10.0 % [+6.1, +13.9], not confirmed;")
+    assert second.startswith("best: proposal 1, gain +10.0 % [+6.1, +13.9] in the search,")
+    assert " not confirmed; " in second
     assert second.endswith("the study's note")
 
 
