@@ -41,21 +41,20 @@ def block_at(seed: int) -> int:
     return max((seed - CONFIRM_SEED) // CONFIRM_SEEDS, 0)
 
 
-def block_of_confirm(database: Database, study_id: str | None, number: int, *, after: int) -> int:
+def block_of_confirm(database: Database, study_id: str, number: int, *, after: int) -> int:
     """Return the number of the block of seeds that a confirm has spent or would spend.
 
     Arguments:
         database: Where the study lives.
-        study_id: The study; None for one that is still to be created.
+        study_id: The study.
         number: Of the confirm, from 1 on.
         after: As for `spend_block`.
     """
-    spent = () if study_id is None else spent_blocks(database, study_id)
-    for block in spent:
-        if block.number == number:
-            return block_at(block.first_seed)
-    last = spent[-1] if spent else None
-    begun, blocks = (last.number, block_at(last.first_seed)) if last else (0, 0)
+    begun, blocks = 0, 0
+    for block in spent_blocks(database, study_id):
+        begun, blocks = block.number, block_at(block.first_seed)
+        if begun == number:
+            return blocks
     return max(blocks, after) + number - begun
 
 

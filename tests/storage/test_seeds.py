@@ -75,7 +75,7 @@ def test_blocks_that_others_have_spent_are_passed_over(
     def would(number: int, after: int) -> int:
         return ledger.block_of_confirm(database, study.id, number, after=after)
 
-    assert ledger.block_of_confirm(database, None, 1, after=3) == 4
+    assert would(1, 3) == 4
     found = []
     for k, after in ((1, 2), (2, 0), (3, 7)):
         expected = would(k, after)
